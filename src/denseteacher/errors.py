@@ -1,4 +1,4 @@
-"""The one exception that a user's input can raise."""
+"""The two exceptions whose message is meant for the user."""
 
 
 class InputError(Exception):
@@ -6,4 +6,12 @@ class InputError(Exception):
 
     The message is one readable sentence that names the file, key or value and says what would be right.
     The command line prints it without a traceback and leaves with exit code 2.
+    """
+
+
+class RunError(Exception):
+    """The run failed for a reason outside the user's input, such as a full disk.
+
+    The message is one readable sentence. The command line prints it without a traceback and leaves with exit
+    code 1.
     """

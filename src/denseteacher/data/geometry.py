@@ -1,0 +1,179 @@
+"""Sizes and flips: the weak view, the evaluation view, and images put on one canvas."""
+
+from collections.abc import Sequence
+from typing import Any, Literal, NamedTuple, Self
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from pydantic import Field, model_validator
+from torch import Tensor
+from torchvision.transforms.v2 import functional
+
+from denseteacher.config import Config
+from denseteacher.structures import ImageBatch, Targets
+
+Boxes = npt.NDArray[np.float32]
+"""(n, 4) xyxy in pixels."""
+
+
+class Geometry(NamedTuple):
+    """What one draw of the weak view does to an image."""
+
+    height: int
+    """Height after resizing, in pixels."""
+    width: int
+    flip: bool
+    """Whether left and right are exchanged after resizing."""
+
+
+def resized_size(height: int, width: int, short_side: int, max_side: int) -> tuple[int, int]:
+    """Height and width of an image resized to a short side, its shape kept and its long side bounded.
+
+    As in detectron2: both sides are scaled in floating point, scaled down together where the longer one
+    exceeds the bound, and rounded half up once, at the end.
+
+    Args:
+        height: Height of the image in pixels.
+        width: Width of the image in pixels.
+        short_side: Wanted length of the shorter side in pixels.
+        max_side: Bound of the longer side in pixels.
+    """
+    scale = short_side / min(height, width)
+    scale = min(scale, max_side / max(height, width))
+    return max(1, int(height * scale + 0.5)), max(1, int(width * scale + 0.5))
+
+
+class WeakView(Config):
+    """The weak view: a random short side and a random horizontal flip.
+
+    Source: the published configuration (ssod_systems.md, section 3.1); its variant with large scale jitter
+    is ``sampling="range"`` with a short side of 400 to 1200.
+    """
+
+    short_side: tuple[int, ...] = Field((640, 672, 704, 736, 768, 800), min_length=1)
+    """Lengths of the shorter side in pixels: the ones to choose from, or the two ends of a range."""
+    sampling: Literal["choice", "range"] = "choice"
+    max_side: int = Field(1333, gt=0)
+    """Bound of the longer side in pixels."""
+    flip: float = Field(0.5, ge=0, le=1)
+    """Probability."""
+
+    @model_validator(mode="after")
+    def _check_short_side(self) -> Self:
+        if min(self.short_side) <= 0:
+            raise ValueError("short_side must hold positive lengths in pixels")
+        if self.sampling == "range" and (
+            len(self.short_side) != 2 or self.short_side[0] > self.short_side[1]
+        ):
+            raise ValueError('sampling "range" needs a short_side of two values, the smaller one first')
+        return self
+
+    def draw(self, height: int, width: int, rng: np.random.Generator) -> Geometry:
+        """What to do to an image of this size.
+
+        Args:
+            height: Height of the image in pixels.
+            width: Width of the image in pixels.
+            rng: Source of two numbers; they are drawn in any case, so that settings do not shift each other.
+        """
+        if self.sampling == "range":
+            low, high = self.short_side
+            short = int(rng.integers(low, high, endpoint=True))
+        else:
+            short = self.short_side[int(rng.integers(len(self.short_side)))]
+        flip = bool(rng.random() < self.flip)
+        return Geometry(*resized_size(height, width, short, self.max_side), flip)
+
+    def apply(self, image: Tensor, boxes: Boxes, rng: np.random.Generator) -> tuple[Tensor, Boxes]:
+        """The view of an image and its boxes.
+
+        Args:
+            image: (3, H, W) uint8 RGB; not changed.
+            boxes: (n, 4) xyxy in its pixels; not changed.
+            rng: Source of the view's random numbers.
+        """
+        return transform(image, boxes, self.draw(image.shape[1], image.shape[2], rng))
+
+
+class EvalView(Config):
+    """The view for evaluation and use: one size, no flip."""
+
+    short_side: int = Field(800, gt=0)
+    """Length of the shorter side in pixels."""
+    max_side: int = Field(1333, gt=0)
+    """Bound of the longer side in pixels."""
+
+    def apply(self, image: Tensor) -> Tensor:
+        """The (3, H', W') uint8 view of a (3, H, W) uint8 image."""
+        return _resize(image, *resized_size(image.shape[1], image.shape[2], self.short_side, self.max_side))
+
+
+def transform(image: Tensor, boxes: Boxes, geometry: Geometry) -> tuple[Tensor, Boxes]:
+    """Resizes and flips an image together with its boxes.
+
+    Args:
+        image: (3, H, W) uint8.
+        boxes: (n, 4) xyxy in its pixels.
+        geometry: What to do.
+    """
+    height, width, flip = geometry
+    # the ratios of the rounded sizes, which differ between the axes: boxes follow the pixels
+    ratio_x, ratio_y = width / image.shape[2], height / image.shape[1]
+    moved = boxes.astype(np.float32).reshape(-1, 4) * np.array([ratio_x, ratio_y] * 2, dtype=np.float32)
+    resized = _resize(image, height, width)
+    if flip:
+        resized = resized.flip(-1)
+        moved[:, [0, 2]] = width - moved[:, [2, 0]]
+    return resized, moved
+
+
+def _resize(image: Tensor, height: int, width: int) -> Tensor:
+    if image.shape[1:] == (height, width):
+        return image
+    resized: Tensor = functional.resize(image, [height, width], antialias=True)
+    return resized
+
+
+def pad_batch(
+    images: Sequence[Tensor], *, multiple: int = 32, canvas: tuple[int, int] | None = None
+) -> ImageBatch:
+    """Puts images on the smallest common canvas.
+
+    Args:
+        images: (3, H_i, W_i) uint8 each.
+        multiple: Height and width of the canvas are rounded up to a multiple of this.
+        canvas: Height and width to use instead; every image must fit.
+    """
+    sizes = torch.tensor([image.shape[1:] for image in images], dtype=torch.int64)
+    if canvas is None:
+        height, width = (-(-int(side) // multiple) * multiple for side in sizes.amax(0))
+    else:
+        height, width = canvas
+    if height < int(sizes[:, 0].max()) or width < int(sizes[:, 1].max()):
+        raise ValueError(f"images of sizes {sizes.tolist()} do not fit a canvas of {height} x {width}")
+    pixels = torch.zeros(len(images), 3, height, width, dtype=torch.uint8)
+    for row, image in zip(pixels, images, strict=True):
+        row[:, : image.shape[1], : image.shape[2]] = image
+    return ImageBatch(pixels, sizes)
+
+
+def pad_targets(boxes: Sequence[Boxes], labels: Sequence[npt.NDArray[Any]]) -> Targets:
+    """Ground truth of a batch as padded tensors, with room for at least one box an image.
+
+    Args:
+        boxes: (n_i, 4) xyxy of each image.
+        labels: (n_i,) class indices of each image.
+    """
+    room = max([1, *(len(rows) for rows in boxes)])
+    targets = Targets(
+        torch.zeros(len(boxes), room, 4),
+        torch.zeros(len(boxes), room, dtype=torch.int64),
+        torch.zeros(len(boxes), room, dtype=torch.bool),
+    )
+    for index, (rows, classes) in enumerate(zip(boxes, labels, strict=True)):
+        count = len(rows)
+        targets.boxes[index, :count] = torch.from_numpy(np.asarray(rows, dtype=np.float32).reshape(-1, 4))
+        targets.labels[index, :count] = torch.from_numpy(np.asarray(classes, dtype=np.int64))
+        targets.mask[index, :count] = True
+    return targets

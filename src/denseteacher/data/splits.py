@@ -1,0 +1,148 @@
+"""Which images count as labeled."""
+
+import gzip
+import hashlib
+import json
+from collections.abc import Sequence
+from importlib import resources
+from pathlib import Path
+from typing import NamedTuple
+
+from denseteacher.data.randomness import Draw, keyed_generator
+from denseteacher.data.records import LabeledImages
+from denseteacher.errors import InputError
+
+_PUBLISHED = "coco_supervision.json.gz"
+_PUBLISHED_POOL = 117_266  # images of train2017 with a box that is no crowd region
+
+
+class Split(NamedTuple):
+    """A labeled and an unlabeled part, by image id."""
+
+    labeled_ids: list[int]
+    unlabeled_ids: list[int]
+    source: str
+    """How it came about, in one phrase."""
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of both parts, whatever their order: equal for equal splits."""
+        parts = ("\n".join(map(str, sorted(ids))) for ids in (self.labeled_ids, self.unlabeled_ids))
+        return hashlib.sha256("\n--\n".join(parts).encode()).hexdigest()
+
+
+def published_split(
+    data: LabeledImages, percent: float, fold: int, *, table: Path | None = None
+) -> Split:
+    """A split of COCO-Standard, as Unbiased Teacher and Dense Teacher use it.
+
+    The table holds, for each percentage and fold, indices into the images sorted by id that have a box which is
+    no crowd region; images without one are in neither part (ssod_systems.md, section 4.3).
+
+    Args:
+        data: train2017.
+        percent: 0.01, 0.1, 0.5, 1, 2, 5 or 10.
+        fold: 0 to 9.
+        table: A file in the published format; the published one itself if not given.
+
+    Raises:
+        InputError: If the table has no such split, or belongs to another set of images.
+    """
+    content = _table(table)
+    folds = next((value for key, value in content.items() if float(key) == float(percent)), None)
+    if folds is None:
+        raise InputError(f"data.percent is {percent:g}, but the published splits have {', '.join(content)}")
+    if str(fold) not in folds:
+        raise InputError(f"data.fold is {fold}, but the published splits have {', '.join(folds)}")
+    pool = sorted(image.id for image, boxes in zip(data.images, data.boxes, strict=True) if len(boxes))
+    indices = folds[str(fold)]
+    expected = int(percent / 100 * len(pool))
+    if (table is None and len(pool) != _PUBLISHED_POOL) or len(indices) != expected or max(indices) >= len(pool):
+        raise InputError(
+            f"the published split of {percent:g} % has {len(indices)} of {_PUBLISHED_POOL} images, but this data set "
+            f"has {len(pool)} images with boxes: it is for COCO train2017; use data.split=seeded for other data"
+        )
+    chosen = set(indices)
+    if len(chosen) != len(indices):
+        raise InputError("the split table names an image twice")
+    return Split(
+        [pool[index] for index in sorted(chosen)],
+        [id_ for index, id_ in enumerate(pool) if index not in chosen],
+        f"published, {percent:g} %, fold {fold}",
+    )
+
+
+def _table(path: Path | None) -> dict[str, dict[str, list[int]]]:
+    if path is None:
+        packed = (resources.files("denseteacher.data") / _PUBLISHED).read_bytes()
+        return json.loads(gzip.decompress(packed))  # type: ignore[no-any-return]
+    try:
+        content = json.loads(path.read_text())
+        return {str(key): {str(k): list(map(int, v)) for k, v in folds.items()} for key, folds in content.items()}
+    except (OSError, ValueError, AttributeError, TypeError) as error:
+        raise InputError(f"{path} is no split table of the form {{percent: {{fold: [indices]}}}}") from error
+
+
+def seeded_split(
+    image_ids: Sequence[int],
+    *,
+    percent: float | None = None,
+    count: int | None = None,
+    fold: int = 1,
+    seed: int = 0,
+) -> Split:
+    """A uniform draw without replacement.
+
+    Args:
+        image_ids: Of all images; their order does not matter.
+        percent: Labeled share; at least one image.
+        count: Number of labeled images, instead of a share.
+        fold: Which of the draws of this size.
+        seed: Of the draws.
+
+    Raises:
+        InputError: If neither or both of percent and count are given, or there are too few images.
+    """
+    if (percent is None) == (count is None):
+        raise InputError("a seeded split needs either a percentage or a count of labeled images")
+    ordered = sorted(image_ids)
+    size = count if count is not None else max(1, int((percent or 0) / 100 * len(ordered)))
+    if not 0 < size <= len(ordered):
+        raise InputError(f"{size} labeled images were asked for, but there are {len(ordered)} images")
+    order = keyed_generator(seed, Draw.SPLIT, fold).permutation(len(ordered))
+    chosen = set(order[:size].tolist())
+    wanted = f"{size} images" if percent is None else f"{percent:g} %"
+    return Split(
+        [ordered[index] for index in sorted(chosen)],
+        [id_ for index, id_ in enumerate(ordered) if index not in chosen],
+        f"seeded, {wanted}, fold {fold}, seed {seed}",
+    )
+
+
+def listed_split(image_ids: Sequence[int], path: Path) -> Split:
+    """The split whose labeled ids stand in a file: a JSON list, the ``split.json`` of a run, or one id a line.
+
+    Raises:
+        InputError: If the file holds anything else, or an id that is not in the data set.
+    """
+    try:
+        text = path.read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"there is no readable file of image ids at {path}") from error
+    try:
+        content = json.loads(text) if text.lstrip()[:1] in ("[", "{") else text.split()
+        chosen = [int(id_) for id_ in (content["labeled_ids"] if isinstance(content, dict) else content)]
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{path} must hold image ids: a JSON list, or one number a line") from error
+    unknown = sorted(set(chosen) - set(image_ids))
+    if unknown:
+        raise InputError(f"{path} names image id {unknown[0]}, which the data set does not have")
+    if not chosen:
+        raise InputError(f"{path} names no image id")
+    labeled = set(chosen)
+    return Split(sorted(labeled), [id_ for id_ in image_ids if id_ not in labeled], f"listed in {path}")
+
+
+def write_split_ids(split: Split, path: Path) -> None:
+    """Writes a split for the run folder; ``listed_split`` reads it back."""
+    path.write_text(json.dumps({"digest": split.digest, **split._asdict()}))

@@ -1,0 +1,150 @@
+"""Feature pyramids: any timm network below, torchvision's FPN on top, stride-2 convolutions above."""
+
+from collections import OrderedDict
+from pathlib import Path
+
+import timm
+import torch
+from timm.layers import freeze_batch_norm_2d
+from torch import Tensor, nn
+from torchvision.ops import FeaturePyramidNetwork
+
+from denseteacher.errors import InputError
+
+COARSEST_BACKBONE_LEVEL = 5
+
+
+class PyramidBackbone(nn.Module):
+    """A backbone with a feature pyramid: level l has stride 2**l and ``channels`` channels."""
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        pretrained: bool | str,
+        levels: tuple[int, int],
+        channels: int,
+        frozen_stages: int,
+        freeze_batch_norm: bool,
+    ) -> None:
+        """Builds the network.
+
+        Args:
+            name: A timm model name, ``resnet50.tv_in1k`` for example.
+            pretrained: True fetches timm's weights, a path loads a state dict from that file, False starts
+                from random weights.
+            levels: Finest and coarsest pyramid level. Levels past 5 come from level 5 by convolution.
+            channels: Channels of every level.
+            frozen_stages: Leading stages that stay as they are: 0 none, 1 the stem, 2 also the next, ...
+            freeze_batch_norm: Batch normalization uses its stored statistics and is not trained.
+
+        Raises:
+            InputError: If there is no such model, or its weights can't be had.
+        """
+        super().__init__()
+        self.body = _create_body(name, pretrained)
+        strides = self.body.feature_info.reduction()
+        finest, coarsest = levels
+        top = min(coarsest, COARSEST_BACKBONE_LEVEL)
+        missing = [2**level for level in range(finest, top + 1) if 2**level not in strides]
+        if missing:
+            raise InputError(
+                f"backbone {name!r} has features of strides {strides}, but pyramid levels {finest} to {top} "
+                f"need strides {missing}: choose another backbone or other detector.levels"
+            )
+        self.indices = [strides.index(2**level) for level in range(finest, top + 1)]
+        widths = self.body.feature_info.channels()
+        self.fpn = FeaturePyramidNetwork([widths[i] for i in self.indices], channels)
+        self.extra = nn.ModuleList(
+            nn.Conv2d(channels, channels, 3, stride=2, padding=1) for _ in range(coarsest - top)
+        )
+        for conv in self.extra:
+            nn.init.kaiming_uniform_(conv.weight, a=1)
+            nn.init.zeros_(conv.bias)
+        if freeze_batch_norm:
+            self.body = freeze_batch_norm_2d(self.body)
+        _freeze_stages(self.body, frozen_stages)
+        self.strides = [2**level for level in range(finest, coarsest + 1)]
+
+    def forward(self, pixels: Tensor) -> list[Tensor]:
+        """(B, 3, H, W) normalized pixels to a list of (B, channels, H/stride, W/stride), finest first."""
+        features = self.body(pixels)
+        levels = list(self.fpn(OrderedDict((str(i), features[i]) for i in self.indices)).values())
+        for number, conv in enumerate(self.extra):
+            # P6 comes from P5 itself, P7 from the rectified P6, as in RetinaNet and torchvision
+            levels.append(conv(levels[-1] if number == 0 else levels[-1].relu()))
+        return levels
+
+
+def _create_body(name: str, pretrained: bool | str) -> nn.Module:
+    try:
+        body: nn.Module = timm.create_model(name, features_only=True, pretrained=pretrained is True)
+    except RuntimeError as error:
+        raise InputError(
+            f"detector.backbone: timm can't make {name!r} ({_first_line(error)}); "
+            "see timm.list_models() for the names"
+        ) from error
+    except Exception as error:
+        if pretrained is not True:
+            raise
+        # timm's hub raises a different exception for every way a download can fail
+        raise InputError(
+            f"the pretrained weights of {name!r} could not be fetched ({_first_line(error)}); train from "
+            "random weights with --set detector.pretrained=false, or give a local file with "
+            "--set detector.pretrained=FILE"
+        ) from error
+    if isinstance(pretrained, str):
+        _load_local_weights(body, Path(pretrained))
+    return body
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+def _load_local_weights(body: nn.Module, path: Path) -> None:
+    """Fills the body from a state dict file, which may hold more (a classifier) but must hold all of it."""
+    if not path.is_file():
+        raise InputError(f"detector.pretrained: there is no file {path}")
+    try:
+        if path.suffix == ".safetensors":
+            from safetensors.torch import load_file
+
+            weights = load_file(path)
+        else:
+            weights = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        raise InputError(f"detector.pretrained: {path} is not a state dict ({_first_line(error)})") from error
+    weights = {_flat(key): value for key, value in weights.get("state_dict", weights).items()}
+    own = body.state_dict()
+    missing = [key for key in own if _flat(key) not in weights]
+    if missing:
+        raise InputError(
+            f"detector.pretrained: {path} lacks {len(missing)} of the backbone's {len(own)} tensors, the first "
+            f"{missing[0]!r}: it belongs to another network"
+        )
+    try:
+        body.load_state_dict({key: weights[_flat(key)] for key in own})
+    except RuntimeError as error:
+        raise InputError(
+            f"detector.pretrained: {path} has tensors of other shapes: it belongs to another network"
+        ) from error
+
+
+def _flat(key: str) -> str:
+    """``features_only`` renames ``stages.0`` to ``stages_0``; compare keys without that difference."""
+    return key.replace(".", "_")
+
+
+def _freeze_stages(body: nn.Module, stages: int) -> None:
+    """Stops the gradients of the first stages; stage 1 reaches to the first feature, and so on."""
+    if stages == 0:
+        return
+    names = body.feature_info.module_name()
+    if stages > len(names):
+        raise InputError(f"detector.frozen_stages is {stages}, but the backbone has {len(names)} stages")
+    last = names[stages - 1].replace(".", "_")
+    for name, child in body.named_children():
+        child.requires_grad_(False)
+        if name == last:
+            return

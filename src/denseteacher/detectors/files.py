@@ -1,0 +1,92 @@
+"""A trained detector as one file: safetensors weights whose header holds all that is needed to use them."""
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor, nn
+
+from denseteacher.config import Config
+from denseteacher.detectors.fcos import FCOS, FCOSConfig
+from denseteacher.errors import InputError
+
+_HEADER_KEY = "denseteacher"
+
+
+class DetectorCard(Config):
+    """What a detector file says about itself."""
+
+    detector: FCOSConfig
+    categories: tuple[tuple[int, str], ...]
+    """(id, name) of each class, by class index."""
+    short_side: int
+    """Pixels that the shorter side of an image is resized to."""
+    max_side: int
+    trained: dict[str, str | int | float] = {}
+    """Where it comes from: recipe, step, teacher or student, AP."""
+
+
+def build_detector(config: FCOSConfig, num_classes: int) -> FCOS:
+    """The detector that a recipe or a card describes."""
+    return FCOS(num_classes=num_classes, **config.model_dump())
+
+
+def save_detector(path: Path, weights: Mapping[str, Tensor], card: DetectorCard) -> None:
+    """Writes a detector file, whole or not at all."""
+    tensors = {key: value.detach().cpu().contiguous() for key, value in weights.items()}
+    temporary = path.with_name(f".{path.name}.tmp")
+    temporary.write_bytes(save(tensors, metadata={_HEADER_KEY: card.model_dump_json()}))
+    os.replace(temporary, path)
+
+
+def load_detector(path: Path, *, score_floor: float | None = None) -> tuple[FCOS, DetectorCard]:
+    """Reads a detector file.
+
+    Args:
+        path: The file.
+        score_floor: Overrides the detector's own.
+
+    Returns:
+        The detector in eval mode on the CPU, and its card.
+
+    Raises:
+        InputError: If the file is missing or no detector of this package.
+    """
+    if not path.is_file():
+        raise InputError(f"there is no detector file {path}")
+    try:
+        with safe_open(path, framework="pt") as file:
+            header = (file.metadata() or {}).get(_HEADER_KEY)
+            weights = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (it is no mapping)
+        if header is None:
+            raise InputError(f"{path} holds weights but no detector description: denseteacher did not write it")
+        card = DetectorCard.model_validate(json.loads(header))
+    except (SafetensorError, ValidationError, ValueError) as error:
+        raise InputError(f"{path} is no detector file of denseteacher, or is damaged") from error
+    changes = {"pretrained": False} | ({} if score_floor is None else {"score_floor": score_floor})
+    card = card.model_copy(update={"detector": card.detector.model_copy(update=changes)})
+    detector = build_detector(card.detector, len(card.categories))
+    load_weights(detector, weights, source=str(path))
+    return detector.eval(), card
+
+
+def load_weights(module: nn.Module, weights: Mapping[str, Any], *, source: str) -> None:
+    """Loads a state dict, all or nothing.
+
+    Raises:
+        InputError: If it belongs to another architecture.
+    """
+    own = module.state_dict()
+    unlike = [key for key in own if key not in weights or weights[key].shape != own[key].shape]
+    unlike += [key for key in weights if key not in own]
+    if unlike:
+        raise InputError(
+            f"{source} holds another architecture: {len(unlike)} tensors do not fit, the first is {unlike[0]!r}; "
+            "use the recipe (detector, number of classes) it was trained with"
+        )
+    module.load_state_dict(dict(weights))

@@ -1,0 +1,121 @@
+"""Dense Teacher (Zhou et al., ECCV 2022)."""
+
+from typing import Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from denseteacher.config import Config
+from denseteacher.detectors.base import DenseDetector
+from denseteacher.methods.base import boxes_per_image, concatenate, split_output, weighted
+from denseteacher.methods.supervised import Supervised
+from denseteacher.ops.losses import giou_loss, quality_focal_loss, quality_loss
+from denseteacher.pseudo_labels.dense import DensePseudoLabels, dense_pseudo_labels
+from denseteacher.structures import DenseOutput, LossDict, MethodOutput, SemiBatch
+
+
+class DenseTeacher(Config):
+    """The student repeats the teacher's dense, un-thresholded predictions on unlabeled images.
+
+    The class loss is the quality focal loss over all locations against the teacher's scores, which are kept
+    in the richest ``ratio`` of the locations and 0 elsewhere (paper, eqs. 2 to 4); boxes and quality are
+    learned in the selected region alone. The unlabeled losses begin after the burn-in and ramp up linearly.
+    """
+
+    name: Literal["dense_teacher"] = "dense_teacher"
+    region: Literal["all", "top"] = "top"
+    """``top`` selects by feature richness; ``all`` keeps every location (paper, Table 1, second row)."""
+    ratio: float | Literal["auto"] = Field(0.01)
+    """Selected share of the locations. ``auto`` is set before training from the labeled data: 2.5 times the
+    share of foreground locations, as the paper's 1 % is to COCO's 0.4 % (section 4.4)."""
+    cls_weight: float = Field(4.0, ge=0)
+    box_weight: float = Field(1.0, ge=0)
+    quality_weight: float = Field(1.0, ge=0)
+    box: bool = True
+    """Learn boxes from the teacher."""
+    quality: bool = True
+    """Learn the quality branch from the teacher."""
+    gamma: float = Field(2.0, ge=0)
+    burn_in: int | Literal["auto"] = 5000
+    """Steps on labeled images alone."""
+    ramp: int | None = Field(None, ge=0)
+    """Steps from the end of the burn-in to full weight; as many as the burn-in if not given."""
+    group_size: int | None = Field(None, gt=0)
+    """Images that share one selection and one normalizer; None is the process's whole batch."""
+    count_padding: bool = True
+    """Padded locations count in the share and may be selected, as in the published run."""
+
+    def unlabeled_weight(self, step: int) -> float:
+        """0 up to the burn-in's end, then linear, 1 from the end of the ramp."""
+        if isinstance(self.burn_in, str):
+            raise ValueError("burn_in is still 'auto': give a number of steps")
+        ramp = self.burn_in if self.ramp is None else self.ramp
+        if ramp == 0:
+            return float(step >= self.burn_in)
+        return min(max((step - self.burn_in) / ramp, 0.0), 1.0)
+
+    def needs_unlabeled(self, step: int) -> bool:
+        """From the end of the burn-in on."""
+        return self.unlabeled_weight(step) > 0
+
+    def losses(
+        self, student: DenseDetector, teacher: DenseDetector | None, batch: SemiBatch, step: int
+    ) -> MethodOutput:
+        """See ``Method``: the supervised losses and ``unsup/cls``, ``unsup/box``, ``unsup/quality``."""
+        weight = self.unlabeled_weight(step)
+        weak, strong = batch.unlabeled_weak, batch.unlabeled_strong
+        if teacher is None or weight == 0 or weak is None or strong is None:
+            return Supervised().losses(student, teacher, batch, step)
+        with torch.no_grad():
+            guess = teacher(weak)
+        labels = self.pseudo_labels(guess)
+        output = student(concatenate(batch.labeled_weak, batch.labeled_strong, strong))
+        labeled, unlabeled = split_output(output, output.logits.shape[0] - strong.pixels.shape[0])
+        losses = weighted("sup", student.supervised_losses(labeled, batch.targets))
+        weights = {"cls": self.cls_weight, "box": self.box_weight, "quality": self.quality_weight}
+        losses |= weighted(
+            "unsup",
+            self.unlabeled_losses(student, unlabeled, guess, labels),
+            {name: value * weight for name, value in weights.items()},
+        )
+        metrics = {
+            "labeled/boxes": boxes_per_image(batch),
+            "pseudo/locations": labels.selected.sum() / labels.selected.shape[0],
+            "pseudo/score": labels.normalizer.sum() / labels.selected.sum(),
+        }
+        return MethodOutput(losses, metrics)
+
+    def pseudo_labels(self, guess: DenseOutput) -> DensePseudoLabels:
+        """The teacher's predictions as this method's training targets."""
+        if isinstance(self.ratio, str):
+            raise ValueError("ratio is still 'auto': give a share, or train through a recipe, which sets it")
+        return dense_pseudo_labels(
+            guess,
+            ratio=1.0 if self.region == "all" else self.ratio,
+            group_size=self.group_size,
+            count_padding=self.count_padding,
+        )
+
+    def unlabeled_losses(
+        self, detector: DenseDetector, output: DenseOutput, guess: DenseOutput, labels: DensePseudoLabels
+    ) -> LossDict:
+        """Unweighted losses of the student's ``output`` against the teacher's ``guess``, mean over groups."""
+        entropy = quality_focal_loss(output.logits, labels.targets, gamma=self.gamma)
+        groups = labels.normalizer.shape[0]
+        losses = {"cls": (entropy.view(groups, -1).sum(1) / labels.normalizer).mean()}
+        if self.box:
+            error = giou_loss(detector.decode_boxes(output), detector.decode_boxes(guess))
+            losses["box"] = _mean_over_selected(error, labels)
+        if self.quality and output.quality is not None and guess.quality is not None:
+            error = quality_loss(output.quality, guess.quality.sigmoid())
+            losses["quality"] = _mean_over_selected(error, labels)
+        return losses
+
+
+def _mean_over_selected(error: Tensor, labels: DensePseudoLabels) -> Tensor:
+    """(B, N) errors to their mean over each group's learning region, then over groups."""
+    groups = labels.normalizer.shape[0]
+    selected = labels.selected.view(groups, -1)
+    total = error.view(groups, -1).masked_fill(~selected, 0).sum(1)
+    return (total / selected.sum(1).clamp(min=1)).mean()

@@ -1,0 +1,30 @@
+"""The baseline: labeled images only."""
+
+from typing import Literal
+
+from denseteacher.config import Config
+from denseteacher.detectors.base import DenseDetector
+from denseteacher.methods.base import boxes_per_image, concatenate, weighted
+from denseteacher.structures import MethodOutput, SemiBatch
+
+
+class Supervised(Config):
+    """Trains on the weak and the strong view of the labeled images.
+
+    This is what Dense Teacher's authors compare with: their own run with a burn-in that never ends, so with
+    the strong view and the EMA teacher too (ssod_systems.md, section 3.1).
+    """
+
+    name: Literal["supervised"] = "supervised"
+
+    def needs_unlabeled(self, step: int) -> bool:
+        """Never."""
+        return False
+
+    def losses(
+        self, student: DenseDetector, teacher: DenseDetector | None, batch: SemiBatch, step: int
+    ) -> MethodOutput:
+        """See ``Method``: ``sup/cls``, ``sup/box`` and ``sup/quality`` over both labeled views."""
+        output = student(concatenate(batch.labeled_weak, batch.labeled_strong))
+        losses = weighted("sup", student.supervised_losses(output, batch.targets))
+        return MethodOutput(losses, {"labeled/boxes": boxes_per_image(batch)})

@@ -1,0 +1,64 @@
+"""Which location is trained on which ground-truth box, for a whole batch at once."""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from denseteacher.ops.boxes import areas, centers
+from denseteacher.structures import Targets
+
+BACKGROUND = -1
+
+
+class Assignment(NamedTuple):
+    """Training targets at every location."""
+
+    labels: Tensor
+    """(B, N) int64 class index, or ``BACKGROUND``."""
+    boxes: Tensor
+    """(B, N, 4) the assigned box, xyxy pixels; meaningless at background."""
+
+
+def assign_fcos(
+    anchors: Tensor, targets: Targets, *, center_radius: float = 1.5, size_factor: float = 8.0
+) -> Assignment:
+    """FCOS assignment (Tian et al., 2019) with center sampling, over padded targets.
+
+    A location is foreground for a box if it lies strictly inside the box's central region (the box cut to
+    ``center_radius`` strides around its center) and the largest of its four distances to the box lies in
+    its level's range. The range of a level of stride s is ``[size_factor / 2 * s, size_factor * s]``, open
+    below on the finest and above on the coarsest level: for strides 8 to 128 and a factor of 8 the published
+    borders 64, 128, 256, 512. Among several boxes the one of least area wins, the first among equals.
+
+    Args:
+        anchors: (N, 4) squares of side stride around the locations.
+        targets: Ground truth of B images.
+        center_radius: In strides; 0 takes the whole box.
+        size_factor: Upper border of a level's range, in strides.
+    """
+    stride = anchors[:, 2] - anchors[:, 0]  # (N,)
+    location = centers(anchors)[None, :, None, :]  # (1, N, 1, 2)
+    boxes = targets.boxes[:, None]  # (B, 1, G, 4)
+    lower, upper = boxes[..., :2], boxes[..., 2:]
+    reach = torch.maximum((location - lower).amax(-1), (upper - location).amax(-1))  # (B, N, G)
+
+    inner_lower, inner_upper = lower, upper
+    if center_radius > 0:
+        middle = centers(boxes)
+        radius = (center_radius * stride)[None, :, None, None]
+        inner_lower = torch.maximum(lower, middle - radius)
+        inner_upper = torch.minimum(upper, middle + radius)
+    inside = torch.minimum((location - inner_lower).amin(-1), (inner_upper - location).amin(-1)) > 0
+
+    finest, coarsest = stride.amin(), stride.amax()
+    least = torch.where(stride > finest, size_factor / 2 * stride, torch.zeros_like(stride))
+    most = torch.where(stride < coarsest, size_factor * stride, torch.full_like(stride, torch.inf))
+    in_range = (reach >= least[None, :, None]) & (reach <= most[None, :, None])
+
+    cost = areas(targets.boxes)[:, None, :].expand_as(reach)
+    cost = cost.masked_fill(~(inside & in_range & targets.mask[:, None, :]), torch.inf)
+    best = cost.argmin(dim=2)  # (B, N); argmin returns the first of equals
+    foreground = cost.gather(2, best[..., None])[..., 0].isfinite()
+    labels = targets.labels.gather(1, best).masked_fill(~foreground, BACKGROUND)
+    return Assignment(labels, targets.boxes.gather(1, best[..., None].expand(-1, -1, 4)))

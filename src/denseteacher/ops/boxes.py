@@ -1,0 +1,88 @@
+"""Box formats, codings and overlaps. Boxes are (x1, y1, x2, y2); everything is computed in fp32."""
+
+import torch
+from torch import Tensor
+
+_EPSILON = 1e-7  # keeps 0/0 finite for boxes without area; far below the area of a pixel
+
+
+def areas(boxes: Tensor) -> Tensor:
+    """(...) areas of (..., 4) xyxy boxes; inverted boxes have area 0."""
+    sides = (boxes[..., 2:] - boxes[..., :2]).clamp(min=0)
+    return sides[..., 0] * sides[..., 1]
+
+
+def _overlap(boxes1: Tensor, boxes2: Tensor) -> tuple[Tensor, Tensor]:
+    """Intersection and union areas, elementwise over (..., 4)."""
+    lower = torch.maximum(boxes1[..., :2], boxes2[..., :2])
+    upper = torch.minimum(boxes1[..., 2:], boxes2[..., 2:])
+    intersection = areas(torch.cat((lower, upper), dim=-1))
+    return intersection, areas(boxes1) + areas(boxes2) - intersection
+
+
+def iou(boxes1: Tensor, boxes2: Tensor) -> Tensor:
+    """Intersection over union, elementwise.
+
+    Args:
+        boxes1: (..., 4) xyxy.
+        boxes2: (..., 4) xyxy, broadcastable to ``boxes1``.
+
+    Returns:
+        (...) fp32 in [0, 1]; 0 where both boxes have no area.
+    """
+    intersection, union = _overlap(boxes1.float(), boxes2.float())
+    return intersection / union.clamp(min=_EPSILON)
+
+
+def giou(boxes1: Tensor, boxes2: Tensor) -> Tensor:
+    """Generalized intersection over union (Rezatofighi et al., CVPR 2019), elementwise.
+
+    Args:
+        boxes1: (..., 4) xyxy.
+        boxes2: (..., 4) xyxy, broadcastable to ``boxes1``.
+
+    Returns:
+        (...) fp32 in [-1, 1]: IoU minus the share of the enclosing box that neither covers.
+    """
+    boxes1, boxes2 = boxes1.float(), boxes2.float()
+    intersection, union = _overlap(boxes1, boxes2)
+    lower = torch.minimum(boxes1[..., :2], boxes2[..., :2])
+    upper = torch.maximum(boxes1[..., 2:], boxes2[..., 2:])
+    enclosing = areas(torch.cat((lower, upper), dim=-1))
+    outside = (enclosing - union) / enclosing.clamp(min=_EPSILON)
+    return intersection / union.clamp(min=_EPSILON) - outside
+
+
+def centers(boxes: Tensor) -> Tensor:
+    """(..., 2) centers (x, y) of (..., 4) xyxy boxes."""
+    return (boxes[..., :2] + boxes[..., 2:]) / 2
+
+
+def decode_ltrb(distances: Tensor, anchors: Tensor) -> Tensor:
+    """Boxes from distances to their four sides, in units of the anchor's side (FCOS).
+
+    Args:
+        distances: (..., N, 4) distances left, top, right, bottom of the anchor's center, in strides.
+        anchors: (N, 4) squares of side stride.
+
+    Returns:
+        (..., N, 4) xyxy pixels.
+    """
+    stride = (anchors[:, 2] - anchors[:, 0])[:, None]
+    center = centers(anchors)
+    pixels = distances * stride
+    return torch.cat((center - pixels[..., :2], center + pixels[..., 2:]), dim=-1)
+
+
+def encode_ltrb(boxes: Tensor, anchors: Tensor) -> Tensor:
+    """The inverse of ``decode_ltrb``: (..., N, 4) xyxy pixels to distances in strides."""
+    stride = (anchors[:, 2] - anchors[:, 0])[:, None]
+    center = centers(anchors)
+    return torch.cat((center - boxes[..., :2], boxes[..., 2:] - center), dim=-1) / stride
+
+
+def clip_boxes(boxes: Tensor, height: float | Tensor, width: float | Tensor) -> Tensor:
+    """(..., 4) boxes cut to an image of the given height and width in pixels."""
+    x = boxes[..., 0::2].clamp(min=0).clamp(max=width)
+    y = boxes[..., 1::2].clamp(min=0).clamp(max=height)
+    return torch.stack((x[..., 0], y[..., 0], x[..., 1], y[..., 1]), dim=-1)

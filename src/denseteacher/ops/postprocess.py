@@ -1,0 +1,59 @@
+"""From scores and boxes at every location to the detections of an image."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torchvision.ops import batched_nms
+
+from denseteacher.ops.boxes import clip_boxes
+from denseteacher.structures import Detections
+
+
+def candidates_per_level(
+    scores: Tensor, level_sizes: Sequence[int], *, score_floor: float, top_k: int
+) -> tuple[Tensor, Tensor]:
+    """The highest (location, class) pairs of every pyramid level of one image.
+
+    Args:
+        scores: (N, K) class scores.
+        level_sizes: Locations of each level; they sum to N.
+        score_floor: Pairs must score above this.
+        top_k: Most pairs kept a level.
+
+    Returns:
+        (M,) location indices and (M,) class indices.
+    """
+    num_classes = scores.shape[1]
+    kept, start = [], 0
+    for size in level_sizes:
+        level = scores[start : start + size].reshape(-1)
+        best, index = level.topk(min(top_k, level.numel()))
+        kept.append(index[best > score_floor] + start * num_classes)
+        start += size
+    flat = torch.cat(kept)
+    return flat // num_classes, flat % num_classes
+
+
+def non_maximum_suppression(
+    boxes: Tensor,
+    scores: Tensor,
+    labels: Tensor,
+    *,
+    size: tuple[int, int],
+    iou_threshold: float,
+    max_detections: int,
+) -> Detections:
+    """Class-wise NMS of one image's candidates, cut to the image and to the best detections.
+
+    Args:
+        boxes: (M, 4) xyxy pixels.
+        scores: (M,) final scores.
+        labels: (M,) class indices.
+        size: Height and width of the image.
+        iou_threshold: Of two boxes of a class that overlap more, the lower-scored one goes.
+        max_detections: Most detections kept.
+    """
+    boxes = clip_boxes(boxes, *size)
+    keep = batched_nms(boxes, scores, labels, iou_threshold)[:max_detections]
+    return Detections(boxes[keep], scores[keep], labels[keep])

@@ -1,0 +1,1 @@
+"""What a teacher's output becomes before a student learns from it."""

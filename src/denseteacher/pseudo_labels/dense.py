@@ -1,0 +1,64 @@
+"""Dense pseudo-labels: the teacher's own scores, everywhere or in the region where they are richest."""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from denseteacher.structures import DenseOutput
+
+# An untrained head says 0.01 of every class. A selected region whose scores sum to less than a tenth of that
+# belongs to a collapsed teacher, and dividing by its sum would blow the loss up (it is unclamped as published).
+_LEAST_MEAN_SCORE = 1e-3
+
+
+class DensePseudoLabels(NamedTuple):
+    """The teacher's scores as training targets."""
+
+    targets: Tensor
+    """(B, N, K) scores in [0, 1]; 0 at every location that is not selected (paper, eq. 4)."""
+    selected: Tensor
+    """(B, N) bool, the learning region."""
+    normalizer: Tensor
+    """(B / group_size,) sum of the selected locations' highest scores, one a group."""
+
+
+@torch.no_grad()
+def dense_pseudo_labels(
+    output: DenseOutput, *, ratio: float, group_size: int | None = None, count_padding: bool = True
+) -> DensePseudoLabels:
+    """Selects the learning region by feature richness, the highest class score (paper, eqs. 3 and 4).
+
+    Args:
+        output: The teacher's predictions.
+        ratio: Share of a group's locations that is selected; at least one is.
+        group_size: Images whose locations compete with each other. The published run has 2 (those of one
+            GPU); None takes the whole batch.
+        count_padding: True counts locations in the padding and lets them compete, as the published run does.
+            False leaves them out of both, so that the share does not depend on the canvas.
+
+    Raises:
+        ValueError: If the batch is no multiple of ``group_size`` or ``ratio`` is not in (0, 1].
+    """
+    batch, locations = output.valid.shape
+    size = group_size or batch
+    if batch % size:
+        raise ValueError(f"a batch of {batch} unlabeled images can't be cut into groups of {size}")
+    if not 0 < ratio <= 1:
+        raise ValueError(f"ratio is a share in (0, 1], not {ratio}")
+    scores = output.logits.float().sigmoid()
+    richness = scores.amax(-1)
+    if not count_padding:
+        richness = richness.masked_fill(~output.valid, -1.0)  # behind every real location
+    richness = richness.view(batch // size, size * locations)
+    best, index = richness.topk(max(1, int(ratio * size * locations)), dim=1)
+    kept = torch.ones_like(best, dtype=torch.bool)
+    if not count_padding:
+        # each group keeps its share of its own real locations; a mask keeps the shapes static
+        real = output.valid.view(batch // size, -1).sum(1, keepdim=True)
+        share = (real * ratio).long().clamp(min=1)
+        kept = (torch.arange(best.shape[1], device=best.device) < share) & (best >= 0)
+    selected = torch.zeros_like(richness, dtype=torch.bool).scatter_(1, index, kept).view(batch, locations)
+    floor = _LEAST_MEAN_SCORE * kept.sum(1).clamp(min=1)
+    normalizer = (best * kept).sum(1).clamp(min=floor)
+    return DensePseudoLabels(scores * selected[..., None], selected, normalizer)

@@ -1,0 +1,217 @@
+"""What a run says while it trains: numbers to files, progress to the terminal."""
+
+import errno
+import json
+import math
+import os
+import sys
+import time
+from collections import deque
+from collections.abc import Mapping
+from datetime import timedelta
+from io import FileIO
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self, cast
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn
+
+from denseteacher.errors import InputError, RunError
+from denseteacher.training.checkpoint import write_atomically
+
+if TYPE_CHECKING:
+    from torch.utils.tensorboard.writer import SummaryWriter
+
+_SHOWN = 5
+"""How many values the progress display has room for."""
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """Rows of a ``metrics.jsonl``: ``step`` (int) and named floats, None where a value was not finite.
+
+    A last line that a crash cut short is left out. A file that doesn't exist has no rows.
+
+    Raises:
+        InputError: If another line is no JSON object with a ``step``.
+    """
+    lines = path.read_bytes().split(b"\n") if path.exists() else []
+    rows = []
+    for number, line in enumerate(lines, 1):
+        try:
+            row = json.loads(line)
+        except ValueError:
+            row = None
+        if isinstance(row, dict) and isinstance(row.get("step"), int):
+            rows.append(row)
+        elif number < len(lines):
+            raise InputError(f"{path}, line {number}: not a JSON object with a step; remove the line")
+    return rows
+
+
+class MetricsLog:
+    """Appends rows of numbers to ``metrics.jsonl``, and to TensorBoard where that is installed.
+
+    The file is the record; every row reaches the disk's cache before ``write`` returns.
+    """
+
+    def __init__(self, folder: Path, *, tensorboard: bool = True) -> None:
+        """Opens nothing yet.
+
+        Args:
+            folder: The run folder, made if needed; event files go to its ``tensorboard``.
+            tensorboard: Whether to write event files too.
+        """
+        self.folder = folder
+        self.path = folder / "metrics.jsonl"
+        self._tensorboard = tensorboard
+        self._purge_step: int | None = None
+        self._file: FileIO | None = None
+        self._writer: SummaryWriter | None = None
+
+    def write(self, step: int, values: Mapping[str, float | None]) -> None:
+        """Adds a row; values that are not finite become null.
+
+        Raises:
+            RunError: If the disk refuses.
+        """
+        row = {"step": step} | {
+            name: float(value) if value is not None and math.isfinite(value) else None
+            for name, value in values.items()
+        }
+        line = json.dumps(row, allow_nan=False).encode() + b"\n"
+        try:
+            if self._file is None:
+                self._file = self._open()
+            if self._file.write(line) < len(line):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            if self._writer is not None:
+                for name, value in row.items():
+                    if name != "step" and value is not None:
+                        self._writer.add_scalar(name, value, step)
+                self._writer.flush()
+        except OSError as error:
+            raise RunError(f"{self.path} can't be written: {error.strerror or error}") from error
+
+    def truncate(self, step: int) -> None:
+        """Drops the rows of this step and later ones, which a resumed run writes again.
+
+        Raises:
+            InputError: If the file holds something else than rows.
+            RunError: If the disk refuses.
+        """
+        self.close()
+        self._purge_step = step
+        if self.path.exists():
+            self._rewrite([row for row in read_metrics(self.path) if row["step"] < step])
+
+    def close(self) -> None:
+        """Closes the files; a later ``write`` opens them again."""
+        if self._file is not None:
+            self._file.close()
+        if self._writer is not None:
+            self._writer.close()
+        self._file = self._writer = None
+
+    def _open(self) -> FileIO:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        if self.path.exists() and self.path.read_bytes()[-1:] not in (b"", b"\n"):
+            self._rewrite(read_metrics(self.path))  # or the next row would join a line that a crash cut short
+        if self._tensorboard:
+            self._writer = _summary_writer(self.folder / "tensorboard", self._purge_step)
+        return self.path.open("ab", buffering=0)
+
+    def _rewrite(self, rows: list[dict[str, Any]]) -> None:
+        content = "".join(json.dumps(row) + "\n" for row in rows).encode()
+        write_atomically(self.path, lambda stream: cast(None, stream.write(content)))
+
+
+class ProgressDisplay:
+    """Progress of a run on stderr: a bar on a terminal, now and then a plain line elsewhere.
+
+    Used as a context manager; what is printed meanwhile appears above the bar.
+    """
+
+    def __init__(
+        self,
+        description: str,
+        total: int,
+        *,
+        start: int = 0,
+        every: int = 10,
+        enabled: bool = True,
+        live: bool | None = None,
+    ) -> None:
+        """Shows nothing yet.
+
+        Args:
+            description: What is going on, in a word or two.
+            total: Steps in all.
+            start: Steps done before.
+            every: Without a terminal, the share of updates that become a line: each ``every``-th, the first
+                and the last.
+            enabled: False shows nothing at all, as in all processes of a run but one.
+            live: Whether to draw a bar; None asks whether stderr is a terminal.
+        """
+        self.total, self.every, self.enabled = total, every, enabled
+        self.live = sys.stderr.isatty() if live is None else live
+        self._times = deque([(time.monotonic(), start)], maxlen=20)
+        self._updates = 0
+        self._progress = Progress(
+            TextColumn("{task.description}", markup=False),
+            BarColumn(bar_width=24),
+            TextColumn("{task.completed}/{task.total}", markup=False),
+            TextColumn("{task.fields[text]}", markup=False),
+            console=Console(stderr=True, force_terminal=True if self.live else None),
+            disable=not (self.live and enabled),
+        )
+        self._task = self._progress.add_task(description, total=total, completed=start, text="")
+
+    def __enter__(self) -> Self:
+        self._times[-1] = (time.monotonic(), self._times[-1][1])
+        self._progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._progress.stop()
+
+    def update(self, step: int, values: Mapping[str, float]) -> None:
+        """Shows that ``step`` steps are done, and a few of the values of the last one."""
+        self._times.append((time.monotonic(), step))
+        text = f"{self._speed()}  {_brief(values)}"
+        self._progress.update(self._task, completed=step, text=text)
+        if not self.live and (self._updates % self.every == 0 or step == self.total):
+            self.message(f"[step {step}/{self.total}] {text}")
+        self._updates += 1
+
+    def message(self, text: str) -> None:
+        """Prints a line, above the bar if there is one."""
+        if not self.enabled:
+            return
+        if self.live:
+            self._progress.console.print(text, markup=False, highlight=False, soft_wrap=True)
+        else:
+            print(text, file=sys.stderr, flush=True)
+
+    def _speed(self) -> str:
+        """Steps per second over the last updates, and the time left at that speed."""
+        (since, first), (now, last) = self._times[0], self._times[-1]
+        if last <= first or now <= since:
+            return ""
+        speed = (last - first) / (now - since)
+        left = timedelta(seconds=round((self.total - last) / speed))
+        return f"{speed:.3g} steps/s, {left} left"
+
+
+def _brief(values: Mapping[str, float]) -> str:
+    """The total loss and the first other values."""
+    names = sorted(values, key=lambda name: name != "loss")[:_SHOWN]
+    return "  ".join(f"{name} {values[name]:.4g}" for name in names)
+
+
+def _summary_writer(folder: Path, purge_step: int | None) -> "SummaryWriter | None":
+    """A TensorBoard writer, None where that isn't installed; hides older events from ``purge_step`` on."""
+    try:
+        from torch.utils.tensorboard.writer import SummaryWriter
+    except ImportError:
+        return None
+    return SummaryWriter(str(folder), purge_step=purge_step)

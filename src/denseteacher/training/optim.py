@@ -1,0 +1,99 @@
+"""Optimizers, and a learning rate that is a pure function of the step."""
+
+import math
+from typing import Literal
+
+import torch
+from pydantic import Field
+from torch import nn
+from torch.optim import SGD, AdamW, Optimizer
+
+from denseteacher.config import Config
+
+
+class OptimConfig(Config):
+    """Optimizer, learning-rate schedule and clipping."""
+
+    name: Literal["sgd", "adamw"] = "sgd"
+    lr: float = Field(0.01, gt=0)
+    reference_batch: int | None = Field(None, gt=0)
+    """The labeled batch that ``lr`` is meant for: with another one it is scaled in proportion (SGD) or by the
+    square root (AdamW). None leaves ``lr`` as it is."""
+    momentum: float = Field(0.9, ge=0, lt=1)
+    weight_decay: float = Field(1e-4, ge=0)
+    norm_weight_decay: float = Field(0.0, ge=0)
+    """Weight decay of the weights and biases of normalization layers."""
+    warmup_steps: int = Field(1000, ge=0)
+    warmup_factor: float = Field(1e-3, ge=0, le=1)
+    """Share of the learning rate at step 0."""
+    schedule: Literal["constant", "step", "cosine"] = "constant"
+    milestones: tuple[float, ...] = ()
+    """Shares of the run after which ``step`` multiplies the rate by ``step_factor``."""
+    step_factor: float = Field(0.1, gt=0, le=1)
+    final_factor: float = Field(0.0, ge=0, le=1)
+    """Share of the rate that ``cosine`` ends at."""
+    clip_value: float | None = Field(None, gt=0)
+    """Each gradient element is cut to this magnitude (the published run: 1.0)."""
+    clip_norm: float | None = Field(None, gt=0)
+
+
+def learning_rate(config: OptimConfig, step: int, *, max_steps: int, labeled_batch: int) -> float:
+    """The rate of a step: warm-up times schedule times batch scaling."""
+    rate = config.lr
+    if config.reference_batch is not None:
+        scale = labeled_batch / config.reference_batch
+        rate *= scale if config.name == "sgd" else math.sqrt(scale)
+    progress = step / max_steps
+    if config.schedule == "step":
+        rate *= config.step_factor ** sum(progress >= milestone for milestone in config.milestones)
+    elif config.schedule == "cosine":
+        rate *= config.final_factor + (1 - config.final_factor) * (1 + math.cos(math.pi * progress)) / 2
+    if step < config.warmup_steps:
+        rate *= config.warmup_factor + (1 - config.warmup_factor) * step / config.warmup_steps
+    return rate
+
+
+def build_optimizer(model: nn.Module, config: OptimConfig) -> Optimizer:
+    """The optimizer over the trainable parameters; its rate is set before each step (``set_rate``)."""
+    norms = {
+        id(parameter)
+        for module in model.modules()
+        if isinstance(module, nn.GroupNorm | nn.LayerNorm | nn.modules.batchnorm._BatchNorm)
+        for parameter in module.parameters(recurse=False)
+    }
+    trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    groups = [
+        {
+            "params": [parameter for parameter in trainable if id(parameter) not in norms],
+            "weight_decay": config.weight_decay,
+        },
+        {
+            "params": [parameter for parameter in trainable if id(parameter) in norms],
+            "weight_decay": config.norm_weight_decay,
+        },
+    ]
+    groups = [group for group in groups if group["params"]]
+    if config.name == "sgd":
+        return SGD(groups, lr=config.lr, momentum=config.momentum, fused=True)
+    return AdamW(groups, lr=config.lr, fused=True)
+
+
+def set_rate(optimizer: Optimizer, rate: float) -> None:
+    """Gives all parameter groups this learning rate."""
+    for group in optimizer.param_groups:
+        group["lr"] = rate
+
+
+def clip_gradients(parameters: list[nn.Parameter], config: OptimConfig) -> torch.Tensor:
+    """Clips as configured.
+
+    Returns:
+        The norm of all gradients before clipping, a scalar on the device; not finite if any gradient is.
+    """
+    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+    norm = torch.nn.utils.get_total_norm(gradients, foreach=True)
+    if config.clip_norm is not None:
+        torch.nn.utils.clip_grads_with_norm_(parameters, config.clip_norm, norm, foreach=True)
+    if config.clip_value is not None:
+        torch.nn.utils.clip_grad_value_(parameters, config.clip_value, foreach=True)
+    return norm

@@ -1,0 +1,160 @@
+"""Devices, precision and processes; the only module that knows Lightning Fabric."""
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Literal, cast
+
+import torch
+from lightning_fabric import Fabric
+from lightning_fabric.strategies import DDPStrategy
+from lightning_fabric.wrappers import _FabricModule, _FabricOptimizer
+from pydantic import Field
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from denseteacher.config import Config
+from denseteacher.detectors.base import DenseDetector
+from denseteacher.errors import InputError
+from denseteacher.structures import DenseOutput, Detections, ImageBatch, LossDict, Targets
+
+
+class RuntimeConfig(Config):
+    """Where and how a run computes."""
+
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    devices: int = Field(1, gt=0)
+    """Processes, one a device, on each node."""
+    nodes: int = Field(1, gt=0)
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """``auto``: bf16 autocast on a GPU, fp32 on a CPU (there bf16 convolutions are slower with some torch
+    versions). Losses are fp32 either way."""
+    workers: int = Field(4, ge=0)
+    """Loader processes."""
+    threads: int | None = Field(None, gt=0)
+    """CPU threads of the main process; torch's choice if not given."""
+
+
+class Runtime:
+    """One process's part of a run."""
+
+    def __init__(self, config: RuntimeConfig) -> None:
+        """Opens the devices, and starts the other processes where there are several."""
+        accelerator = config.device
+        if accelerator == "auto":
+            accelerator = "cuda" if torch.cuda.is_available() else "cpu"
+        if accelerator == "cuda" and not torch.cuda.is_available():
+            raise InputError("runtime.device is 'cuda', but torch sees no GPU: use cpu or auto")
+        if config.threads is not None:
+            torch.set_num_threads(config.threads)
+        precision = config.precision
+        if precision == "auto":
+            precision = "bf16" if accelerator == "cuda" else "fp32"
+        several = config.devices * config.nodes > 1
+        self.precision = precision
+        self._fabric = Fabric(
+            accelerator=accelerator,
+            devices=config.devices,
+            num_nodes=config.nodes,
+            precision="bf16-mixed" if precision == "bf16" else "32-true",
+            # frozen or per-process batch norms: broadcasting buffers costs a collective and changes results
+            strategy=DDPStrategy(broadcast_buffers=False, gradient_as_bucket_view=True) if several else "auto",
+        )
+        if several:
+            self._fabric.launch()
+
+    @property
+    def device(self) -> torch.device:
+        """This process's device."""
+        return self._fabric.device
+
+    @property
+    def rank(self) -> int:
+        """Number of this process among all."""
+        return self._fabric.global_rank
+
+    @property
+    def world_size(self) -> int:
+        """How many processes share the run."""
+        return self._fabric.world_size
+
+    @property
+    def is_main(self) -> bool:
+        """True in the one process that writes files."""
+        return self._fabric.is_global_zero
+
+    def setup(self, student: nn.Module, optimizer: Optimizer) -> tuple["ParallelDetector", _FabricOptimizer]:
+        """The student as a method sees it, and the optimizer, both on the device and synchronized."""
+        module, wrapped = self._fabric.setup(student, optimizer)
+        return ParallelDetector(module, cast(DenseDetector, student), self), wrapped
+
+    def local_view(self, detector: nn.Module) -> "ParallelDetector":
+        """A detector in the run's precision and not synchronized: the teacher, or a student under evaluation."""
+        return ParallelDetector(detector, cast(DenseDetector, detector), self)
+
+    def autocast(self) -> AbstractContextManager[None]:
+        """The run's precision."""
+        return cast(AbstractContextManager[None], self._fabric.autocast())
+
+    def backward(self, loss: Tensor) -> None:
+        """Adds the gradients of a loss."""
+        self._fabric.backward(loss)
+
+    @contextmanager
+    def accumulating(self, student: "ParallelDetector", more_to_come: bool) -> Iterator[None]:
+        """Keeps gradients local while further parts of the same step follow."""
+        wrapped = student.forward_module
+        if more_to_come and isinstance(wrapped, _FabricModule) and self.world_size > 1:
+            with self._fabric.no_backward_sync(wrapped):
+                yield
+        else:
+            with nullcontext():
+                yield
+
+    def all_true(self, flag: Tensor | bool) -> bool:
+        """Whether a flag is true in every process. Waits for the device."""
+        if self.world_size == 1:
+            return bool(flag)
+        value = torch.as_tensor(flag, device=self.device, dtype=torch.float32)
+        return bool(cast(Tensor, self._fabric.all_reduce(value, reduce_op="sum")) == self.world_size)
+
+    def barrier(self) -> None:
+        """Waits for all processes."""
+        self._fabric.barrier()
+
+
+class ParallelDetector:
+    """A detector whose forward runs in the run's precision and, for the student, across processes.
+
+    Only the forward goes through Fabric's wrapper: other methods called through it would skip autocast or
+    refuse to run, and floating arguments would be rounded to bf16 (design.md, section 6).
+    """
+
+    def __init__(self, forward_module: nn.Module, detector: DenseDetector, runtime: Runtime) -> None:
+        self.forward_module = forward_module
+        self.detector = detector
+        self.runtime = runtime
+
+    def __call__(self, images: ImageBatch) -> DenseOutput:
+        """See ``DenseDetector``."""
+        with self.runtime.autocast():
+            return cast(DenseOutput, self.forward_module(images))
+
+    def supervised_losses(self, output: DenseOutput, targets: Targets) -> LossDict:
+        """See ``DenseDetector``."""
+        return self.detector.supervised_losses(output, targets)
+
+    def decode_boxes(self, output: DenseOutput) -> Tensor:
+        """See ``DenseDetector``."""
+        return self.detector.decode_boxes(output)
+
+    def detect(self, output: DenseOutput, sizes: Tensor) -> list[Detections]:
+        """See ``DenseDetector``."""
+        return self.detector.detect(output, sizes)
+
+    def anchors(self, canvas: tuple[int, int], device: torch.device) -> Tensor:
+        """See ``DenseDetector``."""
+        return self.detector.anchors(canvas, device)
+
+    def foreground(self, anchors: Tensor, targets: Targets) -> Tensor:
+        """See ``DenseDetector``."""
+        return self.detector.foreground(anchors, targets)

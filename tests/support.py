@@ -1,0 +1,66 @@
+"""Small things that several tests need."""
+
+import numpy as np
+import torch
+
+from denseteacher.structures import DenseOutput, ImageBatch, SemiBatch, Targets
+
+
+def sigmoid64(logits):
+    return np.exp(-np.logaddexp(0, -np.asarray(logits, dtype=np.float64)))
+
+
+def giou_rows(first, second):
+    """GIoU of (n, 4) boxes, one row at a time, in float64."""
+    result = np.zeros(len(first))
+    for i, (a, b) in enumerate(zip(first.astype(np.float64), second.astype(np.float64), strict=True)):
+        w = max(0.0, min(a[2], b[2]) - max(a[0], b[0]))
+        h = max(0.0, min(a[3], b[3]) - max(a[1], b[1]))
+        union = (a[2] - a[0]) * (a[3] - a[1]) + (b[2] - b[0]) * (b[3] - b[1]) - w * h
+        hull = (max(a[2], b[2]) - min(a[0], b[0])) * (max(a[3], b[3]) - min(a[1], b[1]))
+        result[i] = (w * h / union if union else 0.0) - ((hull - union) / hull if hull else 0.0)
+    return result
+
+
+def dense_output(seed, *, batch, locations, classes):
+    """Random predictions, with a random part of the locations in the padding."""
+    rng = torch.Generator().manual_seed(seed)
+    corner = torch.rand((locations, 2), generator=rng) * 100
+    return DenseOutput(
+        logits=torch.randn((batch, locations, classes), generator=rng) * 2 - 2,
+        deltas=torch.rand((batch, locations, 4), generator=rng) * 3,
+        quality=torch.randn((batch, locations), generator=rng),
+        anchors=torch.cat((corner, corner + 8), dim=1),
+        valid=torch.rand((batch, locations), generator=rng) < 0.7,
+    )
+
+
+def image_batch(seed, *, batch, height, width, sizes=None):
+    rng = torch.Generator().manual_seed(seed)
+    pixels = torch.randint(0, 256, (batch, 3, height, width), dtype=torch.uint8, generator=rng)
+    return ImageBatch(pixels, torch.tensor(sizes if sizes is not None else [[height, width]] * batch))
+
+
+def random_targets(seed, *, batch, boxes, classes, extent=96):
+    """Padded ground truth; some images have fewer boxes, perhaps none."""
+    rng = np.random.default_rng(seed)
+    corner = rng.uniform(-4, extent * 0.9, (batch, boxes, 2))
+    sides = rng.uniform(2, extent, (batch, boxes, 2))
+    xyxy = np.concatenate([corner, corner + sides], axis=2).astype(np.float32)
+    counts = rng.integers(0, boxes + 1, batch)
+    mask = np.arange(boxes)[None] < counts[:, None]
+    return Targets(
+        torch.from_numpy(xyxy * mask[..., None]),
+        torch.from_numpy(rng.integers(0, classes, (batch, boxes)) * mask),
+        torch.from_numpy(mask),
+    )
+
+
+def semi_batch(seed=0, *, labeled=2, unlabeled=2, side=64, classes=3):
+    return SemiBatch(
+        image_batch(seed, batch=labeled, height=side, width=side),
+        image_batch(seed + 1, batch=labeled, height=side, width=side),
+        random_targets(seed, batch=labeled, boxes=3, classes=classes, extent=side),
+        image_batch(seed + 2, batch=unlabeled, height=side, width=side),
+        image_batch(seed + 3, batch=unlabeled, height=side, width=side),
+    )
