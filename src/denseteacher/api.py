@@ -250,11 +250,10 @@ def _with_ratio(config: Recipe, detector: DenseDetector, labeled: LabeledImages)
     method = config.method
     if not isinstance(method, DenseTeacher) or method.ratio != "auto":
         return config
-    settings = _stream_settings(config)
-    steps = StepDataset(labeled, [], settings)
+    steps = StepDataset(labeled, [], _stream_settings(config)._replace(needs_unlabeled=_never))
     foreground, locations = 0, 0
     for step in range(min(_FOREGROUND_STEPS, steps.labeled_sampler.batches_per_epoch)):
-        loaded = steps.load_labeled(step)
+        loaded = steps.load(step)
         height, width = loaded.labeled.pixels.shape[-2:]
         anchors = detector.anchors((height, width), torch.device("cpu"))
         found = detector.foreground(anchors, loaded.targets)
@@ -264,6 +263,10 @@ def _with_ratio(config: Recipe, detector: DenseDetector, labeled: LabeledImages)
     # three digits: the share is an estimate, and the recipe of the run is meant to be read
     method = method.model_copy(update={"ratio": float(f"{ratio:.3g}")})
     return config.model_copy(update={"method": method})
+
+
+def _never(step: int) -> bool:
+    return False
 
 
 def _prepare_folder(folder: Path, config: Recipe, data: TrainingData, resume: bool) -> None:

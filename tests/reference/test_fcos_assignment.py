@@ -61,7 +61,7 @@ def test_a_thousand_random_images(part):
         targets = random_targets(1000 * part + seed, batch=10, boxes=6, classes=5)
         found = check(anchors, targets, radius, factor)
         foreground += int((found.labels != BACKGROUND).sum())
-    assert foreground > 1000  # the comparison was about something
+    assert foreground > 500  # the comparison was about something
 
 
 def targets_of(boxes, labels):

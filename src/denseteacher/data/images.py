@@ -15,7 +15,7 @@ from torch import Tensor
 from denseteacher.errors import InputError
 
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".gif", ".ppm", ".pgm"})
-_FORMATS = ("JPEG", "MPO", "PNG", "BMP", "TIFF", "WEBP", "GIF", "PPM")  # MPO: JPEGs of some phones
+_FORMATS = ("JPEG", "PNG", "BMP", "TIFF", "WEBP", "GIF", "PPM")
 _MOST_PIXELS = 178_956_970  # Pillow's own limit against decompression bombs
 _ORIENTATION = 0x0112
 _QUARTER_TURNS = (5, 6, 7, 8)

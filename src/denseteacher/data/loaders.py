@@ -2,7 +2,6 @@
 
 import signal
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -39,8 +38,7 @@ class LoadedStep(NamedTuple):
     """Image files of the step, for messages."""
 
 
-@dataclass(frozen=True)
-class StreamSettings:
+class StreamSettings(NamedTuple):
     """How steps are put together."""
 
     weak: WeakView
@@ -73,11 +71,16 @@ class StepDataset(Dataset[LoadedStep | InputError]):
     def __getitem__(self, step: int) -> LoadedStep | InputError:
         """The batch, or the error that its files raise (an exception would lose its type in a worker)."""
         try:
-            return self._load(step)
+            return self.load(step)
         except InputError as error:
             return error
 
-    def _load(self, step: int) -> LoadedStep:
+    def load(self, step: int) -> LoadedStep:
+        """The batch of a step.
+
+        Raises:
+            InputError: If one of its images can't be read.
+        """
         settings = self.settings
         chosen = self.labeled_sampler.batch(step)
         slots = _share(settings.labeled_batch, settings)
@@ -141,14 +144,17 @@ def step_loader(
         num_workers=workers,
         pin_memory=pin_memory,
         prefetch_factor=2 if workers else None,
-        worker_init_fn=_ignore_signals,
+        worker_init_fn=_ignore_interrupt,
     )
 
 
-def _ignore_signals(_: int) -> None:
-    """A signal to the whole process group must not take the loader from under the run's last step."""
+def _ignore_interrupt(_: int) -> None:
+    """Ctrl-C reaches the whole process group; the run's last step still needs its loader.
+
+    SIGTERM stays as it is: it is how a loader's own end is brought about.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def with_strong_views(

@@ -99,8 +99,8 @@ class StrongView(Config):
     Source: the published configuration (ssod_systems.md, section 3.1), with torchvision's meaning of the
     settings: a strength v of brightness, contrast and saturation draws a factor from [max(0, 1 - v), 1 + v],
     hue draws a turn from [-v, v], and the four come in random order. Two deliberate differences: values are
-    rounded once at the end and not after every change, and the Gaussian is a true one where PIL approximates
-    it by box filters of the same standard deviation.
+    rounded once at the end and not after every change, and the Gaussian is a sampled one, as torchvision's,
+    where PIL has three box filters of the same standard deviation.
     """
 
     brightness: Strength = 0.4
@@ -270,7 +270,7 @@ def adjust_hue(image: Tensor, turns: float) -> Tensor:
 
 
 def gaussian_blur(image: Tensor, sigma: float) -> Tensor:
-    """Gaussian blur, cut off at three standard deviations; beyond an edge its pixels go on, as in PIL.
+    """Gaussian blur, cut off at three standard deviations; beyond an edge its pixels go on.
 
     Shifted sums instead of a convolution: on a CPU they take a tenth of the time, and they add up in the
     same order everywhere.

@@ -283,5 +283,7 @@ def _why_refused(path: Path, error: Exception) -> str:
     """Says what is wrong with a file, without torch's own message: that one advises to load it unsafely."""
     call = re.search(r"GLOBAL (\S+)", str(error))
     if call:
-        return f"{path} was not loaded: it refers to {call[1]}, but a checkpoint holds tensors and values only"
+        return (
+            f"{path} was not loaded: it refers to {call[1]}, but a checkpoint holds tensors and values only"
+        )
     return f"{path} is no checkpoint of tensors and plain values, or a damaged one"

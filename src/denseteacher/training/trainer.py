@@ -131,10 +131,12 @@ class Trainer:
         if self.log is not None:
             self.log.truncate(self.step + 1)
         burn_in = getattr(self.method, "burn_in", None)
-        with StopRequest() as stop, ProgressDisplay("training", self.max_steps, start=self.step) as display:
+        with StopRequest() as stop, ProgressDisplay(
+            "training", self.max_steps, start=self.step, enabled=self.runtime.is_main
+        ) as display:
             for note in self.notes:
                 display.message(note)
-            for loaded in self._stream():
+            for loaded in self._stream(stop):
                 if isinstance(loaded, InputError):
                     self._save()
                     raise loaded
@@ -149,10 +151,13 @@ class Trainer:
                     self._save("burn_in")
                 if stopping:
                     break
+            else:
+                if self.step < self.max_steps:
+                    self._save()
         name = stop.signal.name if stop.signal is not None and self.step < self.max_steps else None
         return Progress(self.step, self.metrics, self.best, name)
 
-    def _stream(self) -> Iterator[LoadedStep | InputError]:
+    def _stream(self, stop: StopRequest) -> Iterator[LoadedStep | InputError]:
         """The steps still to do; measures how long each was waited for."""
         if self.step >= self.max_steps:
             return
@@ -166,7 +171,12 @@ class Trainer:
         )
         while True:
             start = time.perf_counter()
-            loaded = next(loader, None)
+            try:
+                loaded = next(loader, None)
+            except RuntimeError:
+                if stop.signal is None:
+                    raise
+                return  # the signal went to the loader processes too; what was done is saved
             self._data_wait = time.perf_counter() - start
             if loaded is None:
                 return
@@ -250,7 +260,7 @@ class Trainer:
             )
             if self.log is not None:
                 self.log.write(self.step, self.metrics)
-            if not self.best or self.metrics["teacher/AP"] > self.best["AP"]:
+            if self.metrics["teacher/AP"] > self.best.get("AP", -1.0):
                 self.best = {"step": float(self.step), "AP": self.metrics["teacher/AP"]}
                 if self.save_best is not None:
                     self.save_best(self.teacher.module, self.metrics)

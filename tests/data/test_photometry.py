@@ -1,0 +1,473 @@
+import math
+from functools import partial
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image, ImageFilter
+from pydantic import ValidationError
+from torchvision.transforms import RandomErasing
+from torchvision.transforms.v2 import functional
+
+from denseteacher.data import photometry
+from denseteacher.data.photometry import (
+    Erasing,
+    StrongView,
+    adjust_brightness,
+    adjust_contrast,
+    adjust_hue,
+    adjust_saturation,
+    gaussian_blur,
+    to_grayscale,
+)
+from denseteacher.data.randomness import Draw
+from denseteacher.structures import ImageBatch
+
+OFF = {"jitter_probability": 0, "grayscale_probability": 0, "blur_probability": 0, "erasings": ()}
+ALL_ON = StrongView(
+    jitter_probability=1,
+    grayscale_probability=0.3,
+    blur_probability=1,
+    erasings=(Erasing(probability=1, area=(0.05, 0.2), ratio=(0.3, 3.3)),) * 2,
+)
+
+
+@pytest.fixture(autouse=True)
+def _one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def _batch(sizes, canvas, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    pixels = torch.zeros(len(sizes), 3, *canvas, dtype=torch.uint8)
+    for row, (height, width) in zip(pixels, sizes, strict=True):
+        row[:, :height, :width] = torch.randint(
+            0, 256, (3, height, width), dtype=torch.uint8, generator=generator
+        )
+    return ImageBatch(pixels, torch.tensor(sizes))
+
+
+def _view(view, images, *, seed=3, step=5, samples=None, draw=Draw.LABELED_STRONG, host_sizes=None):
+    samples = range(len(images.pixels)) if samples is None else samples
+    return view(images, seed=seed, step=step, samples=samples, draw=draw, host_sizes=host_sizes)
+
+
+def _colors(height=60, width=70, seed=0):
+    """A float image with every kind of color: noise, grays, and pure colors."""
+    image = torch.rand(3, height, width, generator=torch.Generator().manual_seed(seed)) * 255
+    image[:, :10] = image[:1, :10]
+    corners = torch.cartesian_prod(*[torch.tensor([0.0, 255.0])] * 3).T
+    image[:, 10:18, :] = corners[:, :, None]
+    return image
+
+
+# --- the batch -------------------------------------------------------------------------------------------
+
+
+def test_an_image_does_not_depend_on_its_batch():
+    images = _batch([(40, 64), (64, 50), (33, 33), (64, 64)], (64, 64))
+    together = _view(ALL_ON, images, samples=[7, 2, 9, 4])
+    for index, sample in enumerate([7, 2, 9, 4]):
+        part = ImageBatch(images.pixels[index : index + 1], images.sizes[index : index + 1])
+        assert torch.equal(_view(ALL_ON, part, samples=[sample]).pixels[0], together.pixels[index])
+
+
+def test_an_image_does_not_depend_on_its_canvas_or_memory_format():
+    small, large = _batch([(40, 50)], (40, 50)), _batch([(40, 50)], (64, 96))
+    expected = _view(ALL_ON, small).pixels
+    assert torch.equal(_view(ALL_ON, large).pixels[:, :, :40, :50], expected)
+    reordered = ImageBatch(small.pixels.to(memory_format=torch.channels_last), small.sizes)
+    assert torch.equal(_view(ALL_ON, reordered).pixels, expected)
+
+
+def test_padding_is_neither_changed_nor_seen():
+    images = _batch([(40, 50), (25, 60)], (64, 64))
+    seen = _view(ALL_ON, images).pixels
+    dirty = ImageBatch(images.pixels.clone(), images.sizes)
+    outside = torch.ones_like(dirty.pixels, dtype=torch.bool)
+    for row, (height, width) in zip(outside, images.sizes.tolist(), strict=True):
+        row[:, :height, :width] = False
+    assert not seen[outside].any()
+    dirty.pixels[outside] = 255
+    assert torch.equal(_view(ALL_ON, dirty).pixels[~outside], seen[~outside])
+    assert (_view(ALL_ON, dirty).pixels[outside] == 255).all()
+
+
+def test_input_is_not_changed_and_sizes_are_handed_on():
+    images = _batch([(40, 50), (25, 60)], (64, 64))
+    before = images.pixels.clone()
+    strong = _view(ALL_ON, images)
+    assert torch.equal(images.pixels, before)
+    assert strong.pixels.dtype == torch.uint8
+    assert strong.sizes is images.sizes
+    assert not torch.equal(strong.pixels, before)
+
+
+def test_host_sizes_change_nothing():
+    images = _batch([(40, 50), (25, 60)], (64, 64))
+    assert torch.equal(
+        _view(ALL_ON, images).pixels, _view(ALL_ON, images, host_sizes=[(40, 50), (25, 60)]).pixels
+    )
+
+
+def test_same_key_same_bytes_other_key_other_bytes():
+    images = _batch([(48, 48)], (64, 64))
+    first = _view(ALL_ON, images).pixels
+    assert torch.equal(_view(ALL_ON, images).pixels, first)
+    for other in ({"seed": 4}, {"step": 6}, {"samples": [1]}, {"draw": Draw.UNLABELED_STRONG}):
+        assert not torch.equal(_view(ALL_ON, images, **other).pixels, first)
+
+
+@pytest.mark.parametrize(
+    "view",
+    [
+        StrongView(**OFF),
+        StrongView(
+            brightness=0,
+            contrast=0,
+            saturation=0,
+            hue=0,
+            grayscale_probability=0,
+            blur_probability=0,
+            erasings=(Erasing(probability=0, area=(0.1, 0.2), ratio=(1, 2)),),
+        ),
+    ],
+)
+def test_identity_when_all_is_off(view):
+    images = _batch([(40, 50), (64, 64)], (64, 64))
+    strong = _view(view, images)
+    assert torch.equal(strong.pixels, images.pixels)
+    assert strong.pixels.data_ptr() != images.pixels.data_ptr()
+
+
+def test_tiny_images_pass():
+    images = _batch([(1, 1), (2, 9), (3, 3)], (32, 32))
+    for step in range(20):
+        assert _view(ALL_ON, images, step=step).pixels.shape == images.pixels.shape
+
+
+def test_switching_one_change_off_leaves_the_draws_of_the_others():
+    images = _batch([(48, 48)] * 16, (48, 48))
+    erasing = (Erasing(probability=0.5, area=(0.1, 0.3), ratio=(0.5, 2)),)
+    alone = _view(StrongView(**{**OFF, "erasings": erasing}), images).pixels
+    both = _view(StrongView(**{**OFF, "erasings": erasing, "grayscale_probability": 1}), images).pixels
+    erased = alone != images.pixels
+    assert erased.any()
+    assert torch.equal(both[erased], alone[erased])
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"brightness": -0.1},
+        {"hue": 0.6},
+        {"jitter_probability": 1.1},
+        {"blur_sigma": (0.0, 2.0)},
+        {"blur_sigma": (2.0, 1.0)},
+        {"erasings": [{"probability": 0.5, "area": (0.3, 0.2), "ratio": (1, 2)}]},
+        {"erasings": [{"probability": 0.5, "area": (0.1, 0.2), "ratio": (0, 2)}]},
+        {"unknown": 1},
+    ],
+)
+def test_wrong_settings_are_refused(settings):
+    with pytest.raises(ValidationError):
+        StrongView(**settings)
+
+
+# --- single changes against torchvision and PIL ----------------------------------------------------------
+
+
+@pytest.mark.parametrize("factor", [0.0, 0.6, 1.0, 1.4, 2.5])
+@pytest.mark.parametrize(
+    ("ours", "theirs"),
+    [
+        (adjust_brightness, functional.adjust_brightness),
+        (adjust_contrast, functional.adjust_contrast),
+        (adjust_saturation, functional.adjust_saturation),
+    ],
+)
+def test_blends_agree_with_torchvision(ours, theirs, factor):
+    image = _colors()
+    expected = theirs(image / 255, factor) * 255
+    # torchvision's weights sum to 0.9999, and its float contrast does not round the mean
+    assert (ours(image.clone(), factor) - expected).abs().max() < 0.55
+
+
+@pytest.mark.parametrize("factor", [0.6, 1.4])
+@pytest.mark.parametrize(
+    ("ours", "theirs"),
+    [
+        (adjust_brightness, functional.adjust_brightness),
+        (adjust_contrast, functional.adjust_contrast),
+        (adjust_saturation, functional.adjust_saturation),
+    ],
+)
+def test_blends_agree_with_pil(ours, theirs, factor):
+    image = _colors().round()
+    expected = np.asarray(theirs(_to_pil(image), factor)).transpose(2, 0, 1).astype(np.float32)
+    # PIL cuts the result off to an integer, and rounds the gray value that it blends with
+    assert np.abs(ours(image, factor).numpy() - expected).max() < 1.01 + 0.5 * abs(1 - factor)
+
+
+def _to_pil(image):
+    return Image.fromarray(image.to(torch.uint8).permute(1, 2, 0).contiguous().numpy())
+
+
+@pytest.mark.parametrize(
+    "turns", [-0.5, -0.4, -1 / 3, -0.2, -0.1, -0.01, 0.0, 0.03, 0.1, 1 / 6, 0.25, 1 / 3, 0.5]
+)
+def test_hue_agrees_with_hsv(turns):
+    image = _colors()
+    expected = functional.adjust_hue(image / 255, turns) * 255
+    turned = adjust_hue(image.clone(), turns)
+    assert (turned - expected).abs().max() < 1e-2
+    assert torch.allclose(turned.amax(0), image.amax(0), atol=1e-3)
+    assert torch.allclose(turned.amin(0), image.amin(0), atol=1e-3)
+
+
+def test_hue_of_no_turn_is_the_identity():
+    image = _colors()
+    assert torch.allclose(adjust_hue(image, 0.0), image, atol=1e-3)
+
+
+def test_grayscale_agrees_with_pil():
+    image = _colors().round()
+    expected = np.asarray(_to_pil(image).convert("L")).astype(np.float32)
+    gray = to_grayscale(image)
+    assert gray.shape == (1, 60, 70)
+    assert np.abs(gray[0].numpy() - expected).max() <= 0.51
+
+
+@pytest.mark.parametrize("sigma", [0.1, 0.5, 1.0, 1.7, 2.0])
+def test_blur_agrees_with_torchvision(sigma):
+    image = _colors()
+    radius = math.ceil(3 * sigma)
+    inner = (..., slice(radius, -radius), slice(radius, -radius))  # the borders are mirrored there
+    expected = functional.gaussian_blur(image, [2 * radius + 1] * 2, [sigma] * 2)
+    assert (gaussian_blur(image, sigma) - expected)[inner].abs().max() < 1e-3
+
+
+@pytest.mark.parametrize("sigma", [0.1, 0.5, 1.0, 1.5, 2.0])
+def test_blur_is_as_strong_as_pils(sigma):
+    noise = _colors(120, 120)[:, 18:].round()
+    theirs = np.asarray(_to_pil(noise).filter(ImageFilter.GaussianBlur(sigma))).transpose(2, 0, 1)
+    ours = gaussian_blur(noise, sigma).numpy()
+    inner = (slice(None), slice(10, -10), slice(10, -10))
+    assert np.sqrt(((ours - theirs)[inner] ** 2).mean()) < 1.6  # of noise with a deviation of 74
+    assert ours[inner].std() == pytest.approx(theirs[inner].std(), rel=0.04)
+
+
+def test_blur_has_the_deviation_it_is_asked_for():
+    for sigma in (0.7, 1.0, 2.0):
+        image = torch.zeros(1, 41, 41)
+        image[:, 20, 20] = 1
+        blurred = gaussian_blur(image, sigma)[0]
+        assert blurred.sum() == pytest.approx(1)
+        for dim in (0, 1):
+            spread = ((torch.arange(41) - 20) ** 2 * blurred.sum(dim)).sum().sqrt()
+            assert spread == pytest.approx(sigma, rel=0.03)
+
+
+def test_blur_keeps_a_flat_image_up_to_its_edges():
+    image = torch.full((3, 9, 7), 200.0)
+    assert torch.allclose(gaussian_blur(image, 2.0), image, atol=1e-3)
+
+
+# --- what is drawn, how often ----------------------------------------------------------------------------
+
+COUNT = 1500
+
+
+def _plans(view, count=COUNT, size=(100, 120)):
+    """Which changes the view draws for many images, and with which amounts."""
+    numbers = np.random.default_rng(0).random((count, 9 + 25 * len(view.erasings)))
+    return [view._plan(row, *size) for row in numbers.tolist()]
+
+
+def _names(changes):
+    return [change.func.__name__ if isinstance(change, partial) else change.__name__ for change in changes]
+
+
+def _share_is(share, probability, count=COUNT):
+    return abs(share - probability) < 4 * math.sqrt(probability * (1 - probability) / count)
+
+
+def test_changes_come_as_often_as_published():
+    names = [_names(plan.changes) for plan in _plans(StrongView())]
+    for name, probability in (
+        ("adjust_brightness", 0.8),
+        ("adjust_contrast", 0.8),
+        ("adjust_saturation", 0.8),
+        ("adjust_hue", 0.8),
+        ("to_grayscale", 0.2),
+        ("gaussian_blur", 0.5),
+    ):
+        assert _share_is(np.mean([name in drawn for drawn in names]), probability)
+
+
+def test_decisions_are_independent():
+    names = [_names(plan.changes) for plan in _plans(StrongView())]
+    both = np.mean(["adjust_hue" in drawn and "gaussian_blur" in drawn for drawn in names])
+    assert _share_is(both, 0.4)
+
+
+def test_jitter_comes_in_any_order_and_before_grayscale_and_blur():
+    names = [_names(plan.changes) for plan in _plans(StrongView(jitter_probability=1))]
+    orders, counts = np.unique([",".join(drawn[:4]) for drawn in names], return_counts=True)
+    assert len(orders) == 24
+    assert counts.min() > COUNT / 24 * 0.5
+    assert {tuple(drawn[4:]) for drawn in names} == {
+        (),
+        ("to_grayscale",),
+        ("gaussian_blur",),
+        ("to_grayscale", "gaussian_blur"),
+    }
+
+
+def test_amounts_are_uniform_in_their_ranges():
+    view = StrongView(brightness=0.3, contrast=1.5, jitter_probability=1, blur_probability=1)
+    amounts = {}
+    for plan in _plans(view):
+        for change in plan.changes:
+            if isinstance(change, partial):
+                amounts.setdefault(change.func.__name__, []).extend(change.keywords.values())
+    for name, low, high in (
+        ("adjust_brightness", 0.7, 1.3),
+        ("adjust_contrast", 0.0, 2.5),  # a factor is never negative
+        ("adjust_saturation", 0.6, 1.4),
+        ("adjust_hue", -0.1, 0.1),
+        ("gaussian_blur", 0.1, 2.0),
+    ):
+        values = np.sort(amounts[name])
+        assert low <= values[0]
+        assert values[-1] <= high
+        # Kolmogorov-Smirnov, far beyond any usual level
+        distance = np.abs((values - low) / (high - low) - (np.arange(COUNT) + 0.5) / COUNT).max()
+        assert distance < 2 / math.sqrt(COUNT)
+
+
+def test_the_whole_view_jitters_as_often_as_asked():
+    # through __call__, with the keyed numbers
+    images = _batch([(8, 8)] * 32, (8, 8))
+    view = StrongView(jitter_probability=0.3, grayscale_probability=0, blur_probability=0, erasings=())
+    changed = [
+        (_view(view, images, step=step).pixels != images.pixels).flatten(1).any(1) for step in range(30)
+    ]
+    assert _share_is(torch.cat(changed).double().mean().item(), 0.3, 960)
+
+
+def test_chain_applies_the_drawn_changes():
+    images = _batch([(30, 40)], (32, 64))
+    view = StrongView(brightness=0.5, contrast=0, saturation=0, hue=0, **{**OFF, "jitter_probability": 1})
+    area = images.pixels[0, :, :30, :40].double()
+    changed = _view(view, images).pixels[0, :, :30, :40].double()
+    unclamped = (changed < 255) & (area > 100)
+    factors = (changed / area)[unclamped]
+    assert factors.max() - factors.min() < 0.011  # rounding to integers, once
+    assert 0.5 <= factors.median() <= 1.5
+
+
+# --- erasing ---------------------------------------------------------------------------------------------
+
+
+def test_erasing_draws_what_torchvision_draws():
+    for area, ratio in (((0.05, 0.2), (0.3, 3.3)), ((0.02, 0.2), (0.05, 8.0))):
+        erasing = Erasing(probability=1, area=area, ratio=ratio)
+        numbers = np.random.default_rng(0).random((2000, 25)).tolist()
+        ours = [erasing.draw(row, 100, 150) for row in numbers]
+        torch.manual_seed(0)
+        blank = torch.empty(3, 100, 150)
+        theirs = [RandomErasing.get_params(blank, area, ratio, [0.0]) for _ in range(2000)]
+        mine = _statistics([drawn[:4] for drawn in ours if drawn is not None])
+        reference = _statistics([drawn[:4] for drawn in theirs])
+        for own, other in zip(mine, reference, strict=True):
+            spread = math.sqrt(own.var() / len(own) + other.var() / len(other))
+            assert abs(own.mean() - other.mean()) < 4 * spread
+            assert own.std() == pytest.approx(other.std(), rel=0.08)
+
+
+def _statistics(rectangles):
+    top, left, height, width = np.array(rectangles, dtype=float).T
+    return (
+        height * width / 15000,
+        np.log(height / width),
+        top / (101 - height),
+        left / (151 - width),
+        height,
+        width,
+    )
+
+
+def test_erasing_stays_inside_and_gives_up_where_nothing_fits():
+    wide = Erasing(probability=1, area=(0.2, 0.9), ratio=(0.05, 8))
+    numbers = np.random.default_rng(1).random((1000, 25)).tolist()
+    drawn = [wide.draw(row, 40, 60) for row in numbers]
+    for top, left, height, width, key in (rectangle for rectangle in drawn if rectangle):
+        assert 0 <= top <= top + height <= 40
+        assert 0 <= left <= left + width <= 60
+        assert -(2**31) <= key < 2**31
+    long = Erasing(probability=1, area=(0.5, 0.5), ratio=(100, 100))
+    assert all(long.draw(row, 40, 60) is None for row in numbers)
+
+
+def test_erasings_come_as_often_as_published():
+    plans = _plans(StrongView())
+    found = np.mean([len(plan.rectangles) for plan in plans])
+    assert abs(found - 1.5) < 4 * math.sqrt((0.21 + 0.25 + 0.21) / COUNT) + 0.02  # a few do not fit
+    assert all(not plan.rectangles for plan in _plans(StrongView(erasings=())))
+
+
+def test_noise_is_uniform_over_bytes_and_differs_between_images_and_rounds():
+    half = Erasing(probability=1, area=(0.5, 0.5), ratio=(1.0, 1.0))
+    images = ImageBatch(torch.zeros(2, 3, 400, 400, dtype=torch.uint8), torch.tensor([[400, 400]] * 2))
+    view = StrongView(**{**OFF, "erasings": (half,)})
+    strong = _view(view, images).pixels
+    fills = []
+    for image in strong:
+        rows, columns = (image.amax((0, dim)).nonzero()[:, 0] for dim in (2, 1))
+        fills.append(image[:, rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1].flatten().numpy())
+        assert len(fills[-1]) == 3 * 283**2
+    for fill in fills:
+        expected = len(fill) / 256
+        chi_square = ((np.bincount(fill, minlength=256) - expected) ** 2 / expected).sum()
+        assert chi_square < 255 + 4 * math.sqrt(2 * 255)
+        values = fill.astype(float)
+        for lag in (1, 2, 3, 4, 283, 283**2):  # neighbors along the bytes, a row and a channel
+            assert abs(np.corrcoef(values[:-lag], values[lag:])[0, 1]) < 4 / math.sqrt(len(fill) - lag)
+    assert abs(np.corrcoef(fills[0], fills[1])[0, 1]) < 4 / math.sqrt(len(fills[0]))
+
+
+def test_erasing_is_the_last_change():
+    images = _batch([(64, 64)], (64, 64))
+    erasing = (Erasing(probability=1, area=(0.3, 0.3), ratio=(1, 1)),)
+    gray = _view(StrongView(**{**OFF, "grayscale_probability": 1, "erasings": erasing}), images).pixels[0]
+    colored = (gray[0] != gray[1]) | (gray[1] != gray[2])
+    assert colored.double().mean() == pytest.approx(0.3, abs=0.02)
+
+
+def test_noise_is_the_documented_hash_in_unsigned_arithmetic():
+    counter = np.arange(3 * 20 * 30 // 4, dtype=np.uint32)
+    for shift, factor in ((16, 0x7FEB352D), (15, 0x846CA68B)):
+        counter = (counter ^ (counter >> shift)) * np.uint32(factor)
+    counter ^= counter >> 16
+    key = -123456789
+    words = (counter ^ np.uint32(key % 2**32)) * np.uint32(0x2C1B3C6D)
+    words ^= words >> 15
+    plan = photometry._Plan([], [photometry.Rectangle(1, 2, 20, 30, key)])
+    image = torch.zeros(3, 32, 40, dtype=torch.uint8)
+    photometry._erase(image, plan.rectangles[0], photometry._mixed_counter([plan], image.device))
+    expected = words.astype("<u4").view(np.uint8).reshape(3, 20, 30)
+    np.testing.assert_array_equal(image[:, 1:21, 2:32].numpy(), expected)
+    image[:, 1:21, 2:32] = 0
+    assert not image.any()
+
+
+def test_known_bytes():
+    """Fixes the stream: a run that is resumed with a later release must see the same views."""
+    images = ImageBatch(torch.zeros(1, 3, 8, 8, dtype=torch.uint8), torch.tensor([[8, 8]]))
+    erasing = (Erasing(probability=1, area=(0.3, 0.3), ratio=(1, 1)),)
+    noise = _view(StrongView(**{**OFF, "erasings": erasing}), images).pixels
+    assert noise[noise > 0][:6].tolist() == [200, 216, 137, 153, 100, 188]
