@@ -1,10 +1,8 @@
 """The composition root: from a recipe to objects to a run. The command line only calls what stands here."""
 
 import json
-import platform
 import shutil
 from collections.abc import Iterable, Mapping
-from importlib import metadata
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,7 +14,7 @@ from denseteacher.data.geometry import EvalView
 from denseteacher.data.loaders import StepDataset, StreamSettings
 from denseteacher.data.records import LabeledImages
 from denseteacher.data.sources import TrainingData, Validation, open_data
-from denseteacher.data.splits import listed_split, published_split, seeded_split, write_split_ids
+from denseteacher.data.splits import listed_split, published_split, seeded_split
 from denseteacher.detectors import DenseDetector, DetectorCard, build_detector, save_detector
 from denseteacher.errors import InputError
 from denseteacher.evaluation.coco_map import CocoMap
@@ -24,16 +22,13 @@ from denseteacher.evaluation.evaluator import Evaluator
 from denseteacher.inference.predictor import Predictor
 from denseteacher.methods import DenseTeacher
 from denseteacher.recipe import Recipe, dump_recipe, load_recipe, resolve_auto
-from denseteacher.report.page import Example, RunView, environment_text, write_report
-from denseteacher.training.checkpoint import CheckpointFolder
-from denseteacher.training.logging import read_metrics
+from denseteacher.report.page import SHOWN, environment_text, examples, run_view, write_report
+from denseteacher.run_folder import choose_folder, describe_run, resume_run, start_from_burn_in
 from denseteacher.training.runtime import Runtime
 from denseteacher.training.trainer import Progress, Trainer
 
 _FOREGROUND_MULTIPLE = 2.5  # the paper selects 1 % where 0.4 % of the locations are foreground (section 4.4)
 _FOREGROUND_STEPS = 32  # batches that the share of foreground is measured on
-_SHOWN = 8  # images of each gallery of a report
-_MAY_CHANGE = ("description", "runtime", "evaluation")  # sections that a resumed run may have different
 
 
 class TrainResult(NamedTuple):
@@ -82,7 +77,7 @@ def train(
     # a path on the command line is relative to where the user is, not to a recipe's root
     given = {f"data.{key}": str(Path(value).absolute()) for key, value in paths.items() if value is not None}
     config = load_recipe(recipe, [*_as_texts(given), *_as_texts(overrides)])
-    folder = _run_folder(config.name, output, resume)
+    folder = choose_folder(config.name, output, resume=resume)
     data = open_data(config.data)
     config = resolve_auto(config, labeled=len(data.labeled.images), unlabeled=len(data.unlabeled))
     _check_unlabeled(config, data)
@@ -91,13 +86,13 @@ def train(
     student = build_detector(config.detector, len(data.labeled.categories))
     student = student.to(memory_format=torch.channels_last)
     config = _with_ratio(config, student, data.labeled)
-    if runtime.is_main:
-        _prepare_folder(folder, config, data, resume)
+    if runtime.is_main and not resume:
+        describe_run(folder, config, data.split)
     trainer = _build_trainer(config, data, student, runtime, folder)
     if resume:
-        _resume(trainer, config, folder)
+        resume_run(trainer, config, folder)
     elif burn_in_from is not None:
-        _start_from_burn_in(trainer, config, Path(burn_in_from))
+        start_from_burn_in(trainer, config, Path(burn_in_from))
     progress = trainer.fit()
     if runtime.is_main and progress.stopped_by is None:
         _finish(config, data, trainer, progress, folder)
@@ -203,27 +198,6 @@ def _as_texts(overrides: Mapping[str, Any] | Iterable[str]) -> list[str]:
     return list(overrides)
 
 
-def _run_folder(name: str, output: str | Path | None, resume: bool) -> Path:
-    """The folder of a new run, which must be free, or of the one to continue, which must be there."""
-    if output is None:
-        numbered = sorted(Path("runs").glob(f"{name}-[0-9]*"), key=lambda path: path.stat().st_mtime)
-        if resume and numbered:
-            return numbered[-1]
-        taken = [int(path.name.rpartition("-")[2]) for path in numbered if path.name.rpartition("-")[2].isdigit()]
-        folder = Path("runs") / f"{name}-{max(taken, default=0) + 1}"
-    else:
-        folder = Path(output)
-    holds_run = (folder / "recipe.yaml").is_file()
-    if resume and not holds_run:
-        raise InputError(f"there is no run to resume in {folder}: give its folder with --output")
-    if not resume and folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise InputError(
-            f"{folder} is not empty: continue its run with --resume, or choose another --output; "
-            "nothing was changed"
-        )
-    return folder
-
-
 def _check_unlabeled(config: Recipe, data: TrainingData) -> None:
     last = int(config.schedule.max_steps) - 1
     if not data.unlabeled and config.method.needs_unlabeled(last):
@@ -233,7 +207,7 @@ def _check_unlabeled(config: Recipe, data: TrainingData) -> None:
         )
 
 
-def _stream_settings(config: Recipe, rank: int = 0, world_size: int = 1) -> StreamSettings:
+def stream_settings(config: Recipe, rank: int = 0, world_size: int = 1) -> StreamSettings:
     return StreamSettings(
         weak=config.augment.weak,
         labeled_batch=config.data.labeled_batch,
@@ -250,7 +224,7 @@ def _with_ratio(config: Recipe, detector: DenseDetector, labeled: LabeledImages)
     method = config.method
     if not isinstance(method, DenseTeacher) or method.ratio != "auto":
         return config
-    steps = StepDataset(labeled, [], _stream_settings(config)._replace(needs_unlabeled=_never))
+    steps = StepDataset(labeled, [], stream_settings(config)._replace(needs_unlabeled=_never))
     foreground, locations = 0, 0
     for step in range(min(_FOREGROUND_STEPS, steps.labeled_sampler.batches_per_epoch)):
         loaded = steps.load(step)
@@ -269,22 +243,6 @@ def _never(step: int) -> bool:
     return False
 
 
-def _prepare_folder(folder: Path, config: Recipe, data: TrainingData, resume: bool) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    if resume:
-        return
-    (folder / "recipe.yaml").write_text(dump_recipe(config))
-    write_split_ids(data.split, folder / "split.json")
-    packages = ("dense-teacher", "torch", "torchvision", "timm", "lightning-fabric", "numpy")
-    environment = {
-        "python": platform.python_version(),
-        "machine": platform.platform(),
-        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
-        "packages": {name: metadata.version(name) for name in packages},
-    }
-    (folder / "environment.json").write_text(json.dumps(environment, indent=1))
-
-
 def _evaluator(config: Recipe, validation: Validation, data: TrainingData) -> Evaluator:
     return Evaluator(
         validation.images,
@@ -297,9 +255,7 @@ def _evaluator(config: Recipe, validation: Validation, data: TrainingData) -> Ev
     )
 
 
-def _build_trainer(
-    config: Recipe, data: TrainingData, student: nn.Module, runtime: Runtime, folder: Path
-) -> Trainer:
+def _build_trainer(config: Recipe, data: TrainingData, student: nn.Module, runtime: Runtime, folder: Path) -> Trainer:
     evaluate_one = None
     if data.validation is not None:
         evaluator = _evaluator(config, data.validation, data)
@@ -316,9 +272,7 @@ def _build_trainer(
         student=student,
         method=config.method,
         strong=config.augment.strong,
-        dataset=StepDataset(
-            data.labeled, data.unlabeled, _stream_settings(config, runtime.rank, runtime.world_size)
-        ),
+        dataset=StepDataset(data.labeled, data.unlabeled, stream_settings(config, runtime.rank, runtime.world_size)),
         schedule=config.schedule,
         optim=config.optim,
         ema=(float(decay), int(start)),
@@ -332,9 +286,7 @@ def _build_trainer(
     return trainer
 
 
-def _card(
-    config: Recipe, data: TrainingData, role: str, step: int, metrics: Mapping[str, float]
-) -> DetectorCard:
+def _card(config: Recipe, data: TrainingData, role: str, step: int, metrics: Mapping[str, float]) -> DetectorCard:
     trained: dict[str, str | int | float] = {"recipe": config.name, "role": role, "step": step}
     if f"{role}/AP" in metrics:
         trained["AP"] = metrics[f"{role}/AP"]
@@ -347,9 +299,7 @@ def _card(
     )
 
 
-def _finish(
-    config: Recipe, data: TrainingData, trainer: Trainer, progress: Progress, folder: Path
-) -> None:
+def _finish(config: Recipe, data: TrainingData, trainer: Trainer, progress: Progress, folder: Path) -> None:
     """Writes the last teacher and student, and the report."""
     for role, module in (("teacher", trainer.teacher.module), ("student", trainer.student_module)):
         card = _card(config, data, role, progress.step, progress.metrics)
@@ -361,8 +311,8 @@ def _finish(
         title=f"denseteacher: {config.name}",
         summary=_summary(config, data, progress),
         runs=[run_view(folder, config.method.name)],
-        examples=examples(data),
-        unlabeled=data.unlabeled[:_SHOWN],
+        examples=examples(data.validation, data.labeled.categories),
+        unlabeled=data.unlabeled[:SHOWN],
         method=config.method if isinstance(config.method, DenseTeacher) else None,
         recipe=dump_recipe(config),
         environment=environment_text(folder),
@@ -377,65 +327,3 @@ def _summary(config: Recipe, data: TrainingData, progress: Progress) -> str:
     if "teacher/AP" in progress.metrics:
         sentence += f": the teacher reaches {progress.metrics['teacher/AP']:.1f} AP"
     return sentence + "."
-
-
-def run_view(folder: Path, label: str) -> RunView:
-    """A finished run as a report shows it."""
-    rows = read_metrics(folder / "metrics.jsonl")
-    evaluations = [row for row in rows if "teacher/AP" in row]
-    metrics = {key: value for key, value in evaluations[-1].items() if value is not None} if evaluations else {}
-    return RunView(label, rows, metrics, Predictor.load(folder))
-
-
-def examples(data: TrainingData) -> list[Example]:
-    """A few validation images, spread over the set, with their ground truth."""
-    if data.validation is None:
-        return []
-    by_id: dict[int, list[dict[str, Any]]] = {}
-    for annotation in data.validation.ground_truth["annotations"]:
-        by_id.setdefault(annotation["image_id"], []).append(annotation)
-    classes = {category.id: index for index, category in enumerate(data.labeled.categories)}
-    chosen = data.validation.images[:: max(1, len(data.validation.images) // _SHOWN)][:_SHOWN]
-    shown = []
-    for record in chosen:
-        annotations = [one for one in by_id.get(record.id, []) if not one.get("iscrowd")]
-        boxes = [[x, y, x + width, y + height] for x, y, width, height in (one["bbox"] for one in annotations)]
-        shown.append(Example(record, boxes, [classes[one["category_id"]] for one in annotations]))
-    return shown
-
-
-def _resume(trainer: Trainer, config: Recipe, folder: Path) -> None:
-    found = CheckpointFolder(folder / "checkpoints").load_newest(report=trainer.notes.append)
-    if found is None:
-        return  # stopped before its first checkpoint: the run begins anew
-    _require_same_recipe(config, found["recipe"], str(folder), _MAY_CHANGE)
-    trainer.restore(found, source=str(folder))
-
-
-def _start_from_burn_in(trainer: Trainer, config: Recipe, other: Path) -> None:
-    files = sorted((other / "checkpoints").glob("burn_in_*.pt"))
-    if not files:
-        raise InputError(f"{other} holds no burn-in checkpoint: it is no run of a method with a burn-in, or too young")
-    state = CheckpointFolder(other / "checkpoints").load(files[-1])
-    _require_same_recipe(config, state["recipe"], str(other), (*_MAY_CHANGE, "name", "method"))
-    trainer.restore(state, source=str(files[-1]))
-    for row in read_metrics(other / "metrics.jsonl"):
-        if row["step"] <= trainer.step and trainer.log is not None:
-            trainer.log.write(int(row.pop("step")), row)
-
-
-def _require_same_recipe(config: Recipe, other: str, source: str, may_change: tuple[str, ...]) -> None:
-    """Refuses to go on with what another recipe began."""
-    now, then = config.model_dump(mode="json"), json.loads(other)
-    changed = [
-        key if not isinstance(now[key], dict) else f"{key}.{inner}"
-        for key in now
-        if key not in may_change
-        for inner in (now[key] if isinstance(now[key], dict) else [key])
-        if (now[key] if not isinstance(now[key], dict) else now[key].get(inner))
-        != (then.get(key) if not isinstance(now[key], dict) else then.get(key, {}).get(inner))
-    ]
-    if changed:
-        raise InputError(
-            f"the run in {source} was begun with other values of {', '.join(changed)}: use the same, or start a new run"
-        )

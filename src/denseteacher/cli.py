@@ -32,9 +32,7 @@ Detector = Annotated[Path, typer.Argument(metavar="DETECTOR", help="Detector fil
 
 @app.command()
 def demo(
-    output: Annotated[Path, typer.Option("--output", help="Folder for the two runs and the report.")] = Path(
-        "demo"
-    ),
+    output: Annotated[Path, typer.Option("--output", help="Folder for the two runs and the report.")] = Path("demo"),
     steps: Annotated[int, typer.Option("--steps", min=40, help="Training steps of each run.")] = 2000,
     overrides: Overrides = None,
 ) -> None:
@@ -49,7 +47,8 @@ def demo(
 @app.command()
 def train(
     recipe: Annotated[
-        str, typer.Argument(metavar="RECIPE", help="Built-in recipe (see 'denseteacher recipes list') or a YAML file.")
+        str,
+        typer.Argument(metavar="RECIPE", help="Built-in recipe (see 'denseteacher recipes list') or a YAML file."),
     ],
     labeled: Annotated[Path | None, typer.Option("--labeled", help="COCO JSON of the labeled images.")] = None,
     images: Images = None,
@@ -158,9 +157,7 @@ def split(
     count: Annotated[int | None, typer.Option("--count", help="Number of labeled images.")] = None,
     fold: Annotated[int, typer.Option("--fold", help="Which of the splits of this size.")] = 1,
     seed: Annotated[int, typer.Option("--seed", help="Seed of the draw.")] = 0,
-    published: Annotated[
-        bool, typer.Option("--published", help="COCO-Standard's own table (train2017 only).")
-    ] = False,
+    published: Annotated[bool, typer.Option("--published", help="COCO-Standard's own table (train2017 only).")] = False,
     ids: Annotated[Path | None, typer.Option("--ids", help="File of the labeled images' ids.")] = None,
 ) -> None:
     """Cut a COCO data set into labeled.json and unlabeled.json."""

@@ -8,7 +8,7 @@ from denseteacher.data.sources import open_data
 from denseteacher.errors import InputError
 from denseteacher.methods import DenseTeacher
 from denseteacher.recipe import dump_recipe, load_recipe
-from denseteacher.report.page import environment_text, write_report
+from denseteacher.report.page import environment_text, examples, run_view, write_report
 
 _FOLDERS = {"dense_teacher": "Dense Teacher", "supervised": "Supervised"}
 
@@ -58,10 +58,10 @@ def run_demo(output: Path, *, steps: int, overrides: list[str]) -> DemoOutcome:
             f"from {supervised.metrics['teacher/AP']:.1f} to {dense.metrics['teacher/AP']:.1f} AP ({gain:+.1f})."
         ),
         runs=[
-            api.run_view(supervised.folder, _FOLDERS["supervised"]),
-            api.run_view(dense.folder, _FOLDERS["dense_teacher"]),
+            run_view(supervised.folder, _FOLDERS["supervised"]),
+            run_view(dense.folder, _FOLDERS["dense_teacher"]),
         ],
-        examples=api.examples(data),
+        examples=examples(data.validation, data.labeled.categories),
         unlabeled=data.unlabeled[:6],
         method=recipe.method if isinstance(recipe.method, DenseTeacher) else None,
         recipe=dump_recipe(recipe),
@@ -73,7 +73,7 @@ def run_demo(output: Path, *, steps: int, overrides: list[str]) -> DemoOutcome:
 def _scaled_to(steps: int) -> list[str]:
     """The digits recipe's schedule for another number of steps."""
     recipe = load_recipe("digits")
-    assert isinstance(recipe.method, DenseTeacher)  # noqa: S101 (our own recipe)
+    assert isinstance(recipe.method, DenseTeacher)
     share = steps / int(recipe.schedule.max_steps)
     scaled = {
         "schedule.max_steps": steps,

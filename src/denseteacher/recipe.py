@@ -120,9 +120,7 @@ def resolve_auto(recipe: Recipe, *, labeled: int, unlabeled: int) -> Recipe:
     schedule, method, ema = recipe.schedule, recipe.method, recipe.ema
     steps = schedule.max_steps
     if isinstance(steps, str):
-        passes = max(
-            120 * labeled / recipe.data.labeled_batch, 2 * unlabeled / recipe.data.unlabeled_batch
-        )
+        passes = max(120 * labeled / recipe.data.labeled_batch, 2 * unlabeled / recipe.data.unlabeled_batch)
         steps = int(min(max(passes, 5_000), 90_000))
     burn_in = getattr(method, "burn_in", "auto")
     if isinstance(burn_in, str):
@@ -183,7 +181,7 @@ def _read_yaml(source: str) -> dict[str, Any]:
     if len(text) > _LARGEST_FILE:
         raise InputError(f"recipe {source!r} is larger than any recipe")
     try:
-        content = yaml.load(text, _RecipeLoader)  # noqa: S506 (a SafeLoader)
+        content = yaml.load(text, _RecipeLoader)
     except (yaml.YAMLError, RecursionError) as error:
         first = " ".join(str(error).split())
         raise InputError(f"recipe {source!r} is no valid YAML: {first[:200]}") from error
@@ -201,7 +199,7 @@ class _RecipeLoader(yaml.SafeLoader):
         return super().compose_node(parent, index)
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        keys = [self.construct_object(key, deep=True) for key, _ in node.value]  # type: ignore[no-untyped-call]
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
         twice = {str(key) for key in keys if keys.count(key) > 1}
         if twice:
             raise yaml.YAMLError(f"the key {min(twice)!r} stands twice")
@@ -217,7 +215,7 @@ def _pairs(overrides: Mapping[str, Any] | Iterable[str]) -> list[tuple[str, Any]
         if not equals or not key:
             raise InputError(f"--set takes KEY=VALUE, for example --set optim.lr=0.02, not {text!r}")
         try:
-            pairs.append((key.strip(), yaml.load(value, _RecipeLoader)))  # noqa: S506 (a SafeLoader)
+            pairs.append((key.strip(), yaml.load(value, _RecipeLoader)))
         except yaml.YAMLError as error:
             raise InputError(f"--set {key}: {value!r} is no valid YAML value") from error
     return pairs

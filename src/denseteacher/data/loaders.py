@@ -19,7 +19,6 @@ from denseteacher.data.samplers import LabeledSampler, UnlabeledSampler, is_port
 from denseteacher.errors import InputError
 from denseteacher.structures import ImageBatch, SemiBatch, Targets
 
-
 Boxes = npt.NDArray[np.float32]
 _NO_BOXES: Boxes = np.zeros((0, 4), dtype=np.float32)
 

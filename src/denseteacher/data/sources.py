@@ -118,7 +118,7 @@ def _split(everything: LabeledImages, config: DataConfig) -> Split:
         # a split belongs to the data, not to the run: two seeds of a run train on the same labels
         return seeded_split(ids, percent=config.percent, count=config.count, fold=config.fold, seed=0)
     if config.split == "published":
-        assert config.percent is not None  # noqa: S101 (the schema requires it)
+        assert config.percent is not None
         return published_split(everything, config.percent, config.fold)
     return listed_split(ids, Path(config.split))
 

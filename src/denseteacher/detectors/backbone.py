@@ -2,10 +2,10 @@
 
 from collections import OrderedDict
 from pathlib import Path
+from typing import Any
 
 import timm
 import torch
-from timm.layers import freeze_batch_norm_2d
 from torch import Tensor, nn
 from torchvision.ops import FeaturePyramidNetwork
 
@@ -43,7 +43,8 @@ class PyramidBackbone(nn.Module):
         """
         super().__init__()
         self.body = _create_body(name, pretrained)
-        strides = self.body.feature_info.reduction()
+        stages: Any = self.body.feature_info
+        strides = stages.reduction()
         finest, coarsest = levels
         top = min(coarsest, COARSEST_BACKBONE_LEVEL)
         missing = [2**level for level in range(finest, top + 1) if 2**level not in strides]
@@ -53,16 +54,11 @@ class PyramidBackbone(nn.Module):
                 f"need strides {missing}: choose another backbone or other detector.levels"
             )
         self.indices = [strides.index(2**level) for level in range(finest, top + 1)]
-        widths = self.body.feature_info.channels()
+        widths = stages.channels()
         self.fpn = FeaturePyramidNetwork([widths[i] for i in self.indices], channels)
-        self.extra = nn.ModuleList(
-            nn.Conv2d(channels, channels, 3, stride=2, padding=1) for _ in range(coarsest - top)
-        )
-        for conv in self.extra:
-            nn.init.kaiming_uniform_(conv.weight, a=1)
-            nn.init.zeros_(conv.bias)
+        self.extra = nn.ModuleList(_extra_level(channels) for _ in range(coarsest - top))
         if freeze_batch_norm:
-            self.body = freeze_batch_norm_2d(self.body)
+            self.body = timm.layers.freeze_batch_norm_2d(self.body)  # type: ignore[attr-defined,no-untyped-call]
         _freeze_stages(self.body, frozen_stages)
         self.strides = [2**level for level in range(finest, coarsest + 1)]
 
@@ -76,13 +72,19 @@ class PyramidBackbone(nn.Module):
         return levels
 
 
+def _extra_level(channels: int) -> nn.Conv2d:
+    conv = nn.Conv2d(channels, channels, 3, stride=2, padding=1)
+    nn.init.kaiming_uniform_(conv.weight, a=1)
+    nn.init.constant_(conv.bias, 0.0)  # type: ignore[arg-type]
+    return conv
+
+
 def _create_body(name: str, pretrained: bool | str) -> nn.Module:
     try:
         body: nn.Module = timm.create_model(name, features_only=True, pretrained=pretrained is True)
     except RuntimeError as error:
         raise InputError(
-            f"detector.backbone: timm can't make {name!r} ({_first_line(error)}); "
-            "see timm.list_models() for the names"
+            f"detector.backbone: timm can't make {name!r} ({_first_line(error)}); see timm.list_models() for the names"
         ) from error
     except Exception as error:
         if pretrained is not True:
@@ -107,6 +109,7 @@ def _load_local_weights(body: nn.Module, path: Path) -> None:
     if not path.is_file():
         raise InputError(f"detector.pretrained: there is no file {path}")
     try:
+        weights: Any
         if path.suffix == ".safetensors":
             from safetensors.torch import load_file
 
@@ -115,16 +118,17 @@ def _load_local_weights(body: nn.Module, path: Path) -> None:
             weights = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
         raise InputError(f"detector.pretrained: {path} is not a state dict ({_first_line(error)})") from error
-    weights = {_flat(key): value for key, value in weights.get("state_dict", weights).items()}
+    inner = weights.get("state_dict", weights)  # training checkpoints wrap it
+    flat = {_flat(key): value for key, value in inner.items()}
     own = body.state_dict()
-    missing = [key for key in own if _flat(key) not in weights]
+    missing = [key for key in own if _flat(key) not in flat]
     if missing:
         raise InputError(
             f"detector.pretrained: {path} lacks {len(missing)} of the backbone's {len(own)} tensors, the first "
             f"{missing[0]!r}: it belongs to another network"
         )
     try:
-        body.load_state_dict({key: weights[_flat(key)] for key in own})
+        body.load_state_dict({key: flat[_flat(key)] for key in own})
     except RuntimeError as error:
         raise InputError(
             f"detector.pretrained: {path} has tensors of other shapes: it belongs to another network"
@@ -140,7 +144,8 @@ def _freeze_stages(body: nn.Module, stages: int) -> None:
     """Stops the gradients of the first stages; stage 1 reaches to the first feature, and so on."""
     if stages == 0:
         return
-    names = body.feature_info.module_name()
+    stages_info: Any = body.feature_info
+    names = stages_info.module_name()
     if stages > len(names):
         raise InputError(f"detector.frozen_stages is {stages}, but the backbone has {len(names)} stages")
     last = names[stages - 1].replace(".", "_")

@@ -1,12 +1,11 @@
 """A trained detector as one file: safetensors weights whose header holds all that is needed to use them."""
 
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
@@ -27,7 +26,7 @@ class DetectorCard(Config):
     short_side: int
     """Pixels that the shorter side of an image is resized to."""
     max_side: int
-    trained: dict[str, str | int | float] = {}
+    trained: dict[str, str | int | float] = Field(default_factory=dict)
     """Where it comes from: recipe, step, teacher or student, AP."""
 
 
@@ -41,7 +40,7 @@ def save_detector(path: Path, weights: Mapping[str, Tensor], card: DetectorCard)
     tensors = {key: value.detach().cpu().contiguous() for key, value in weights.items()}
     temporary = path.with_name(f".{path.name}.tmp")
     temporary.write_bytes(save(tensors, metadata={_HEADER_KEY: card.model_dump_json()}))
-    os.replace(temporary, path)
+    temporary.replace(path)
 
 
 def load_detector(path: Path, *, score_floor: float | None = None) -> tuple[FCOS, DetectorCard]:

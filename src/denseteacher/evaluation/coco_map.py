@@ -152,10 +152,7 @@ def _renumbered(ground_truth: dict[str, Any], results: Sequence[dict[str, Any]])
             for category in categories
         ],
         annotations=annotations,
-        results=[
-            {**entry(number, result), "score": float(result["score"])}
-            for number, result in enumerate(kept, 1)
-        ],
+        results=[{**entry(number, result), "score": float(result["score"])} for number, result in enumerate(kept, 1)],
     )
 
 
@@ -166,9 +163,7 @@ def _check_results(results: Sequence[dict[str, Any]], images: dict[Any, int]) ->
                 f"result {position} is of image {result['image_id']!r}, which the ground truth doesn't have"
             )
         if not all(map(math.isfinite, (result["score"], *result["bbox"]))):
-            raise InputError(
-                f"result {position}, of image {result['image_id']!r}, has a score or box not finite"
-            )
+            raise InputError(f"result {position}, of image {result['image_id']!r}, has a score or box not finite")
 
 
 def _pycocotools(content: _Content, limits: list[int]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

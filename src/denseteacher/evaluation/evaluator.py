@@ -82,9 +82,7 @@ def detect_batch(
         file_sizes: Height and width of each image before.
         device: Where to compute.
     """
-    found = detector.detect(
-        detector(ImageBatch(batch.pixels.to(device), batch.sizes.to(device))), batch.sizes
-    )
+    found = detector.detect(detector(ImageBatch(batch.pixels.to(device), batch.sizes.to(device))), batch.sizes)
     moved = []
     for detections, (height, width), (file_height, file_width) in zip(
         found, batch.sizes.tolist(), file_sizes, strict=True
@@ -95,9 +93,7 @@ def detect_batch(
     return moved
 
 
-def coco_results(
-    image_id: int, detections: Detections, categories: Sequence[Category]
-) -> list[dict[str, Any]]:
+def coco_results(image_id: int, detections: Detections, categories: Sequence[Category]) -> list[dict[str, Any]]:
     """Detections of one image as COCO result entries."""
     ids = [category.id for category in categories]
     boxes = detections.boxes.double().numpy()

@@ -25,9 +25,7 @@ class PredictionOutcome(NamedTuple):
     """One sentence for each file that is no readable image."""
 
 
-def predict_files(
-    detector: Path, patterns: list[str], output: Path, *, draw_above: float = 0.3
-) -> PredictionOutcome:
+def predict_files(detector: Path, patterns: list[str], output: Path, *, draw_above: float = 0.3) -> PredictionOutcome:
     """Detects objects in files.
 
     Writes ``predictions.json`` (COCO results), ``images.json`` (COCO image info, which says what file an
@@ -61,9 +59,7 @@ def predict_files(
             height, width = array.shape[:2]
             infos.append({"id": number, "file_name": str(file), "width": width, "height": height})
             results.extend(coco_results(number, detections, predictor.categories))
-            picture = draw_detections(
-                Image.fromarray(array), detections, predictor.class_names, score_floor=draw_above
-            )
+            picture = draw_detections(Image.fromarray(array), detections, predictor.class_names, score_floor=draw_above)
             picture.save(output / "pictures" / f"{number:06d}_{file.stem[:100]}.jpg", quality=92)
     categories = [{"id": category.id, "name": category.name} for category in predictor.categories]
     (output / "images.json").write_text(json.dumps({"images": infos, "categories": categories}, indent=1))
@@ -85,7 +81,8 @@ def find_images(patterns: list[str]) -> list[Path]:
         elif path.is_file():
             found = [path]
         else:
-            found = sorted(Path(match) for match in glob.glob(pattern, recursive=True) if Path(match).is_file())  # noqa: PTH207 (absolute patterns)
+            # glob and not Path.glob, which refuses absolute patterns
+            found = sorted(Path(match) for match in glob.iglob(pattern, recursive=True) if Path(match).is_file())
         if not found:
             raise InputError(f"there are no images at {pattern}: give image files, folders or glob patterns")
         files.update(dict.fromkeys(found))

@@ -29,7 +29,7 @@ class Predictor:
     def __init__(self, detector: FCOS, card: DetectorCard, *, device: torch.device | None = None) -> None:
         """Moves the detector to ``device``; to the GPU if there is one and none is given."""
         self.device = device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        self.detector = cast(DenseDetector, detector.to(self.device, memory_format=torch.channels_last))
+        self.detector = cast(DenseDetector, detector.to(memory_format=torch.channels_last).to(self.device))
         self.card = card
         self.view = EvalView(short_side=card.short_side, max_side=card.max_side)
 
@@ -44,9 +44,7 @@ class Predictor:
         return [name for _, name in self.card.categories]
 
     @classmethod
-    def load(
-        cls, path: Path, *, device: torch.device | None = None, score_floor: float | None = None
-    ) -> "Predictor":
+    def load(cls, path: Path, *, device: torch.device | None = None, score_floor: float | None = None) -> "Predictor":
         """Reads a detector file, or the one of a run folder.
 
         Args:
@@ -89,7 +87,5 @@ def _to_tensor(image: Picture) -> Tensor:
     if isinstance(image, Image.Image):
         image = np.asarray(image.convert("RGB"))
     if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
-        raise InputError(
-            f"an image array is uint8 RGB of shape (height, width, 3), not {image.dtype} {image.shape}"
-        )
+        raise InputError(f"an image array is uint8 RGB of shape (height, width, 3), not {image.dtype} {image.shape}")
     return torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous()

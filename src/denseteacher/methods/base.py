@@ -30,9 +30,7 @@ class Method(Protocol):
 
 def concatenate(*batches: ImageBatch) -> ImageBatch:
     """Image batches of one canvas as one batch, so that a step costs one pass and one all-reduce."""
-    return ImageBatch(
-        torch.cat([batch.pixels for batch in batches]), torch.cat([batch.sizes for batch in batches])
-    )
+    return ImageBatch(torch.cat([batch.pixels for batch in batches]), torch.cat([batch.sizes for batch in batches]))
 
 
 def split_output(output: DenseOutput, first: int) -> tuple[DenseOutput, DenseOutput]:

@@ -7,9 +7,7 @@ from torch.nn import functional as F
 from denseteacher.ops.boxes import giou
 
 
-def sigmoid_focal_loss(
-    logits: Tensor, targets: Tensor, *, alpha: float = 0.25, gamma: float = 2.0
-) -> Tensor:
+def sigmoid_focal_loss(logits: Tensor, targets: Tensor, *, alpha: float = 0.25, gamma: float = 2.0) -> Tensor:
     """Focal loss (Lin et al., ICCV 2017) against hard labels.
 
     Args:

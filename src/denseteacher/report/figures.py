@@ -51,7 +51,7 @@ def curve_figure(series: Mapping[str, Series], *, title: str, ylabel: str) -> st
     if series:
         axes.legend(frameon=False, fontsize="small")
     buffer = io.StringIO()
-    FigureCanvasSVG(figure).print_svg(buffer)
+    FigureCanvasSVG(figure).print_svg(buffer)  # type: ignore[no-untyped-call]
     text = buffer.getvalue()
     return text[text.index("<svg") :]
 
@@ -89,10 +89,10 @@ def richness_map(output: DenseOutput, values: Tensor, size: tuple[int, int]) -> 
     picture = torch.zeros(height, width)
     boxes = output.anchors.cpu()
     strides = boxes[:, 2] - boxes[:, 0]
-    for stride in strides.unique().tolist():
+    for stride in sorted(set(strides.tolist())):
         level = strides == stride
         center = (boxes[level, :2] + boxes[level, 2:]) / 2
-        rows = int(center[:, 1].unique().numel())
+        rows = len(set(center[:, 1].tolist()))
         grid = values.cpu()[level].reshape(1, 1, rows, -1)
         # each location speaks for the cell of its stride; odd canvases are cut, not stretched
         full = torch.nn.functional.interpolate(grid, scale_factor=stride, mode="nearest")[0, 0]

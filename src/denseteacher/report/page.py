@@ -13,7 +13,8 @@ from PIL import Image
 
 from denseteacher.data.geometry import pad_batch
 from denseteacher.data.images import decode_image
-from denseteacher.data.records import ImageRecord
+from denseteacher.data.records import Category, ImageRecord
+from denseteacher.data.sources import Validation
 from denseteacher.inference.draw import draw_boxes, draw_detections
 from denseteacher.inference.predictor import Predictor
 from denseteacher.methods import DenseTeacher
@@ -26,8 +27,10 @@ from denseteacher.report.figures import (
     smooth,
 )
 from denseteacher.structures import ImageBatch
+from denseteacher.training.logging import read_metrics
 
 _ZOOM_BELOW = 300  # px; smaller pictures are shown enlarged
+SHOWN = 8  # images of each gallery
 _METRICS = ("AP", "AP50", "AP75")
 
 
@@ -105,6 +108,31 @@ def write_report(
     path.write_text(page, encoding="utf-8")
 
 
+def run_view(folder: Path, label: str) -> RunView:
+    """A finished run as a report shows it."""
+    rows = read_metrics(folder / "metrics.jsonl")
+    evaluations = [row for row in rows if "teacher/AP" in row]
+    metrics = {key: value for key, value in evaluations[-1].items() if value is not None} if evaluations else {}
+    return RunView(label, rows, metrics, Predictor.load(folder))
+
+
+def examples(validation: Validation | None, categories: Sequence[Category]) -> list[Example]:
+    """A few validation images, spread over the set, with their ground truth."""
+    if validation is None:
+        return []
+    by_id: dict[int, list[dict[str, Any]]] = {}
+    for annotation in validation.ground_truth["annotations"]:
+        by_id.setdefault(annotation["image_id"], []).append(annotation)
+    classes = {category.id: index for index, category in enumerate(categories)}
+    chosen = validation.images[:: max(1, len(validation.images) // SHOWN)][:SHOWN]
+    shown = []
+    for record in chosen:
+        annotations = [one for one in by_id.get(record.id, []) if not one.get("iscrowd")]
+        boxes = [[x, y, x + width, y + height] for x, y, width, height in (one["bbox"] for one in annotations)]
+        shown.append(Example(record, boxes, [classes[one["category_id"]] for one in annotations]))
+    return shown
+
+
 def _curves(runs: Sequence[RunView]) -> list[str]:
     """SVG figures: AP of all runs, then the losses of each."""
     ap = {
@@ -145,9 +173,7 @@ def _dense_label(teacher: Predictor, record: ImageRecord, method: DenseTeacher) 
     """What a student is told about an unlabeled image: the image, the teacher's scores, the region kept."""
     tensor = teacher.view.apply(decode_image(record.path, declared_size=(record.height, record.width)))
     batch = pad_batch([tensor])
-    output = teacher.detector(
-        ImageBatch(batch.pixels.to(teacher.device), batch.sizes.to(teacher.device))
-    )
+    output = teacher.detector(ImageBatch(batch.pixels.to(teacher.device), batch.sizes.to(teacher.device)))
     labels = method.model_copy(update={"group_size": None}).pseudo_labels(output)
     size = cast(tuple[int, int], tuple(tensor.shape[1:]))
     pixels = tensor.permute(1, 2, 0).contiguous().numpy()
@@ -162,7 +188,10 @@ def _dense_label(teacher: Predictor, record: ImageRecord, method: DenseTeacher) 
         Panel("unlabeled image", picture_uri(large)),
         Panel("highest class score", picture_uri(heat_overlay(pixels, everything), zoom=zoom)),
         Panel("dense pseudo-label", picture_uri(heat_overlay(pixels, kept), zoom=zoom)),
-        Panel("what pseudo-boxes would keep", picture_uri(draw_detections(large, boxes, teacher.class_names, score_floor=0.5))),
+        Panel(
+            "what pseudo-boxes would keep",
+            picture_uri(draw_detections(large, boxes, teacher.class_names, score_floor=0.5)),
+        ),
     ]
 
 

@@ -110,9 +110,7 @@ class CheckpointFolder:
         Returns:
             The state with all tensors on the CPU; None where there is no valid checkpoint.
         """
-        for found in sorted(
-            self._checkpoints(), key=lambda one: (one.step, one.name == "step"), reverse=True
-        ):
+        for found in sorted(self._checkpoints(), key=lambda one: (one.step, one.name == "step"), reverse=True):
             manifest = _manifest_path(found.path)
             if not manifest.exists():
                 report(f"passed over {found.path}: its manifest {manifest.name} is missing")
@@ -283,7 +281,5 @@ def _why_refused(path: Path, error: Exception) -> str:
     """Says what is wrong with a file, without torch's own message: that one advises to load it unsafely."""
     call = re.search(r"GLOBAL (\S+)", str(error))
     if call:
-        return (
-            f"{path} was not loaded: it refers to {call[1]}, but a checkpoint holds tensors and values only"
-        )
+        return f"{path} was not loaded: it refers to {call[1]}, but a checkpoint holds tensors and values only"
     return f"{path} is no checkpoint of tensors and plain values, or a damaged one"

@@ -75,8 +75,7 @@ class MetricsLog:
             RunError: If the disk refuses.
         """
         row = {"step": step} | {
-            name: float(value) if value is not None and math.isfinite(value) else None
-            for name, value in values.items()
+            name: float(value) if value is not None and math.isfinite(value) else None for name, value in values.items()
         }
         line = json.dumps(row, allow_nan=False).encode() + b"\n"
         try:

@@ -6,7 +6,7 @@ from typing import Literal, cast
 
 import torch
 from lightning_fabric import Fabric
-from lightning_fabric.strategies import DDPStrategy
+from lightning_fabric.strategies.ddp import DDPStrategy
 from lightning_fabric.wrappers import _FabricModule, _FabricOptimizer
 from pydantic import Field
 from torch import Tensor, nn

@@ -33,4 +33,3 @@ class StopRequest:
                 signal.signal(other, handler)
             raise KeyboardInterrupt
         self.signal = signal.Signals(number)
-

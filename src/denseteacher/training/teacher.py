@@ -40,7 +40,7 @@ class Teacher:
 
     @torch.no_grad()
     def update(self, decay: float) -> None:
-        """teacher = decay * teacher + (1 - decay) * student."""
+        """Teacher = decay * teacher + (1 - decay) * student."""
         torch._foreach_lerp_(self._floats, self._student_floats, 1.0 - decay)
         for own, other in zip(self._others, self._student_others, strict=True):
             own.copy_(other)

@@ -131,9 +131,10 @@ class Trainer:
         if self.log is not None:
             self.log.truncate(self.step + 1)
         burn_in = getattr(self.method, "burn_in", None)
-        with StopRequest() as stop, ProgressDisplay(
-            "training", self.max_steps, start=self.step, enabled=self.runtime.is_main
-        ) as display:
+        with (
+            StopRequest() as stop,
+            ProgressDisplay("training", self.max_steps, start=self.step, enabled=self.runtime.is_main) as display,
+        ):
             for note in self.notes:
                 display.message(note)
             for loaded in self._stream(stop):
@@ -191,9 +192,7 @@ class Trainer:
             labeled_batch=self.dataset.settings.labeled_batch,
         )
         set_rate(self.optimizer, rate)
-        batch = with_strong_views(
-            loaded, self.strong, seed=self.dataset.settings.seed, device=self.runtime.device
-        )
+        batch = with_strong_views(loaded, self.strong, seed=self.dataset.settings.seed, device=self.runtime.device)
         saved = [buffer.clone() for buffer in self._buffers]
         values: dict[str, Tensor] = {}
         parts = _split(batch, self.schedule.accumulate)

@@ -1,0 +1,125 @@
+"""Run folders: choosing one, describing the run in it, continuing what another run began."""
+
+import json
+import platform
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from denseteacher.data.splits import Split, write_split_ids
+from denseteacher.errors import InputError
+from denseteacher.recipe import Recipe, dump_recipe
+from denseteacher.training.checkpoint import CheckpointFolder
+from denseteacher.training.logging import read_metrics
+from denseteacher.training.trainer import Trainer
+
+_PACKAGES = ("dense-teacher", "torch", "torchvision", "timm", "lightning-fabric", "numpy")
+# what a continued run may have different: none of it changes a loss
+_MAY_CHANGE = (
+    "description",
+    "runtime.workers",
+    "evaluation.batch",
+    "schedule.evaluate_every",
+    "schedule.checkpoint_every",
+    "schedule.log_every",
+    "schedule.keep_checkpoints",
+)
+
+
+def choose_folder(name: str, output: str | Path | None, *, resume: bool) -> Path:
+    """The folder of a new run, which must be free, or of the one to continue, which must be there.
+
+    Args:
+        name: Of the recipe.
+        output: What the user asked for; without it ``runs/NAME-1``, ``runs/NAME-2``, ...
+        resume: Whether to continue.
+
+    Raises:
+        InputError: If the folder is not free, or holds no run to continue.
+    """
+    if output is not None:
+        folder = Path(output)
+    else:
+        numbers = [int(path.name.removeprefix(f"{name}-")) for path in Path("runs").glob(f"{name}-[0-9]*")]
+        newest = max(numbers, default=0)
+        folder = Path("runs") / f"{name}-{newest if resume else newest + 1}"
+    if resume and not (folder / "recipe.yaml").is_file():
+        raise InputError(f"there is no run to resume in {folder}: give its folder with --output")
+    if not resume and folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise InputError(
+            f"{folder} is not empty: continue its run with --resume, or choose another --output; nothing was changed"
+        )
+    return folder
+
+
+def describe_run(folder: Path, recipe: Recipe, split: Split) -> None:
+    """Writes the resolved recipe, the split's image ids with their hash, and the environment."""
+    folder.mkdir(parents=True, exist_ok=True)
+    write_split_ids(split, folder / "split.json")
+    environment = {
+        "python": platform.python_version(),
+        "machine": platform.platform(),
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        "packages": {name: metadata.version(name) for name in _PACKAGES},
+    }
+    (folder / "environment.json").write_text(json.dumps(environment, indent=1))
+    (folder / "recipe.yaml").write_text(dump_recipe(recipe))  # last: with it the folder holds a run
+
+
+def resume_run(trainer: Trainer, recipe: Recipe, folder: Path) -> None:
+    """Continues from the newest valid checkpoint; from the beginning where none was written yet.
+
+    Raises:
+        InputError: If the recipe is another one, or all checkpoints are damaged.
+    """
+    checkpoints = CheckpointFolder(folder / "checkpoints")
+    found = checkpoints.load_newest(report=trainer.notes.append)
+    if found is None:
+        if trainer.notes:
+            raise InputError(f"no checkpoint in {checkpoints.folder} is whole ({'; '.join(trainer.notes)})")
+        return
+    _require_same_recipe(recipe, found["recipe"], str(folder), _MAY_CHANGE)
+    trainer.restore(found, source=str(folder))
+
+
+def start_from_burn_in(trainer: Trainer, recipe: Recipe, other: Path) -> None:
+    """Starts from the burn-in of another run of the same recipe and seed, whose method may differ.
+
+    Raises:
+        InputError: If that run has no burn-in checkpoint, or another recipe.
+    """
+    files = sorted((other / "checkpoints").glob("burn_in_*.pt"))
+    if not files:
+        raise InputError(f"{other} holds no burn-in checkpoint: its method has no burn-in, or it did not get so far")
+    state = CheckpointFolder(other / "checkpoints").load(files[-1])
+    _require_same_recipe(recipe, state["recipe"], str(other), (*_MAY_CHANGE, "name", "method"))
+    trainer.restore(state, source=str(files[-1]))
+    for row in read_metrics(other / "metrics.jsonl"):
+        step = int(row.pop("step"))
+        if step <= trainer.step and trainer.log is not None:
+            trainer.log.write(step, row)
+
+
+def _require_same_recipe(recipe: Recipe, other: str, source: str, may_change: tuple[str, ...]) -> None:
+    """Refuses to go on with what another recipe began."""
+    now, then = _flat(recipe.model_dump(mode="json")), _flat(json.loads(other))
+    changed = [
+        key
+        for key in sorted(now.keys() | then.keys())
+        if now.get(key) != then.get(key) and not any(key == free or key.startswith(f"{free}.") for free in may_change)
+    ]
+    if changed:
+        raise InputError(
+            f"the run in {source} was begun with {changed[0]}={then.get(changed[0])}, not {now.get(changed[0])}"
+            f"{f' (and {len(changed) - 1} more differ)' if changed[1:] else ''}: use the same, or start a new run"
+        )
+
+
+def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested mappings as dotted keys."""
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return flat

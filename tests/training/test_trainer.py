@@ -1,0 +1,249 @@
+"""The loop: resume, burn-in, skipped steps, accumulation, signals."""
+
+import json
+import os
+import signal
+
+import pytest
+import torch
+
+import denseteacher
+from denseteacher.errors import InputError, RunError
+from denseteacher.training.checkpoint import CheckpointFolder
+from denseteacher.training.logging import read_metrics
+
+DENSE = ["method.burn_in=3", "method.ramp=2", "method.ratio=0.1"]
+
+
+@pytest.fixture
+def run(coco, unlabeled, tiny, tmp_path):
+    """Trains into a folder below ``tmp_path``."""
+
+    def train(name, *overrides, **options):
+        return denseteacher.train(
+            options.pop("recipe", "custom"),
+            labeled=coco,
+            unlabeled=unlabeled,
+            output=tmp_path / name,
+            overrides=[*tiny, *DENSE, *overrides],
+            **options,
+        )
+
+    return train
+
+
+def last_state(folder):
+    return CheckpointFolder(folder / "checkpoints").load_newest()
+
+
+def assert_same(first, second, where="state"):
+    """Bit for bit, but for the recipe that names other folders or workers."""
+    if isinstance(first, dict):
+        assert first.keys() == second.keys()
+        for key in first:
+            if key != "recipe":
+                assert_same(first[key], second[key], f"{where}[{key!r}]")
+    elif isinstance(first, list | tuple):
+        assert len(first) == len(second)
+        for index, pair in enumerate(zip(first, second, strict=True)):
+            assert_same(*pair, f"{where}[{index}]")
+    elif isinstance(first, torch.Tensor):
+        assert torch.equal(first, second), where
+    else:
+        assert first == second, where
+
+
+class StopAfter:
+    """Sends this process a signal once so many steps have been reported."""
+
+    def __init__(self, monkeypatch, step, number=signal.SIGTERM):
+        from denseteacher.training.trainer import Trainer
+
+        original = Trainer._report
+
+        def report(trainer, display):
+            original(trainer, display)
+            if trainer.step == step:
+                os.kill(os.getpid(), number)
+
+        monkeypatch.setattr(Trainer, "_report", report)
+
+
+# before the teacher starts, at the burn-in's end, within the ramp, at a checkpoint
+@pytest.mark.parametrize("step", [1, 3, 4, 5])
+@pytest.mark.parametrize("workers", [0, 2])
+def test_resume_is_bitwise_equal(run, monkeypatch, step, workers):
+    whole = run("whole")
+    with monkeypatch.context() as patch:
+        StopAfter(patch, step)
+        part = run("part")
+    assert part.stopped_by == "SIGTERM"
+    assert part.step == step
+    resumed = run("part", f"runtime.workers={workers}", resume=True)
+    assert resumed.step == whole.step == 8
+    assert_same(last_state(whole.folder), last_state(resumed.folder))
+    ignored = {"data_wait"}
+    rows = [
+        [{key: value for key, value in row.items() if key not in ignored} for row in read_metrics(one.folder / "metrics.jsonl")]
+        for one in (whole, resumed)
+    ]
+    assert rows[0] == rows[1]
+    assert [row["step"] for row in rows[0]] == list(range(1, 9))
+
+
+def test_adamw_cosine_and_accumulation_resume_bitwise(run, monkeypatch):
+    options = ["optim.name=adamw", "optim.lr=0.001", "optim.schedule=cosine", "schedule.accumulate=2"]
+    whole = run("whole", *options)
+    with monkeypatch.context() as patch:
+        StopAfter(patch, 5, signal.SIGINT)
+        assert run("part", *options).stopped_by == "SIGINT"
+    assert_same(last_state(whole.folder), last_state(run("part", *options, resume=True).folder))
+
+
+def test_a_damaged_checkpoint_falls_back_and_ends_the_same(run, monkeypatch):
+    whole = run("whole")
+    with monkeypatch.context() as patch:
+        StopAfter(patch, 6)
+        part = run("part")
+    newest = part.folder / "checkpoints" / "step_00000006.pt"
+    newest.write_bytes(newest.read_bytes()[:-100])
+    assert_same(last_state(whole.folder), last_state(run("part", resume=True).folder))
+
+
+def test_burn_in_equals_supervised_bit_for_bit(run):
+    dense = run("dense", "method.burn_in=7", "ema.start=1")
+    supervised = run("supervised", "method.name=supervised")
+    rows = [read_metrics(one.folder / "metrics.jsonl") for one in (dense, supervised)]
+    for first, second in zip(*(one[:7] for one in rows), strict=True):
+        assert first["loss"] == second["loss"]
+        assert first["gradient_norm"] == second["gradient_norm"]
+
+
+def test_a_run_can_start_from_anothers_burn_in(run):
+    dense = run("dense")
+    whole = run("whole", "method.name=supervised")
+    shared = run("shared", "method.name=supervised", burn_in_from=dense.folder)
+    assert_same(last_state(whole.folder), last_state(shared.folder))
+    steps = [row["step"] for row in read_metrics(shared.folder / "metrics.jsonl")]
+    assert steps == list(range(1, 9))
+
+
+def test_another_recipes_burn_in_is_refused(run):
+    dense = run("dense")
+    with pytest.raises(InputError, match=r"optim\.lr"):
+        run("other", "method.name=supervised", "optim.lr=0.5", burn_in_from=dense.folder)
+
+
+def test_resume_with_another_recipe_names_the_key(run, monkeypatch):
+    with monkeypatch.context() as patch:
+        StopAfter(patch, 4)
+        run("part")
+    with pytest.raises(InputError, match=r"seed=1, not 5"):
+        run("part", "seed=5", resume=True)
+
+
+def test_a_nonfinite_loss_skips_the_step_and_spares_the_teacher(run, monkeypatch):
+    from denseteacher.training.trainer import Trainer
+
+    original, snapshots = Trainer._train_step, {}
+
+    def poisoned(trainer, loaded):
+        before = {key: value.clone() for key, value in trainer.student_module.state_dict().items()}
+        teacher = {key: value.clone() for key, value in trainer.teacher.module.state_dict().items()}
+        if trainer.step == 5:
+            method = trainer.method
+            trainer.method = Broken()
+            original(trainer, loaded)
+            trainer.method = method
+            snapshots["student"] = (before, {k: v.clone() for k, v in trainer.student_module.state_dict().items()})
+            snapshots["teacher"] = (teacher, {k: v.clone() for k, v in trainer.teacher.module.state_dict().items()})
+        else:
+            original(trainer, loaded)
+
+    monkeypatch.setattr(Trainer, "_train_step", poisoned)
+    result = run("run")
+    assert result.step == 8
+    for before, after in snapshots.values():
+        floats = [key for key in before if before[key].is_floating_point()]
+        assert all(torch.equal(before[key], after[key]) for key in floats)
+    final = last_state(result.folder)
+    assert all(value.isfinite().all() for value in final["teacher"].values() if value.is_floating_point())
+    assert final["nonfinite"] == 0
+
+
+class Broken:
+    """A method whose loss is NaN and reaches every parameter."""
+
+    def losses(self, student, teacher, batch, step):
+        from denseteacher.methods import Supervised
+
+        output = Supervised().losses(student, teacher, batch, step)
+        return output._replace(losses={name: value * float("nan") for name, value in output.losses.items()})
+
+
+def test_ten_nonfinite_steps_end_the_run_with_a_dump(run, monkeypatch, tmp_path):
+    from denseteacher.methods import DenseTeacher
+
+    monkeypatch.setattr(DenseTeacher, "losses", Broken().losses.__func__)
+    with pytest.raises(RunError, match="not finite in 4 steps in a row"):
+        run("run", "schedule.max_nonfinite=4")
+    dump = json.loads((tmp_path / "run" / "nonfinite.json").read_text())
+    assert dump["step"] == 3
+    assert dump["losses"]["loss"] == "nan"
+    assert all(name.endswith((".png", ".jpg")) for name in dump["files"])
+
+
+def test_an_unreadable_image_saves_the_run_and_names_the_file(run, monkeypatch, unlabeled, tmp_path):
+    import denseteacher.data.loaders as loaders
+
+    original, calls = loaders.decode_image, []
+
+    def failing(path, **options):
+        calls.append(path)
+        if len(calls) == 15:
+            raise InputError(f"{path} is damaged and can't be decoded (test)")
+        return original(path, **options)
+
+    monkeypatch.setattr(loaders, "decode_image", failing)
+    with pytest.raises(InputError, match="is damaged"):
+        run("run")
+    assert last_state(tmp_path / "run")["step"] >= 3
+
+
+@pytest.mark.parametrize("workers", [2, 4])
+def test_loader_processes_do_not_change_the_bytes(coco, unlabeled, tiny, workers):
+    from denseteacher.api import stream_settings
+    from denseteacher.data.loaders import StepDataset, step_loader
+    from denseteacher.data.sources import open_data
+    from denseteacher.recipe import load_recipe
+
+    recipe = load_recipe("custom", [*tiny, *DENSE, f"data.labeled={coco}", f"data.unlabeled={unlabeled}"])
+    data = open_data(recipe.data)
+    dataset = StepDataset(data.labeled, data.unlabeled, stream_settings(recipe))
+    streams = [
+        list(step_loader(dataset, range(12), workers=count, pin_memory=False)) for count in (0, workers)
+    ]
+    for alone, together in zip(*streams, strict=True):
+        assert alone.files == together.files
+        assert torch.equal(alone.labeled.pixels, together.labeled.pixels)
+        assert torch.equal(alone.targets.boxes, together.targets.boxes)
+        assert (alone.unlabeled is None) == (together.unlabeled is None) == (alone.step <= 3)
+        if alone.unlabeled is not None:
+            assert torch.equal(alone.unlabeled.pixels, together.unlabeled.pixels)
+
+
+def test_two_processes_share_the_batch_of_one(coco, unlabeled, tiny):
+    from denseteacher.api import stream_settings
+    from denseteacher.data.loaders import StepDataset
+    from denseteacher.data.sources import open_data
+    from denseteacher.recipe import load_recipe
+
+    recipe = load_recipe("custom", [*tiny, *DENSE, f"data.labeled={coco}", f"data.unlabeled={unlabeled}"])
+    data = open_data(recipe.data)
+    whole = StepDataset(data.labeled, data.unlabeled, stream_settings(recipe))[6]
+    halves = [StepDataset(data.labeled, data.unlabeled, stream_settings(recipe, rank, 2))[6] for rank in (0, 1)]
+    for part in ("labeled", "unlabeled"):
+        for slot, half in enumerate(halves):
+            height, width = getattr(half, part).sizes[0].tolist()
+            own = getattr(half, part).pixels[0, :, :height, :width]
+            assert torch.equal(own, getattr(whole, part).pixels[slot, :, :height, :width])
