@@ -36,6 +36,7 @@ TINY = [
     "runtime.workers=0",
     "runtime.threads=1",
     "runtime.device=cpu",
+    "runtime.precision=fp32",
 ]
 """Any recipe, shrunk to a network and a schedule of seconds."""
 

@@ -23,7 +23,13 @@ from denseteacher.inference.predictor import Predictor
 from denseteacher.methods import DenseTeacher
 from denseteacher.recipe import Recipe, dump_recipe, load_recipe, resolve_auto
 from denseteacher.report.page import SHOWN, environment_text, examples, run_view, write_report
-from denseteacher.run_folder import choose_folder, describe_run, resume_run, start_from_burn_in
+from denseteacher.run_folder import (
+    choose_folder,
+    describe_run,
+    resume_run,
+    start_from_burn_in,
+    with_precision_of,
+)
 from denseteacher.training.runtime import Runtime
 from denseteacher.training.trainer import Progress, Trainer
 
@@ -81,7 +87,12 @@ def train(
     data = open_data(config.data)
     config = resolve_auto(config, labeled=len(data.labeled.images), unlabeled=len(data.unlabeled))
     _check_unlabeled(config, data)
+    begun = folder if resume else None if burn_in_from is None else Path(burn_in_from)
+    config = with_precision_of(config, begun)
     runtime = Runtime(config.runtime)
+    config = config.model_copy(
+        update={"runtime": config.runtime.model_copy(update={"precision": runtime.precision})}
+    )
     torch.manual_seed(config.seed)
     student = build_detector(config.detector, len(data.labeled.categories))
     student = student.to(memory_format=torch.channels_last)

@@ -10,7 +10,7 @@ import torch
 
 from denseteacher.data.splits import Split, write_split_ids
 from denseteacher.errors import InputError
-from denseteacher.recipe import Recipe, dump_recipe
+from denseteacher.recipe import Recipe, dump_recipe, load_recipe
 from denseteacher.training.checkpoint import CheckpointFolder
 from denseteacher.training.logging import read_metrics
 from denseteacher.training.trainer import Trainer
@@ -66,6 +66,14 @@ def describe_run(folder: Path, recipe: Recipe, split: Split) -> None:
     }
     (folder / "environment.json").write_text(json.dumps(environment, indent=1))
     (folder / "recipe.yaml").write_text(dump_recipe(recipe))  # last: with it the folder holds a run
+
+
+def with_precision_of(recipe: Recipe, begun: Path | None) -> Recipe:
+    """The recipe with ``precision: auto`` decided as the run that it goes on from did, measured then."""
+    if begun is None or recipe.runtime.precision != "auto" or not (begun / "recipe.yaml").is_file():
+        return recipe
+    precision = load_recipe(begun / "recipe.yaml").runtime.precision
+    return recipe.model_copy(update={"runtime": recipe.runtime.model_copy(update={"precision": precision})})
 
 
 def resume_run(trainer: Trainer, recipe: Recipe, folder: Path) -> None:

@@ -20,11 +20,11 @@ from PIL import Image
 from denseteacher.data.randomness import Draw, keyed_generator
 from denseteacher.errors import InputError
 
-_VERSION = 1  # part of the folder's name: raise it when the pictures change
+_VERSION = 2  # part of the folder's name: raise it when the pictures change
 _TEST_SHARE = 5  # every fifth digit, and the right fifth of the photographs, belong to validation
 _INK = 0.35  # opacity from which a pixel belongs to a digit's box
 _MOST_COVERED = 0.3  # of the smaller of two boxes
-_LEAST_CONTRAST = 70  # gray levels between ink and the ground below it
+_LEAST_CONTRAST = 100  # gray levels between ink and the ground below it
 
 Array = npt.NDArray[np.uint8]
 
@@ -169,7 +169,7 @@ def _compose(
                 boxes.append(box)
                 digits.append(int(values[chosen]))
                 break
-    canvas += rng.normal(scale=rng.uniform(0, 10), size=canvas.shape)
+    canvas += rng.normal(scale=rng.uniform(0, 8), size=canvas.shape)
     return canvas.clip(0, 255).round().astype(np.uint8), boxes, digits
 
 
@@ -192,7 +192,7 @@ def _glyph(rng: np.random.Generator, ink: npt.NDArray[np.float64]) -> npt.NDArra
     extent = int(rng.integers(18, 41))
     source = Image.fromarray((np.pad(ink, 2) * 255).astype(np.uint8))
     enlarged = source.resize((96, 96), Image.Resampling.BICUBIC)
-    turned = enlarged.rotate(rng.uniform(-20, 20), Image.Resampling.BICUBIC)
+    turned = enlarged.rotate(rng.uniform(-12, 12), Image.Resampling.BICUBIC)
     opacity = np.asarray(turned, dtype=np.float64) / 255
     rows, columns = np.flatnonzero((opacity > _INK).any(1)), np.flatnonzero((opacity > _INK).any(0))
     cut = turned.crop((int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1))
@@ -221,6 +221,6 @@ def _paint(
     color = rng.uniform(0, 255, 3)
     while abs(float((color * luma).sum()) - below) < _LEAST_CONTRAST:
         color = rng.uniform(0, 255, 3)
-    opacity = alpha[..., None] * rng.uniform(0.75, 1.0)
+    opacity = alpha[..., None] * rng.uniform(0.85, 1.0)
     ground *= 1 - opacity
     ground += opacity * color

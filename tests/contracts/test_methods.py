@@ -1,0 +1,101 @@
+"""What every method keeps, on every detector."""
+
+import pytest
+import torch
+
+from denseteacher.detectors import FCOS
+from denseteacher.methods import DenseTeacher, Supervised
+from denseteacher.structures import Targets
+from support import semi_batch
+
+METHODS = [
+    Supervised(),
+    DenseTeacher(burn_in=10, ratio=0.1),
+    DenseTeacher(burn_in=10, ratio=0.1, group_size=1, count_padding=False),
+    DenseTeacher(burn_in=10, region="all", box=False, quality=False),
+]
+SEMI = METHODS[1:]
+AFTER = 20  # a step at full weight
+
+
+@pytest.fixture
+def pair():
+    """A student and a different teacher."""
+    torch.manual_seed(0)
+    options = {"backbone": "test_byobnet", "levels": (3, 5), "channels": 16, "head_convs": 1}
+    student, teacher = (FCOS(num_classes=3, **options) for _ in range(2))
+    with torch.no_grad():
+        teacher.head.cls.bias += 3  # a teacher that sees something
+    return student, teacher.eval()
+
+
+@pytest.mark.parametrize("method", SEMI, ids=str)
+def test_gradient_reaches_the_student_and_never_the_teacher(pair, method):
+    student, teacher = pair
+    teacher.requires_grad_(True)  # a leak would show even though the trainer's teacher needs no gradient
+    losses = method.losses(student, teacher, semi_batch(), AFTER).losses
+    sum(value for name, value in losses.items() if name.startswith("unsup/")).backward()
+    assert all(parameter.grad is None for parameter in teacher.parameters())
+    reached = {name.split(".")[0] for name, parameter in student.named_parameters() if parameter.grad is not None}
+    assert {"backbone", "head"} <= reached
+    assert student.head.cls.weight.grad.abs().sum() > 0
+
+
+@pytest.mark.parametrize("method", METHODS, ids=str)
+def test_before_the_burn_in_ends_a_method_is_supervised(pair, method):
+    student, teacher = pair
+    expected = Supervised().losses(student.eval(), teacher, semi_batch(), 3).losses
+    found = method.losses(student, teacher, semi_batch(), 3).losses
+    assert found.keys() == expected.keys()
+    assert all(torch.equal(found[name], expected[name]) for name in expected)
+    assert not method.needs_unlabeled(3)
+
+
+def test_weights_scale_linearly(pair):
+    student, teacher = pair
+    student.eval()
+    once = DenseTeacher(burn_in=10, ratio=0.1, cls_weight=1, box_weight=1, quality_weight=1)
+    twice = DenseTeacher(burn_in=10, ratio=0.1, cls_weight=2, box_weight=3, quality_weight=5)
+    first = once.losses(student, teacher, semi_batch(), AFTER).losses
+    second = twice.losses(student, teacher, semi_batch(), AFTER).losses
+    for name, factor in (("cls", 2), ("box", 3), ("quality", 5)):
+        torch.testing.assert_close(second[f"unsup/{name}"], factor * first[f"unsup/{name}"])
+    half = once.losses(student, teacher, semi_batch(), 15).losses  # the middle of the ramp
+    for name in ("cls", "box", "quality"):
+        torch.testing.assert_close(half[f"unsup/{name}"], first[f"unsup/{name}"] / 2)
+        torch.testing.assert_close(half[f"sup/{name}"], first[f"sup/{name}"])
+
+
+def test_switched_off_branches_have_no_loss(pair):
+    losses = METHODS[3].losses(*pair, semi_batch(), AFTER).losses
+    assert {name for name in losses if name.startswith("unsup/")} == {"unsup/cls"}
+
+
+@pytest.mark.parametrize("method", METHODS, ids=str)
+def test_the_batch_is_not_changed(pair, method):
+    batch, untouched = semi_batch(), semi_batch()
+    method.losses(*pair, batch, AFTER)
+    for view, before in zip(batch, untouched, strict=True):
+        assert all(torch.equal(one, other) for one, other in zip(view, before, strict=True))
+
+
+@pytest.mark.parametrize("method", METHODS, ids=str)
+def test_images_without_boxes_give_finite_losses(pair, method):
+    empty = Targets(torch.zeros(2, 1, 4), torch.zeros(2, 1, dtype=torch.int64), torch.zeros(2, 1, dtype=torch.bool))
+    losses = method.losses(*pair, semi_batch()._replace(targets=empty), AFTER).losses
+    assert all(value.isfinite() for value in losses.values())
+
+
+@pytest.mark.parametrize("method", METHODS, ids=str)
+def test_losses_are_fp32_under_bf16_autocast(pair, method):
+    with torch.autocast("cpu", torch.bfloat16):
+        output = method.losses(*pair, semi_batch(), AFTER)
+    assert {value.dtype for value in output.losses.values()} == {torch.float32}
+    assert all(value.isfinite() for value in output.losses.values())
+
+
+def test_auto_must_be_resolved(pair):
+    with pytest.raises(ValueError, match="ratio is still 'auto'"):
+        DenseTeacher(ratio="auto", burn_in=10).losses(*pair, semi_batch(), AFTER)
+    with pytest.raises(ValueError, match="burn_in is still 'auto'"):
+        DenseTeacher(burn_in="auto").losses(*pair, semi_batch(), AFTER)
