@@ -143,17 +143,18 @@ def step_loader(
         num_workers=workers,
         pin_memory=pin_memory,
         prefetch_factor=2 if workers else None,
-        worker_init_fn=_ignore_interrupt,
+        worker_init_fn=ignore_signals,
     )
 
 
-def _ignore_interrupt(_: int) -> None:
-    """Ctrl-C reaches the whole process group; the run's last step still needs its loader.
+def ignore_signals(_: int) -> None:
+    """A signal to the whole process group must not take the loader from under the run's last step.
 
-    SIGTERM stays as it is: it is how a loader's own end is brought about.
+    Whoever iterates must therefore let go of the iterator in the end: then the workers leave by themselves,
+    as they do when the main process dies.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
 def with_strong_views(

@@ -10,6 +10,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from denseteacher.data.geometry import EvalView, pad_batch
 from denseteacher.data.images import decode_image
+from denseteacher.data.loaders import ignore_signals
 from denseteacher.data.records import Category, ImageRecord
 from denseteacher.detectors import DenseDetector
 from denseteacher.errors import InputError
@@ -62,12 +63,18 @@ def detect_images(
         batch_size=None,
         num_workers=workers,
         pin_memory=device.type == "cuda",
+        worker_init_fn=ignore_signals,
     )
-    for records, batch in zip(batches, loader, strict=True):
-        if isinstance(batch, InputError):
-            raise batch
-        file_sizes = [(record.height, record.width) for record in records]
-        yield from zip(records, detect_batch(detector, batch, file_sizes, device), strict=True)
+    stream = iter(loader)
+    try:
+        for records in batches:
+            batch = next(stream)
+            if isinstance(batch, InputError):
+                raise batch
+            file_sizes = [(record.height, record.width) for record in records]
+            yield from zip(records, detect_batch(detector, batch, file_sizes, device), strict=True)
+    finally:
+        del stream  # ends the workers even where a traceback keeps this frame alive
 
 
 @torch.no_grad()

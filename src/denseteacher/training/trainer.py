@@ -2,7 +2,8 @@
 
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
+from contextlib import closing
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -134,10 +135,11 @@ class Trainer:
         with (
             StopRequest() as stop,
             ProgressDisplay("training", self.max_steps, start=self.step, enabled=self.runtime.is_main) as display,
+            closing(self._stream()) as stream,
         ):
             for note in self.notes:
                 display.message(note)
-            for loaded in self._stream(stop):
+            for loaded in stream:
                 if isinstance(loaded, InputError):
                     self._save()
                     raise loaded
@@ -152,13 +154,10 @@ class Trainer:
                     self._save("burn_in")
                 if stopping:
                     break
-            else:
-                if self.step < self.max_steps:
-                    self._save()
         name = stop.signal.name if stop.signal is not None and self.step < self.max_steps else None
         return Progress(self.step, self.metrics, self.best, name)
 
-    def _stream(self, stop: StopRequest) -> Iterator[LoadedStep | InputError]:
+    def _stream(self) -> Generator[LoadedStep | InputError, None, None]:
         """The steps still to do; measures how long each was waited for."""
         if self.step >= self.max_steps:
             return
@@ -172,12 +171,7 @@ class Trainer:
         )
         while True:
             start = time.perf_counter()
-            try:
-                loaded = next(loader, None)
-            except RuntimeError:
-                if stop.signal is None:
-                    raise
-                return  # the signal went to the loader processes too; what was done is saved
+            loaded = next(loader, None)
             self._data_wait = time.perf_counter() - start
             if loaded is None:
                 return

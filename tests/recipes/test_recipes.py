@@ -1,0 +1,150 @@
+"""Every recipe loads and trains; wrong keys and values are explained."""
+
+import pytest
+import yaml
+
+import denseteacher
+from denseteacher.errors import InputError
+from denseteacher.methods import DenseTeacher, Supervised
+from denseteacher.recipe import builtin_recipes, dump_recipe, load_recipe, resolve_auto
+
+NAMES = ["coco_full", "coco_full_lsj", "coco_standard", "custom", "digits"]
+
+
+def test_the_recipes_are_listed_with_their_purpose():
+    found = builtin_recipes()
+    assert list(found) == NAMES
+    assert all(found.values())
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_recipe_survives_being_written(name, tmp_path):
+    recipe = load_recipe(name)
+    file = tmp_path / "copy.yaml"
+    file.write_text(dump_recipe(recipe))
+    assert load_recipe(file) == recipe
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_recipe_trains(name, coco, unlabeled, tiny, tmp_path):
+    overrides = [
+        *tiny,
+        "data.builtin=null",
+        "data.root=null",
+        "data.split=none",
+        "data.percent=null",
+        "data.count=null",
+        "data.unlabeled_images=null",
+        "data.val_images=null",
+        "method.burn_in=2",
+        "method.ramp=1",
+        "method.group_size=null",
+        "schedule.max_steps=4",
+        "schedule.evaluate_every=4",
+    ]
+    result = denseteacher.train(
+        name, labeled=coco, unlabeled=unlabeled, val=coco, images=coco.parent / "images",
+        output=tmp_path / "run", overrides=overrides,
+    )
+    assert result.step == 4
+    assert "teacher/AP" in result.metrics
+    assert "student/AP" in result.metrics
+    for file in ("detector.safetensors", "last_student.safetensors", "report.html", "split.json", "environment.json"):
+        assert (tmp_path / "run" / file).stat().st_size > 0
+    assert denseteacher.load(tmp_path / "run").class_names == ["red", "green", "blue"]
+
+
+def test_the_published_numbers_of_the_main_recipe():
+    recipe = load_recipe("coco_standard")
+    assert recipe.method == DenseTeacher(
+        ratio=0.01, cls_weight=4, box_weight=1, quality_weight=1, burn_in=5000, group_size=2, count_padding=True
+    )
+    assert (recipe.ema.decay, recipe.ema.start) == (0.9996, 3000)
+    assert (recipe.optim.lr, recipe.optim.momentum, recipe.optim.clip_value) == (0.01, 0.9, 1.0)
+    assert (recipe.schedule.max_steps, recipe.data.labeled_batch, recipe.data.unlabeled_batch) == (180_000, 16, 16)
+    assert [e.probability for e in recipe.augment.strong.erasings] == [0.7, 0.5, 0.3]
+    one = load_recipe("coco_standard", ["data.percent=1", "data.labeled_batch=8", "data.unlabeled_batch=8", "method.cls_weight=3"])
+    assert (one.data.percent, one.method.cls_weight) == (1, 3)
+    full = load_recipe("coco_full")
+    assert (full.method.cls_weight, full.method.burn_in, full.ema.start, full.schedule.max_steps) == (2, 20_000, 10_000, 540_000)
+    assert load_recipe("coco_full_lsj").augment.weak.short_side == (400, 1200)
+
+
+def test_another_method_drops_the_first_ones_options():
+    assert load_recipe("coco_standard", ["method.name=supervised"]).method == Supervised()
+
+
+def test_auto_values_follow_the_data():
+    recipe = load_recipe("custom")
+    small = resolve_auto(recipe, labeled=100, unlabeled=1000)
+    large = resolve_auto(recipe, labeled=5000, unlabeled=50_000)
+    assert small.schedule.max_steps == 5000
+    assert large.schedule.max_steps == 75_000
+    for resolved in (small, large):
+        steps = resolved.schedule.max_steps
+        assert resolved.method.burn_in == steps // 6
+        assert resolved.ema.start <= resolved.method.burn_in
+        assert 1 / (1 - resolved.ema.decay) == pytest.approx(min(steps / 30, 2500))
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("method.ratoi=0.1", r"no key 'method\.ratoi' \(did you mean 'ratio'\?\); valid here: .*ratio"),
+        ("optim.lr=fast", r"optim\.lr: .*number.*'fast'"),
+        ("optim.lr=-1", r"optim\.lr: .*greater than 0.*-1"),
+        ("detector.nme=fcos", "did you mean 'name'"),
+        ("metod.ratio=1", "did you mean 'method'"),
+        ("method.name=dense_techer", r"method: .*'dense_teacher'"),
+        ("schedule.accumulate=3", "no multiple of the 3 parts"),
+        ("method.group_size=5", r"method\.group_size is 5"),
+        ("ema.start=9000", r"ema\.start is 9000, after the burn-in"),
+        ("data.split=seeded", "published' needs|needs either percent or count"),
+        ("optim.lr", "KEY=VALUE"),
+        ("optim.lr=[1", "no valid YAML value"),
+    ],
+)
+def test_wrong_overrides_are_explained_in_one_sentence(override, message):
+    extra = ["data.count=5"] if override == "data.split=seeded" else []
+    with pytest.raises(InputError, match=message) as caught:
+        load_recipe("coco_standard", [override, *extra])
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("name: [", "no valid YAML"),
+        ("- a\n- b\n", "must be a YAML mapping"),
+        ("name: x\nname: y\n", "stands twice"),
+        ("a: &a [x]\nb: *a\n", "aliases"),
+        ("name: !!python/object/apply:os.system ['true']\n", "no valid YAML"),
+        ("extends: nothing\nname: x\n", "no recipe 'nothing'"),
+        ("description: no name\n", "name: Field required"),
+    ],
+)
+def test_broken_recipe_files_are_explained(content, message, tmp_path):
+    file = tmp_path / "broken.yaml"
+    file.write_text(content)
+    with pytest.raises(InputError, match=message):
+        load_recipe(file)
+
+
+def test_a_recipe_file_extends_another_and_circles_are_refused(tmp_path):
+    (tmp_path / "base.yaml").write_text("extends: custom\nname: base\nseed: 3\n")
+    (tmp_path / "child.yaml").write_text("extends: base.yaml\nname: child\noptim: {lr: 0.5}\n")
+    recipe = load_recipe(tmp_path / "child.yaml")
+    assert (recipe.name, recipe.seed, recipe.optim.lr, recipe.optim.clip_norm) == ("child", 3, 0.5, 10.0)
+    (tmp_path / "a.yaml").write_text("extends: b.yaml\n")
+    (tmp_path / "b.yaml").write_text("extends: a.yaml\n")
+    with pytest.raises(InputError, match="extends itself"):
+        load_recipe(tmp_path / "a.yaml")
+
+
+def test_an_unknown_recipe_lists_the_known_ones():
+    with pytest.raises(InputError, match=r"no recipe 'coco_standart' \(did you mean 'coco_standard'\?\).*digits"):
+        load_recipe("coco_standart")
+
+
+def test_recipes_show_is_yaml():
+    assert yaml.safe_load(dump_recipe(load_recipe("digits")))["name"] == "digits"
