@@ -34,7 +34,7 @@ def run_demo(output: Path, *, steps: int, overrides: list[str]) -> DemoOutcome:
     """
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise InputError(f"{output} is not empty: choose another --output; nothing was changed")
-    shared = [*_scaled_to(steps), *overrides]
+    shared = [*scaled_to(steps), *overrides]
     dense = api.train("digits", output=output / "dense_teacher", overrides=shared)
     if dense.stopped_by is None:
         supervised = api.train(
@@ -70,7 +70,7 @@ def run_demo(output: Path, *, steps: int, overrides: list[str]) -> DemoOutcome:
     return DemoOutcome(rows, report)
 
 
-def _scaled_to(steps: int) -> list[str]:
+def scaled_to(steps: int) -> list[str]:
     """The digits recipe's schedule for another number of steps."""
     recipe = load_recipe("digits")
     assert isinstance(recipe.method, DenseTeacher)
