@@ -132,7 +132,7 @@ def predict(
     detector: Detector,
     paths: Annotated[list[str], typer.Argument(metavar="PATH...", help="Images, folders or glob patterns.")],
     output: Annotated[Path, typer.Option("--output", help="Folder for predictions.json and pictures.")],
-    score: Annotated[float, typer.Option("--score", help="Scores above are drawn.")] = 0.3,
+    score: Annotated[float, typer.Option("--score", help="Scores above are drawn.")] = 0.5,
 ) -> None:
     """Detect objects in images; write COCO results and pictures with boxes."""
     from denseteacher.inference.folder import predict_files

@@ -48,7 +48,7 @@ def draw_boxes(
 
 
 def draw_detections(
-    image: Image.Image, detections: Detections, class_names: Sequence[str], *, score_floor: float = 0.3
+    image: Image.Image, detections: Detections, class_names: Sequence[str], *, score_floor: float = 0.5
 ) -> Image.Image:
     """A copy of the image with its detections above a score."""
     kept = detections.scores > score_floor

@@ -25,7 +25,7 @@ class PredictionOutcome(NamedTuple):
     """One sentence for each file that is no readable image."""
 
 
-def predict_files(detector: Path, patterns: list[str], output: Path, *, draw_above: float = 0.3) -> PredictionOutcome:
+def predict_files(detector: Path, patterns: list[str], output: Path, *, draw_above: float = 0.5) -> PredictionOutcome:
     """Detects objects in files.
 
     Writes ``predictions.json`` (COCO results), ``images.json`` (COCO image info, which says what file an

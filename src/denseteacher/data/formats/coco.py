@@ -51,8 +51,7 @@ def read_coco(
     label_of = {category.id: index for index, category in enumerate(classes)}
     owner = np.fromiter((position[one["image_id"]] for one in annotations), np.int64, len(annotations))
     labels = np.fromiter((label_of[one["category_id"]] for one in annotations), np.int64, len(annotations))
-    boxes = _boxes(path, annotations, records, owner)
-    boxes, kept = _checked_boxes(path, boxes, annotations, records, owner, bad_boxes)
+    boxes, kept = _checked_boxes(path, annotations, records, owner, bad_boxes)
     owner, labels = owner[kept], labels[kept]
     order = np.argsort(owner, kind="stable")
     cuts = np.searchsorted(owner[order], np.arange(1, len(records)))
@@ -153,24 +152,16 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
-def _boxes(
-    path: Path, annotations: list[dict[str, Any]], records: list[ImageRecord], owner: npt.NDArray[np.int64]
-) -> npt.NDArray[np.float64]:
-    """(n, 4) xyxy."""
-    boxes = np.array([one["bbox"] for one in annotations], dtype=np.float64).reshape(-1, 4)
-    boxes[:, 2:] += boxes[:, :2]
-    return boxes
-
-
 def _checked_boxes(
     path: Path,
-    boxes: npt.NDArray[np.float64],
     annotations: list[dict[str, Any]],
     records: list[ImageRecord],
     owner: npt.NDArray[np.int64],
     bad_boxes: Literal["error", "fix"],
 ) -> tuple[Boxes, npt.NDArray[np.bool_]]:
-    """Boxes cut to their images, and which of them are left."""
+    """Boxes (xyxy) cut to their images, and which of the annotations are left."""
+    boxes = np.array([one["bbox"] for one in annotations], dtype=np.float64).reshape(-1, 4)
+    boxes[:, 2:] += boxes[:, :2]
     sizes = np.array([(record.width, record.height) for record in records], dtype=np.float64)[owner].reshape(-1, 2)
     limits = np.concatenate([sizes, sizes], axis=1)
     cut = np.minimum(np.maximum(boxes, 0), limits)
