@@ -14,10 +14,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from statistics import mean, stdev
 
-from result_file import write_result
-
 from denseteacher.demo import scaled_to
 from denseteacher.training.logging import read_metrics
+from result_file import write_result
 
 FULL = "Dense Teacher (region, cls+box)"
 ROWS = {
@@ -63,7 +62,9 @@ def main() -> None:
     found = {}
     with ThreadPoolExecutor(arguments.processes) as pool:
         for labels in ([FULL], [label for label in ROWS if label != FULL]):  # the burn-ins come first
-            jobs = {(label, seed): pool.submit(run, label, seed, arguments) for label in labels for seed in arguments.seeds}
+            jobs = {
+                (label, seed): pool.submit(run, label, seed, arguments) for label in labels for seed in arguments.seeds
+            }
             found |= {key: job.result() for key, job in jobs.items()}
     rows = []
     for label in ORDER:
@@ -75,7 +76,9 @@ def main() -> None:
         means = {f"{name} mean": round(mean(numbers), 3) for name, numbers in values.items()}
         rows.append({"label": label, "seeds": arguments.seeds, "values": values, "summary": means | spread})
         print(f"{label:34} AP {means['AP mean']:5.1f}  {values['AP']}")
-    supervised, full = (mean(next(row for row in rows if row["label"] == label)["values"]["AP"]) for label in ("Supervised", FULL))
+    supervised, full = (
+        mean(next(row for row in rows if row["label"] == label)["values"]["AP"]) for label in ("Supervised", FULL)
+    )
     print(f"gain over Supervised: {100 * (full / supervised - 1):.1f} %")
     path = write_result(
         "digits_main",

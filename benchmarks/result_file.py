@@ -14,9 +14,7 @@ RESULTS = Path(__file__).parent / "results"
 _PACKAGES = ("dense-teacher", "torch", "torchvision", "timm", "numpy")
 
 
-def write_result(
-    name: str, rows: Sequence[Mapping[str, Any]], ratios: Mapping[str, float], **details: Any
-) -> Path:
+def write_result(name: str, rows: Sequence[Mapping[str, Any]], ratios: Mapping[str, float], **details: Any) -> Path:
     """Writes ``results/NAME.json``.
 
     Args:

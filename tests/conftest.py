@@ -88,7 +88,9 @@ def write_coco(folder, count, *, seed=0):
     content = {
         "images": images,
         "annotations": [*annotations, crowd],
-        "categories": [{"id": id_, "name": name} for id_, name in zip(CATEGORY_IDS, ("red", "green", "blue"), strict=True)],
+        "categories": [
+            {"id": id_, "name": name} for id_, name in zip(CATEGORY_IDS, ("red", "green", "blue"), strict=True)
+        ],
     }
     path = folder / "annotations.json"
     path.write_text(json.dumps(content))

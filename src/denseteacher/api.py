@@ -90,9 +90,7 @@ def train(
     begun = folder if resume else None if burn_in_from is None else Path(burn_in_from)
     config = with_precision_of(config, begun)
     runtime = Runtime(config.runtime)
-    config = config.model_copy(
-        update={"runtime": config.runtime.model_copy(update={"precision": runtime.precision})}
-    )
+    config = config.model_copy(update={"runtime": config.runtime.model_copy(update={"precision": runtime.precision})})
     torch.manual_seed(config.seed)
     student = build_detector(config.detector, len(data.labeled.categories))
     student = student.to(memory_format=torch.channels_last)
@@ -219,6 +217,7 @@ def _check_unlabeled(config: Recipe, data: TrainingData) -> None:
 
 
 def stream_settings(config: Recipe, rank: int = 0, world_size: int = 1) -> StreamSettings:
+    """What a recipe says about its streams, for one of ``world_size`` processes."""
     return StreamSettings(
         weak=config.augment.weak,
         labeled_batch=config.data.labeled_batch,

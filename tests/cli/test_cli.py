@@ -71,7 +71,9 @@ def test_a_strangers_path(call, coco, unlabeled, tiny, tmp_path, monkeypatch):
     assert code == 0, err
     assert "teacher" in out
     run = tmp_path / "run"
-    assert {"detector.safetensors", "report.html", "recipe.yaml", "metrics.jsonl"} <= {file.name for file in run.iterdir()}
+    assert {"detector.safetensors", "report.html", "recipe.yaml", "metrics.jsonl"} <= {
+        file.name for file in run.iterdir()
+    }
     split = json.loads((run / "split.json").read_text())
     assert len(split["labeled_ids"]) == 6
     assert len(split["digest"]) == 64
@@ -119,9 +121,15 @@ def broken_coco(coco, folder, change):
 
 BROKEN_JSON = {
     "unknown category": (lambda c: c["annotations"][0].update(category_id=77), r"unknown category 77"),
-    "box outside": (lambda c: c["annotations"][0].update(bbox=[500, 500, 10, 10]), r"annotation 1 .*data\.bad_boxes=fix"),
+    "box outside": (
+        lambda c: c["annotations"][0].update(bbox=[500, 500, 10, 10]),
+        r"annotation 1 .*data\.bad_boxes=fix",
+    ),
     "box without area": (lambda c: c["annotations"][0].update(bbox=[5, 5, 0, 10]), r"has no area.*data\.bad_boxes=fix"),
-    "leaves the folder": (lambda c: c["images"][0].update(file_name="../secret.png"), r"'\.\./secret\.png' leaves the image folder"),
+    "leaves the folder": (
+        lambda c: c["images"][0].update(file_name="../secret.png"),
+        r"'\.\./secret\.png' leaves the image folder",
+    ),
     "absolute file": (lambda c: c["images"][0].update(file_name="/etc/passwd"), "leaves the image folder"),
     "missing image": (lambda c: c["images"][4].update(file_name="gone.png"), r"1 of 12 image files .*'gone\.png'"),
     "no categories": (lambda c: c.pop("categories"), "no list 'categories'"),
@@ -185,7 +193,15 @@ def test_a_json_that_is_not_coco(call, tmp_path):
 def test_a_folder_without_images(call, coco, tiny, tmp_path):
     (tmp_path / "empty").mkdir()
     code, _, err = call(
-        "train", "custom", "--labeled", coco, "--unlabeled", tmp_path / "empty", "--output", tmp_path / "run", *sets(tiny)
+        "train",
+        "custom",
+        "--labeled",
+        coco,
+        "--unlabeled",
+        tmp_path / "empty",
+        "--output",
+        tmp_path / "run",
+        *sets(tiny),
     )
     assert code == 2
     assert_one_sentence(err, "holds no images")
@@ -278,7 +294,8 @@ def test_the_console_script_is_installed_and_import_is_light():
     assert names["denseteacher"] == "denseteacher.cli:main"
     code = (
         "import sys, denseteacher, denseteacher.cli; "
-        "print([name for name in ('torch', 'timm', 'torchvision', 'matplotlib', 'lightning_fabric') if name in sys.modules])"
+        "heavy = {'torch', 'timm', 'torchvision', 'matplotlib', 'lightning_fabric'}; "
+        "print(sorted(heavy & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

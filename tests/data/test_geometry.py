@@ -101,9 +101,7 @@ def test_boxes_follow_the_pixels(target, flip):
         )
         width = mass[int(center_y)].sum()
         height = mass[:, int(center_x)].sum()
-        seen = np.array(
-            [center_x - width / 2, center_y - height / 2, center_x + width / 2, center_y + height / 2]
-        )
+        seen = np.array([center_x - width / 2, center_y - height / 2, center_x + width / 2, center_y + height / 2])
         assert _iou(seen, box) > 0.95
 
 
@@ -147,9 +145,7 @@ def test_apply_is_a_pure_function_of_image_and_generator():
 
 
 def test_no_boxes_stay_no_boxes():
-    _, boxes = WeakView(short_side=(30,)).apply(
-        _noise(60, 80), np.zeros((0, 4), np.float32), np.random.default_rng(0)
-    )
+    _, boxes = WeakView(short_side=(30,)).apply(_noise(60, 80), np.zeros((0, 4), np.float32), np.random.default_rng(0))
     assert boxes.shape == (0, 4)
 
 

@@ -44,9 +44,7 @@ def _batch(sizes, canvas, seed=0):
     generator = torch.Generator().manual_seed(seed)
     pixels = torch.zeros(len(sizes), 3, *canvas, dtype=torch.uint8)
     for row, (height, width) in zip(pixels, sizes, strict=True):
-        row[:, :height, :width] = torch.randint(
-            0, 256, (3, height, width), dtype=torch.uint8, generator=generator
-        )
+        row[:, :height, :width] = torch.randint(0, 256, (3, height, width), dtype=torch.uint8, generator=generator)
     return ImageBatch(pixels, torch.tensor(sizes))
 
 
@@ -108,9 +106,7 @@ def test_input_is_not_changed_and_sizes_are_handed_on():
 
 def test_host_sizes_change_nothing():
     images = _batch([(40, 50), (25, 60)], (64, 64))
-    assert torch.equal(
-        _view(ALL_ON, images).pixels, _view(ALL_ON, images, host_sizes=[(40, 50), (25, 60)]).pixels
-    )
+    assert torch.equal(_view(ALL_ON, images).pixels, _view(ALL_ON, images, host_sizes=[(40, 50), (25, 60)]).pixels)
 
 
 def test_same_key_same_bytes_other_key_other_bytes():
@@ -216,9 +212,7 @@ def _to_pil(image):
     return Image.fromarray(image.to(torch.uint8).permute(1, 2, 0).contiguous().numpy())
 
 
-@pytest.mark.parametrize(
-    "turns", [-0.5, -0.4, -1 / 3, -0.2, -0.1, -0.01, 0.0, 0.03, 0.1, 1 / 6, 0.25, 1 / 3, 0.5]
-)
+@pytest.mark.parametrize("turns", [-0.5, -0.4, -1 / 3, -0.2, -0.1, -0.01, 0.0, 0.03, 0.1, 1 / 6, 0.25, 1 / 3, 0.5])
 def test_hue_agrees_with_hsv(turns):
     image = _colors()
     expected = functional.adjust_hue(image / 255, turns) * 255
@@ -353,9 +347,7 @@ def test_the_whole_view_jitters_as_often_as_asked():
     # through __call__, with the keyed numbers
     images = _batch([(8, 8)] * 32, (8, 8))
     view = StrongView(jitter_probability=0.3, grayscale_probability=0, blur_probability=0, erasings=())
-    changed = [
-        (_view(view, images, step=step).pixels != images.pixels).flatten(1).any(1) for step in range(30)
-    ]
+    changed = [(_view(view, images, step=step).pixels != images.pixels).flatten(1).any(1) for step in range(30)]
     assert _share_is(torch.cat(changed).double().mean().item(), 0.3, 960)
 
 

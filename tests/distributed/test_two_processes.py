@@ -68,5 +68,7 @@ def test_two_processes_equal_one(squares, tmp_path, options):
     tolerance = 1e-5 if not options else 1e-2
     for role in ("student", "teacher"):
         for key, value in one[role].items():
-            torch.testing.assert_close(value, two[role][key], rtol=tolerance, atol=tolerance, msg=lambda m, k=key: f"{k}: {m}")
+            torch.testing.assert_close(
+                value, two[role][key], rtol=tolerance, atol=tolerance, msg=lambda m, k=key: f"{k}: {m}"
+            )
     assert (tmp_path / "two" / "report.html").is_file()

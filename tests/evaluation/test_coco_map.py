@@ -307,9 +307,7 @@ def _reference_ap50(truth: dict[str, Any], results: list[dict[str, Any]]) -> dic
 
 def _overlap(first: Box, second: Box, *, crowd: bool = False) -> float:
     """IoU, or the share of the first box that lies in the second."""
-    sides = [
-        min(first[i] + first[i + 2], second[i] + second[i + 2]) - max(first[i], second[i]) for i in (0, 1)
-    ]
+    sides = [min(first[i] + first[i + 2], second[i] + second[i + 2]) - max(first[i], second[i]) for i in (0, 1)]
     common = max(0.0, sides[0]) * max(0.0, sides[1])
     own = first[2] * first[3]
     return common / (own if crowd else own + second[2] * second[3] - common)

@@ -43,8 +43,13 @@ def test_a_recipe_trains(name, coco, unlabeled, tiny, tmp_path):
         "schedule.evaluate_every=4",
     ]
     result = denseteacher.train(
-        name, labeled=coco, unlabeled=unlabeled, val=coco, images=coco.parent / "images",
-        output=tmp_path / "run", overrides=overrides,
+        name,
+        labeled=coco,
+        unlabeled=unlabeled,
+        val=coco,
+        images=coco.parent / "images",
+        output=tmp_path / "run",
+        overrides=overrides,
     )
     assert result.step == 4
     assert "teacher/AP" in result.metrics
@@ -63,10 +68,17 @@ def test_the_published_numbers_of_the_main_recipe():
     assert (recipe.optim.lr, recipe.optim.momentum, recipe.optim.clip_value) == (0.01, 0.9, 1.0)
     assert (recipe.schedule.max_steps, recipe.data.labeled_batch, recipe.data.unlabeled_batch) == (180_000, 16, 16)
     assert [e.probability for e in recipe.augment.strong.erasings] == [0.7, 0.5, 0.3]
-    one = load_recipe("coco_standard", ["data.percent=1", "data.labeled_batch=8", "data.unlabeled_batch=8", "method.cls_weight=3"])
+    one = load_recipe(
+        "coco_standard", ["data.percent=1", "data.labeled_batch=8", "data.unlabeled_batch=8", "method.cls_weight=3"]
+    )
     assert (one.data.percent, one.method.cls_weight) == (1, 3)
     full = load_recipe("coco_full")
-    assert (full.method.cls_weight, full.method.burn_in, full.ema.start, full.schedule.max_steps) == (2, 20_000, 10_000, 540_000)
+    assert (full.method.cls_weight, full.method.burn_in, full.ema.start, full.schedule.max_steps) == (
+        2,
+        20_000,
+        10_000,
+        540_000,
+    )
     assert load_recipe("coco_full_lsj").augment.weak.short_side == (400, 1200)
 
 

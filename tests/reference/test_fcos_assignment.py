@@ -92,14 +92,21 @@ def test_locations_on_a_border_are_background():
 
 
 def test_boxes_that_touch_or_leave_the_image():
-    check(anchors_of(96), targets_of([[0, 0, 40, 40], [60, 60, 96, 96], [-20, 30, 20, 60], [90, 0, 130, 30]], [0, 1, 2, 3]))
+    check(
+        anchors_of(96),
+        targets_of([[0, 0, 40, 40], [60, 60, 96, 96], [-20, 30, 20, 60], [90, 0, 130, 30]], [0, 1, 2, 3]),
+    )
 
 
 def test_the_published_size_ranges():
-    anchors = location_anchors([(100, 168), (50, 84), (25, 42), (13, 21), (7, 11)], (8, 16, 32, 64, 128), 0.0, torch.device("cpu"))
+    anchors = location_anchors(
+        [(100, 168), (50, 84), (25, 42), (13, 21), (7, 11)], (8, 16, 32, 64, 128), 0.0, torch.device("cpu")
+    )
     strides = anchors[:, 2] - anchors[:, 0]
     for side, stride in ((100, 8), (200, 16), (400, 32), (780, 64)):
-        found = assign_fcos(anchors, targets_of([[400 - side / 2, 400 - side / 2, 400 + side / 2, 400 + side / 2]], [0]))
+        found = assign_fcos(
+            anchors, targets_of([[400 - side / 2, 400 - side / 2, 400 + side / 2, 400 + side / 2]], [0])
+        )
         levels = strides[found.labels[0] == 0].unique().tolist()
         assert stride in levels
         assert all(level in (stride, 2 * stride, stride / 2) for level in levels)

@@ -95,9 +95,7 @@ def test_only_the_last_steps_and_all_other_names_are_kept(tmp_path: Path) -> Non
     folder.save(10, _state(10), name="burn_in")
     for step in (10, 20, 30, 40):
         folder.save(step, _state(step))
-    assert _names(tmp_path) == sorted(
-        _pair("burn_in_00000010") + _pair("step_00000030") + _pair("step_00000040")
-    )
+    assert _names(tmp_path) == sorted(_pair("burn_in_00000010") + _pair("step_00000030") + _pair("step_00000040"))
     _assert_is(folder.load(tmp_path / "burn_in_00000010.pt"), 10)
 
 
@@ -265,9 +263,7 @@ def test_a_full_disk_leaves_the_earlier_checkpoint(
 
 @pytest.mark.parametrize("replaced", [False, True], ids=["new step", "same step again"])
 @pytest.mark.parametrize("error", [errno.EIO, errno.EXDEV, errno.EROFS])
-@pytest.mark.parametrize(
-    "call", ["os.fsync", "os.replace", "os.open", "pathlib.Path.open", "pathlib.Path.mkdir"]
-)
+@pytest.mark.parametrize("call", ["os.fsync", "os.replace", "os.open", "pathlib.Path.open", "pathlib.Path.mkdir"])
 def test_any_system_call_may_fail(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str, error: int, replaced: bool
 ) -> None:
@@ -350,9 +346,7 @@ def test_content_and_folder_reach_the_disk_before_and_after_the_rename(
     assert events == ["fsync .tmp", "replace", "fsync folder"]
 
 
-def test_a_file_system_that_can_not_sync_folders_is_no_failure(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_file_system_that_can_not_sync_folders_is_no_failure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fsync = os.fsync
 
     def files_only(descriptor: int) -> None:

@@ -98,9 +98,7 @@ def test_a_last_line_cut_anywhere_is_forgotten(tmp_path: Path, resume: bool) -> 
         assert _steps(tmp_path) == [*kept, 7]
 
 
-@pytest.mark.parametrize(
-    "line", [b"", b"{", b"[1]", b'{"loss": 1.0}', b'{"step": "1"}', b"\0\0\0", b"\xff\xfe"]
-)
+@pytest.mark.parametrize("line", [b"", b"{", b"[1]", b'{"loss": 1.0}', b'{"step": "1"}', b"\0\0\0", b"\xff\xfe"])
 def test_a_bad_line_within_is_named(tmp_path: Path, line: bytes) -> None:
     path = tmp_path / "metrics.jsonl"
     path.write_bytes(b'{"step": 1}\n' + line + b'\n{"step": 3}\n')
@@ -261,9 +259,7 @@ def test_the_bar_shows_the_same_on_stderr_and_stays(
 
 
 @pytest.mark.parametrize("live", [True, False])
-def test_a_process_that_is_not_the_main_one_shows_nothing(
-    live: bool, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_process_that_is_not_the_main_one_shows_nothing(live: bool, capsys: pytest.CaptureFixture[str]) -> None:
     with ProgressDisplay("training", 2, live=live, enabled=False) as display:
         display.update(1, {})
         display.message("hello")

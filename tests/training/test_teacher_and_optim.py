@@ -70,7 +70,9 @@ def test_step_and_cosine_schedules():
     steps = OptimConfig(lr=1.0, warmup_steps=0, schedule="step", milestones=(0.6, 0.9), step_factor=0.1)
     assert rates(steps, [0, 599, 600, 900]) == pytest.approx([1, 1, 0.1, 0.01])
     cosine = OptimConfig(lr=1.0, warmup_steps=0, schedule="cosine", final_factor=0.2)
-    assert rates(cosine, [0, 250, 500, 1000]) == pytest.approx([1, 0.2 + 0.8 * (1 + math.cos(math.pi / 4)) / 2, 0.6, 0.2])
+    assert rates(cosine, [0, 250, 500, 1000]) == pytest.approx(
+        [1, 0.2 + 0.8 * (1 + math.cos(math.pi / 4)) / 2, 0.6, 0.2]
+    )
 
 
 def test_the_rate_follows_the_batch():

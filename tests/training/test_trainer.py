@@ -84,7 +84,10 @@ def test_resume_is_bitwise_equal(run, monkeypatch, step, workers):
     assert_same(last_state(whole.folder), last_state(resumed.folder))
     ignored = {"data_wait"}
     rows = [
-        [{key: value for key, value in row.items() if key not in ignored} for row in read_metrics(one.folder / "metrics.jsonl")]
+        [
+            {key: value for key, value in row.items() if key not in ignored}
+            for row in read_metrics(one.folder / "metrics.jsonl")
+        ]
         for one in (whole, resumed)
     ]
     assert rows[0] == rows[1]
@@ -220,9 +223,7 @@ def test_loader_processes_do_not_change_the_bytes(coco, unlabeled, tiny, workers
     recipe = load_recipe("custom", [*tiny, *DENSE, f"data.labeled={coco}", f"data.unlabeled={unlabeled}"])
     data = open_data(recipe.data)
     dataset = StepDataset(data.labeled, data.unlabeled, stream_settings(recipe))
-    streams = [
-        list(step_loader(dataset, range(12), workers=count, pin_memory=False)) for count in (0, workers)
-    ]
+    streams = [list(step_loader(dataset, range(12), workers=count, pin_memory=False)) for count in (0, workers)]
     for alone, together in zip(*streams, strict=True):
         assert alone.files == together.files
         assert torch.equal(alone.labeled.pixels, together.labeled.pixels)

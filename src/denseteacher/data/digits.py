@@ -148,9 +148,7 @@ def _material() -> tuple[npt.NDArray[np.float64], npt.NDArray[np.int64], list[Ar
     return digits.images / 16.0, digits.target, [np.asarray(photo) for photo in load_sample_images().images]
 
 
-def _compose(
-    rng: np.random.Generator, side: int, *, test: bool
-) -> tuple[Array, list[list[int]], list[int]]:
+def _compose(rng: np.random.Generator, side: int, *, test: bool) -> tuple[Array, list[list[int]], list[int]]:
     """One image, the boxes (x1, y1, x2, y2) in it and the digits they hold."""
     glyphs, values, photos = _material()
     pool = np.flatnonzero((np.arange(len(glyphs)) % _TEST_SHARE == 0) == test)
@@ -212,9 +210,7 @@ def _covered(box: list[int], other: list[int]) -> float:
     return max(width, 0) * max(height, 0) / min(areas)
 
 
-def _paint(
-    rng: np.random.Generator, ground: npt.NDArray[np.float64], alpha: npt.NDArray[np.float64]
-) -> None:
+def _paint(rng: np.random.Generator, ground: npt.NDArray[np.float64], alpha: npt.NDArray[np.float64]) -> None:
     """Lays ink over the ground, in a color that can be told from it."""
     luma = np.array([0.299, 0.587, 0.114])
     below = float((ground.mean((0, 1)) * luma).sum())

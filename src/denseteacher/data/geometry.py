@@ -63,9 +63,7 @@ class WeakView(Config):
     def _check_short_side(self) -> Self:
         if min(self.short_side) <= 0:
             raise ValueError("short_side must hold positive lengths in pixels")
-        if self.sampling == "range" and (
-            len(self.short_side) != 2 or self.short_side[0] > self.short_side[1]
-        ):
+        if self.sampling == "range" and (len(self.short_side) != 2 or self.short_side[0] > self.short_side[1]):
             raise ValueError('sampling "range" needs a short_side of two values, the smaller one first')
         return self
 
@@ -135,9 +133,7 @@ def _resize(image: Tensor, height: int, width: int) -> Tensor:
     return resized
 
 
-def pad_batch(
-    images: Sequence[Tensor], *, multiple: int = 32, canvas: tuple[int, int] | None = None
-) -> ImageBatch:
+def pad_batch(images: Sequence[Tensor], *, multiple: int = 32, canvas: tuple[int, int] | None = None) -> ImageBatch:
     """Puts images on the smallest common canvas.
 
     Args:

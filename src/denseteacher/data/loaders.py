@@ -54,18 +54,12 @@ class StreamSettings(NamedTuple):
 class StepDataset(Dataset[LoadedStep | InputError]):
     """Item ``step`` is that step's batch, a pure function of the step: the same in any worker, on any run."""
 
-    def __init__(
-        self, labeled: LabeledImages, unlabeled: Sequence[ImageRecord], settings: StreamSettings
-    ) -> None:
+    def __init__(self, labeled: LabeledImages, unlabeled: Sequence[ImageRecord], settings: StreamSettings) -> None:
         self.labeled = labeled
         self.unlabeled = unlabeled
         self.settings = settings
-        self.labeled_sampler = LabeledSampler(
-            is_portrait(labeled.images), settings.labeled_batch, settings.seed
-        )
-        self.unlabeled_sampler = UnlabeledSampler(
-            is_portrait(unlabeled), settings.unlabeled_batch, settings.seed
-        )
+        self.labeled_sampler = LabeledSampler(is_portrait(labeled.images), settings.labeled_batch, settings.seed)
+        self.unlabeled_sampler = UnlabeledSampler(is_portrait(unlabeled), settings.unlabeled_batch, settings.seed)
 
     def __getitem__(self, step: int) -> LoadedStep | InputError:
         """The batch, or the error that its files raise (an exception would lose its type in a worker)."""
@@ -118,9 +112,7 @@ class StepDataset(Dataset[LoadedStep | InputError]):
             files,
         )
 
-    def _weak_view(
-        self, record: ImageRecord, boxes: Boxes, draw: Draw, step: int, slot: int
-    ) -> tuple[Tensor, Boxes]:
+    def _weak_view(self, record: ImageRecord, boxes: Boxes, draw: Draw, step: int, slot: int) -> tuple[Tensor, Boxes]:
         rng = keyed_generator(self.settings.seed, draw, step, slot)
         image = decode_image(record.path, declared_size=(record.height, record.width))
         return self.settings.weak.apply(image, boxes, rng)
@@ -157,9 +149,7 @@ def ignore_signals(_: int) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
-def with_strong_views(
-    loaded: LoadedStep, strong: StrongView, *, seed: int, device: torch.device
-) -> SemiBatch:
+def with_strong_views(loaded: LoadedStep, strong: StrongView, *, seed: int, device: torch.device) -> SemiBatch:
     """Moves a step to its device and makes the strong views there."""
     labeled, unlabeled = _to(loaded.labeled, device), None
     labeled_strong, unlabeled_strong = (
@@ -176,6 +166,4 @@ def with_strong_views(
 
 
 def _to(images: ImageBatch, device: torch.device) -> ImageBatch:
-    return ImageBatch(
-        images.pixels.to(device, non_blocking=True), images.sizes.to(device, non_blocking=True)
-    )
+    return ImageBatch(images.pixels.to(device, non_blocking=True), images.sizes.to(device, non_blocking=True))

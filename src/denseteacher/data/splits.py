@@ -31,9 +31,7 @@ class Split(NamedTuple):
         return hashlib.sha256("\n--\n".join(parts).encode()).hexdigest()
 
 
-def published_split(
-    data: LabeledImages, percent: float, fold: int, *, table: Path | None = None
-) -> Split:
+def published_split(data: LabeledImages, percent: float, fold: int, *, table: Path | None = None) -> Split:
     """A split of COCO-Standard, as Unbiased Teacher and Dense Teacher use it.
 
     The table holds, for each percentage and fold, indices into the images sorted by id that have a box which is

@@ -18,7 +18,6 @@ from denseteacher.detectors.base import DenseDetector
 from denseteacher.errors import InputError
 from denseteacher.structures import DenseOutput, Detections, ImageBatch, LossDict, Targets
 
-
 _BF16_TOLERANCE = 0.02  # of the largest output; bf16 keeps 8 bits
 _BF16_SPEEDUP = 1.2  # below, the rounding is not worth it
 

@@ -55,9 +55,7 @@ def read_coco(
     owner, labels = owner[kept], labels[kept]
     order = np.argsort(owner, kind="stable")
     cuts = np.searchsorted(owner[order], np.arange(1, len(records)))
-    return LabeledImages(
-        records, np.split(boxes[order], cuts), np.split(labels[order], cuts), classes
-    )
+    return LabeledImages(records, np.split(boxes[order], cuts), np.split(labels[order], cuts), classes)
 
 
 def read_image_info(path: Path, images: Path | None = None) -> list[ImageRecord]:
@@ -142,7 +140,9 @@ def _check_annotations(path: Path, content: dict[str, Any]) -> None:
         if one["image_id"] not in images:
             raise InputError(f"{name} is of image {one['image_id']!r}, which is not listed")
         if one["category_id"] not in categories:
-            raise InputError(f"{name} has the unknown category {one['category_id']!r}; known: {sorted(categories)[:20]}")
+            raise InputError(
+                f"{name} has the unknown category {one['category_id']!r}; known: {sorted(categories)[:20]}"
+            )
         box = one["bbox"]
         if not isinstance(box, list) or len(box) != 4 or not all(_is_number(value) for value in box):
             raise InputError(f"{name} has the bbox {str(box)[:80]}, where [x, y, width, height] is needed")
@@ -179,16 +179,16 @@ def _checked_boxes(
     return cut[~empty].astype(np.float32), ~empty
 
 
-def _records(
-    path: Path, images: list[dict[str, Any]], folder: Path | None, *, check_files: bool
-) -> list[ImageRecord]:
+def _records(path: Path, images: list[dict[str, Any]], folder: Path | None, *, check_files: bool) -> list[ImageRecord]:
     names = [image["file_name"] for image in images]
     for name in names:
         _refuse_escape(path, name)
     place = find_image_folder(path, folder, names[0]) if check_files else (folder or path.parent)
     if check_files:
         _check_files(path, place, names)
-    records = [ImageRecord(image["id"], place / image["file_name"], image["width"], image["height"]) for image in images]
+    records = [
+        ImageRecord(image["id"], place / image["file_name"], image["width"], image["height"]) for image in images
+    ]
     return sorted(records, key=lambda record: record.id)
 
 
@@ -236,7 +236,15 @@ def find_image_folder(path: Path, images: Path | None, first: str) -> Path:
         candidates = [images, images / stem, images / "images", images / "images" / stem]
     else:
         near, above = path.parent, path.parent.parent
-        candidates = [near, near / "images", near / stem, above / "images", above / stem, above / "images" / stem, above]
+        candidates = [
+            near,
+            near / "images",
+            near / stem,
+            above / "images",
+            above / stem,
+            above / "images" / stem,
+            above,
+        ]
     for candidate in candidates:
         if (candidate / first).is_file():
             return candidate
@@ -265,9 +273,11 @@ def write_split(path: Path, labeled_ids: Sequence[int], folder: Path) -> tuple[P
     texts = [json.dumps(part) for part in (labeled, unlabeled)]
     for file, text in zip(files, texts, strict=True):
         if file.exists() and file.read_text() != text:
-            raise InputError(f"{file} is there already with other content: choose another --output; nothing was changed")
+            raise InputError(
+                f"{file} is there already with other content: choose another --output; nothing was changed"
+            )
     for file, text in zip(files, texts, strict=True):
         temporary = file.with_name(f".{file.name}.tmp")
         temporary.write_text(text)
-        os.replace(temporary, file)
+        temporary.replace(file)
     return files
