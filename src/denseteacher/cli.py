@@ -33,7 +33,7 @@ Detector = Annotated[Path, typer.Argument(metavar="DETECTOR", help="Detector fil
 @app.command()
 def demo(
     output: Annotated[Path, typer.Option("--output", help="Folder for the two runs and the report.")] = Path("demo"),
-    steps: Annotated[int, typer.Option("--steps", min=40, help="Training steps of each run.")] = 2000,
+    steps: Annotated[int, typer.Option("--steps", min=40, help="Training steps of each run.")] = 2400,
     overrides: Overrides = None,
 ) -> None:
     """Train Supervised and Dense Teacher on the built-in Digits data and compare them (a few minutes)."""
