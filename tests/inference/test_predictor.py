@@ -20,9 +20,7 @@ def predictor(tmp_path_factory):
     with torch.no_grad():
         detector.head.cls.bias += 4  # an untrained head that sees something everywhere
     file = tmp_path_factory.mktemp("detector") / "detector.safetensors"
-    card = DetectorCard(
-        detector=detector.config, categories=((3, "cat"), (7, "dog")), short_side=64, max_side=96
-    )
+    card = DetectorCard(detector=detector.config, categories=((3, "cat"), (7, "dog")), short_side=64, max_side=96)
     save_detector(file, detector.state_dict(), card)
     return denseteacher.load(file)
 
@@ -51,7 +49,9 @@ def test_the_batch_size_does_not_matter(predictor):
         torch.testing.assert_close(one.scores, other.scores, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("array", [np.zeros((4, 4), np.uint8), np.zeros((4, 4, 3), np.float32), np.zeros((4, 4, 4), np.uint8)])
+@pytest.mark.parametrize(
+    "array", [np.zeros((4, 4), np.uint8), np.zeros((4, 4, 3), np.float32), np.zeros((4, 4, 4), np.uint8)]
+)
 def test_other_arrays_are_explained(predictor, array):
     with pytest.raises(InputError, match="uint8 RGB of shape"):
         predictor.predict([array])
