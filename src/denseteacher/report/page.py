@@ -88,7 +88,7 @@ def write_report(
     template = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined).from_string(
         (resources.files("denseteacher.report") / "page.html.j2").read_text(encoding="utf-8")
     )
-    dense = [] if method is None else [_dense_label(runs[-1].teacher, record, method) for record in unlabeled]
+    dense = [] if method is None else [dense_label(runs[-1].teacher, record, method) for record in unlabeled]
     page = template.render(
         title=title,
         summary=summary,
@@ -169,7 +169,7 @@ def _example(runs: Sequence[RunView], example: Example) -> list[Panel]:
 
 
 @torch.no_grad()
-def _dense_label(teacher: Predictor, record: ImageRecord, method: DenseTeacher) -> list[Panel]:
+def dense_label(teacher: Predictor, record: ImageRecord, method: DenseTeacher) -> list[Panel]:
     """What a student is told about an unlabeled image: the image, the teacher's scores, the region kept."""
     tensor = teacher.view.apply(decode_image(record.path, declared_size=(record.height, record.width)))
     batch = pad_batch([tensor])
