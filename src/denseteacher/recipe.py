@@ -15,13 +15,13 @@ from denseteacher.data.photometry import StrongView
 from denseteacher.data.sources import DataConfig
 from denseteacher.detectors import FCOSConfig
 from denseteacher.errors import InputError
-from denseteacher.methods import DenseTeacher, Supervised
+from denseteacher.methods import BurnIn, DenseTeacher, Supervised, UnbiasedTeacher
 from denseteacher.training.optim import OptimConfig
 from denseteacher.training.runtime import RuntimeConfig
 from denseteacher.training.teacher import EMAConfig
 from denseteacher.training.trainer import ScheduleConfig
 
-MethodConfig = Annotated[DenseTeacher | Supervised, Field(discriminator="name")]
+MethodConfig = Annotated[DenseTeacher | UnbiasedTeacher | Supervised, Field(discriminator="name")]
 _LARGEST_FILE = 1_000_000  # bytes; a recipe is a page
 
 
@@ -125,7 +125,7 @@ def resolve_auto(recipe: Recipe, *, labeled: int, unlabeled: int) -> Recipe:
     burn_in = getattr(method, "burn_in", "auto")
     if isinstance(burn_in, str):
         burn_in = steps // 6
-        if isinstance(method, DenseTeacher):
+        if isinstance(method, BurnIn):
             method = method.model_copy(update={"burn_in": burn_in})
     decay = ema.decay
     if isinstance(decay, str):

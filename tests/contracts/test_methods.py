@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from denseteacher.detectors import FCOS
-from denseteacher.methods import DenseTeacher, Supervised
+from denseteacher.methods import DenseTeacher, Supervised, UnbiasedTeacher
 from denseteacher.structures import Targets
 from support import semi_batch
 
@@ -13,6 +13,9 @@ METHODS = [
     DenseTeacher(burn_in=10, ratio=0.1),
     DenseTeacher(burn_in=10, ratio=0.1, group_size=1, count_padding=False),
     DenseTeacher(burn_in=10, region="all", box=False, quality=False),
+    UnbiasedTeacher(burn_in=10, threshold=0.2),
+    UnbiasedTeacher(burn_in=10, threshold=0.2, box=True),
+    UnbiasedTeacher(burn_in=10, threshold=0.99, box=True),
 ]
 SEMI = METHODS[1:]
 AFTER = 20  # a step at full weight
@@ -51,14 +54,29 @@ def test_before_the_burn_in_ends_a_method_is_supervised(pair, method):
     assert not method.needs_unlabeled(3)
 
 
-def test_weights_scale_linearly(pair):
+@pytest.mark.parametrize(
+    ("method", "weights", "factors"),
+    [
+        (
+            DenseTeacher(burn_in=10, ratio=0.1, cls_weight=1, box_weight=1, quality_weight=1),
+            {"cls_weight": 2, "box_weight": 3, "quality_weight": 5},
+            {"cls": 2, "box": 3, "quality": 5},
+        ),
+        (
+            UnbiasedTeacher(burn_in=10, threshold=0.2, box=True, cls_weight=1),
+            {"cls_weight": 2, "box_weight": 3},
+            {"cls": 2, "box": 3, "quality": 3},
+        ),
+    ],
+    ids=["dense_teacher", "unbiased_teacher"],
+)
+def test_weights_scale_linearly(pair, method, weights, factors):
     student, teacher = pair
     student.eval()
-    once = DenseTeacher(burn_in=10, ratio=0.1, cls_weight=1, box_weight=1, quality_weight=1)
-    twice = DenseTeacher(burn_in=10, ratio=0.1, cls_weight=2, box_weight=3, quality_weight=5)
+    once, twice = method, method.model_copy(update=weights)
     first = once.losses(student, teacher, semi_batch(), AFTER).losses
     second = twice.losses(student, teacher, semi_batch(), AFTER).losses
-    for name, factor in (("cls", 2), ("box", 3), ("quality", 5)):
+    for name, factor in factors.items():
         torch.testing.assert_close(second[f"unsup/{name}"], factor * first[f"unsup/{name}"])
     half = once.losses(student, teacher, semi_batch(), 15).losses  # the middle of the ramp
     for name in ("cls", "box", "quality"):
@@ -66,8 +84,9 @@ def test_weights_scale_linearly(pair):
         torch.testing.assert_close(half[f"sup/{name}"], first[f"sup/{name}"])
 
 
-def test_switched_off_branches_have_no_loss(pair):
-    losses = METHODS[3].losses(*pair, semi_batch(), AFTER).losses
+@pytest.mark.parametrize("method", METHODS[3:5], ids=str)
+def test_switched_off_branches_have_no_loss(pair, method):
+    losses = method.losses(*pair, semi_batch(), AFTER).losses
     assert {name for name in losses if name.startswith("unsup/")} == {"unsup/cls"}
 
 

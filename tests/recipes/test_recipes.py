@@ -25,9 +25,12 @@ def test_a_recipe_survives_being_written(name, tmp_path):
     assert load_recipe(file) == recipe
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_a_recipe_trains(name, coco, unlabeled, tiny, tmp_path):
+@pytest.mark.parametrize(
+    ("name", "method"), [*((name, []) for name in NAMES), ("custom", ["method.name=unbiased_teacher"])]
+)
+def test_a_recipe_trains(name, method, coco, unlabeled, tiny, tmp_path):
     overrides = [
+        *method,
         *tiny,
         "data.builtin=null",
         "data.root=null",
@@ -38,7 +41,7 @@ def test_a_recipe_trains(name, coco, unlabeled, tiny, tmp_path):
         "data.val_images=null",
         "method.burn_in=2",
         "method.ramp=1",
-        "method.group_size=null",
+        *([] if method else ["method.group_size=null"]),
         "schedule.max_steps=4",
         "schedule.evaluate_every=4",
     ]

@@ -25,6 +25,9 @@ class DenseDetector(Protocol):
     def decode_boxes(self, output: DenseOutput) -> Tensor:
         """(B, N, 4) xyxy pixels of the canvas, not cut to it."""
 
+    def scores(self, output: DenseOutput) -> Tensor:
+        """(B, N, K) final scores in [0, 1], those that detections carry; 0 in the padding."""
+
     def detect(self, output: DenseOutput, sizes: Tensor) -> list[Detections]:
         """Final detections of each image; sizes is (B, 2), height and width without padding."""
 

@@ -207,25 +207,30 @@ class FCOS(nn.Module):
         """See ``DenseDetector``: (B, N, 4) xyxy pixels."""
         return decode_ltrb(output.deltas, output.anchors)
 
+    def scores(self, output: DenseOutput) -> Tensor:
+        """See ``DenseDetector``: the root of class score times quality."""
+        scores = output.logits.sigmoid() * output.valid[..., None]
+        if output.quality is None:
+            return scores
+        return (scores * output.quality.sigmoid()[..., None]).sqrt()
+
     def detect(self, output: DenseOutput, sizes: Tensor) -> list[Detections]:
-        """See ``DenseDetector``. The final score is the root of class score times quality."""
+        """See ``DenseDetector``. Candidates are chosen by class score alone, as published."""
         config = self.config
         strides = output.anchors[:, 2] - output.anchors[:, 0]
         level_sizes = torch.unique_consecutive(strides, return_counts=True)[1].tolist()
         boxes = self.decode_boxes(output)
         class_scores = output.logits.sigmoid() * output.valid[..., None]
+        scores = self.scores(output)
         detections = []
         for index, (height, width) in enumerate(sizes.tolist()):
             location, label = candidates_per_level(
                 class_scores[index], level_sizes, score_floor=config.score_floor, top_k=config.top_k
             )
-            score = class_scores[index, location, label]
-            if output.quality is not None:
-                score = (score * output.quality[index, location].sigmoid()).sqrt()
             detections.append(
                 non_maximum_suppression(
                     boxes[index, location],
-                    score,
+                    scores[index, location, label],
                     label,
                     size=(height, width),
                     iou_threshold=config.nms_threshold,

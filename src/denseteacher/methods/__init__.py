@@ -1,7 +1,8 @@
 """Training methods: frozen values that a recipe constructs, each with one function ``losses``."""
 
-from denseteacher.methods.base import Method
+from denseteacher.methods.base import BurnIn, Method
 from denseteacher.methods.dense_teacher import DenseTeacher
 from denseteacher.methods.supervised import Supervised
+from denseteacher.methods.unbiased_teacher import UnbiasedTeacher
 
-__all__ = ["DenseTeacher", "Method", "Supervised"]
+__all__ = ["BurnIn", "DenseTeacher", "Method", "Supervised", "UnbiasedTeacher"]

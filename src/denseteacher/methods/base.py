@@ -1,12 +1,14 @@
 """What a method is: a validated value with one function."""
 
-from typing import Protocol
+from typing import Literal, Protocol
 
 import torch
+from pydantic import Field
 from torch import Tensor
 
+from denseteacher.config import Config
 from denseteacher.detectors.base import DenseDetector
-from denseteacher.structures import DenseOutput, ImageBatch, LossDict, MethodOutput, SemiBatch
+from denseteacher.structures import DenseOutput, ImageBatch, LossDict, MethodOutput, SemiBatch, Targets
 
 
 class Method(Protocol):
@@ -26,6 +28,28 @@ class Method(Protocol):
 
     def needs_unlabeled(self, step: int) -> bool:
         """Whether this step's batch must hold unlabeled views."""
+
+
+class BurnIn(Config):
+    """When a teacher-student method starts to use unlabeled images."""
+
+    burn_in: int | Literal["auto"] = 5000
+    """Steps on labeled images alone."""
+    ramp: int | None = Field(None, ge=0)
+    """Steps from the end of the burn-in to full weight; as many as the burn-in if not given."""
+
+    def unlabeled_weight(self, step: int) -> float:
+        """0 up to the burn-in's end, then linear, 1 from the end of the ramp."""
+        if isinstance(self.burn_in, str):
+            raise ValueError("burn_in is still 'auto': give a number of steps")
+        ramp = self.burn_in if self.ramp is None else self.ramp
+        if ramp == 0:
+            return float(step >= self.burn_in)
+        return min(max((step - self.burn_in) / ramp, 0.0), 1.0)
+
+    def needs_unlabeled(self, step: int) -> bool:
+        """From the end of the burn-in on."""
+        return self.unlabeled_weight(step) > 0
 
 
 def concatenate(*batches: ImageBatch) -> ImageBatch:
@@ -55,6 +79,6 @@ def weighted(prefix: str, losses: LossDict, weights: dict[str, float] | None = N
     return {f"{prefix}/{name}": value * weights.get(name, 1.0) for name, value in losses.items()}
 
 
-def boxes_per_image(batch: SemiBatch) -> Tensor:
-    """Mean number of ground-truth boxes of the labeled images, on the device."""
-    return batch.targets.mask.sum() / batch.targets.mask.shape[0]
+def boxes_per_image(targets: Targets) -> Tensor:
+    """Mean number of boxes of an image, on the device."""
+    return targets.mask.sum() / targets.mask.shape[0]

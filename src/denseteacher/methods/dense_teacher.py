@@ -6,16 +6,15 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from denseteacher.config import Config
 from denseteacher.detectors.base import DenseDetector
-from denseteacher.methods.base import boxes_per_image, concatenate, split_output, weighted
+from denseteacher.methods.base import BurnIn, boxes_per_image, concatenate, split_output, weighted
 from denseteacher.methods.supervised import Supervised
 from denseteacher.ops.losses import giou_loss, quality_focal_loss, quality_loss
 from denseteacher.pseudo_labels.dense import DensePseudoLabels, dense_pseudo_labels
 from denseteacher.structures import DenseOutput, LossDict, MethodOutput, SemiBatch
 
 
-class DenseTeacher(Config):
+class DenseTeacher(BurnIn):
     """The student repeats the teacher's dense, un-thresholded predictions on unlabeled images.
 
     The class loss is the quality focal loss over all locations against the teacher's scores, which are kept
@@ -37,27 +36,10 @@ class DenseTeacher(Config):
     quality: bool = True
     """Learn the quality branch from the teacher."""
     gamma: float = Field(2.0, ge=0)
-    burn_in: int | Literal["auto"] = 5000
-    """Steps on labeled images alone."""
-    ramp: int | None = Field(None, ge=0)
-    """Steps from the end of the burn-in to full weight; as many as the burn-in if not given."""
     group_size: int | None = Field(None, gt=0)
     """Images that share one selection and one normalizer; None is the process's whole batch."""
     count_padding: bool = True
     """Padded locations count in the share and may be selected, as in the published run."""
-
-    def unlabeled_weight(self, step: int) -> float:
-        """0 up to the burn-in's end, then linear, 1 from the end of the ramp."""
-        if isinstance(self.burn_in, str):
-            raise ValueError("burn_in is still 'auto': give a number of steps")
-        ramp = self.burn_in if self.ramp is None else self.ramp
-        if ramp == 0:
-            return float(step >= self.burn_in)
-        return min(max((step - self.burn_in) / ramp, 0.0), 1.0)
-
-    def needs_unlabeled(self, step: int) -> bool:
-        """From the end of the burn-in on."""
-        return self.unlabeled_weight(step) > 0
 
     def losses(
         self, student: DenseDetector, teacher: DenseDetector | None, batch: SemiBatch, step: int
@@ -80,7 +62,7 @@ class DenseTeacher(Config):
             {name: value * weight for name, value in weights.items()},
         )
         metrics = {
-            "labeled/boxes": boxes_per_image(batch),
+            "labeled/boxes": boxes_per_image(batch.targets),
             "pseudo/locations": labels.selected.sum() / labels.selected.shape[0],
             "pseudo/score": labels.normalizer.sum() / labels.selected.sum(),
         }

@@ -27,4 +27,4 @@ class Supervised(Config):
         """See ``Method``: ``sup/cls``, ``sup/box`` and ``sup/quality`` over both labeled views."""
         output = student(concatenate(batch.labeled_weak, batch.labeled_strong))
         losses = weighted("sup", student.supervised_losses(output, batch.targets))
-        return MethodOutput(losses, {"labeled/boxes": boxes_per_image(batch)})
+        return MethodOutput(losses, {"labeled/boxes": boxes_per_image(batch.targets)})

@@ -180,6 +180,10 @@ class ParallelDetector:
         """See ``DenseDetector``."""
         return self.detector.decode_boxes(output)
 
+    def scores(self, output: DenseOutput) -> Tensor:
+        """See ``DenseDetector``."""
+        return self.detector.scores(output)
+
     def detect(self, output: DenseOutput, sizes: Tensor) -> list[Detections]:
         """See ``DenseDetector``."""
         return self.detector.detect(output, sizes)
