@@ -1,4 +1,4 @@
-"""Table 1 of the paper on Digits: Supervised against three steps towards Dense Teacher.
+"""Table 1 of the paper on Digits: Supervised, pseudo-boxes, and three steps towards Dense Teacher.
 
     python benchmarks/digits_main.py [--steps 2400] [--seeds 1 2 3] [--processes 2] [--folder RUNS]
 
@@ -25,10 +25,12 @@ FULL = "Dense Teacher (region, cls+box)"
 ROWS = {
     FULL: [],
     "Supervised": ["method.name=supervised"],
+    "Unbiased Teacher (cls)": ["method.name=unbiased_teacher"],
+    "Unbiased Teacher (cls+box)": ["method.name=unbiased_teacher", "method.box=true"],
     "Dense Teacher (all, cls)": ["method.region=all", "method.box=false", "method.quality=false"],
     "Dense Teacher (region, cls)": ["method.box=false", "method.quality=false"],
 }
-ORDER = ["Supervised", "Dense Teacher (all, cls)", "Dense Teacher (region, cls)", FULL]
+ORDER = [*(label for label in ROWS if label != FULL), FULL]
 METRICS = ("AP", "AP50", "AP75")
 
 
