@@ -80,6 +80,16 @@ class Recipe(Config):
             raise ValueError(f"ema.start is {start}, after the burn-in of {burn_in} steps that needs the teacher")
         return self
 
+    @model_validator(mode="after")
+    def _check_burn_in_ends(self) -> "Recipe":
+        burn_in, steps = getattr(self.method, "burn_in", "auto"), self.schedule.max_steps
+        if not isinstance(burn_in, str) and not isinstance(steps, str) and burn_in >= steps:
+            raise ValueError(
+                f"method.burn_in is {burn_in}, but the run has {steps} steps, so unlabeled images would never be "
+                "used: shorten it, or take method.name=supervised"
+            )
+        return self
+
 
 def builtin_recipes() -> dict[str, str]:
     """Names and descriptions of the recipes that come with the package."""
@@ -231,8 +241,8 @@ def _nest(key: str, value: Any) -> dict[str, Any]:
 def _merge(parent: dict[str, Any], child: Mapping[str, Any]) -> dict[str, Any]:
     """The child over the parent, mapping by mapping.
 
-    Another ``name`` in a mapping (of a method, a detector) replaces it whole: the parent's options belong to
-    something else.
+    Another ``name`` in a mapping (of a method, a detector) keeps those of the parent's options that it has
+    too (a method's burn-in, say) and drops the others, which belong to something else.
     """
     merged = dict(parent)
     for key, value in child.items():
@@ -240,10 +250,17 @@ def _merge(parent: dict[str, Any], child: Mapping[str, Any]) -> dict[str, Any]:
         if not isinstance(value, Mapping) or not isinstance(before, dict):
             merged[key] = value
         elif "name" in value and value["name"] != before.get("name", value["name"]):
-            merged[key] = dict(value)
+            merged[key] = _shared_options(key, before, value["name"]) | dict(value)
         else:
             merged[key] = _merge(before, value)
     return merged
+
+
+def _shared_options(key: str, before: Mapping[str, Any], name: str) -> dict[str, Any]:
+    field = Recipe.model_fields.get(key)
+    options = getattr(field.annotation, "__args__", ()) if field is not None else ()
+    fields: Iterable[str] = next((option.model_fields for option in options if _default_name(option) == name), {})
+    return {option: value for option, value in before.items() if option in fields}
 
 
 def _explain(error: ValidationError) -> str:

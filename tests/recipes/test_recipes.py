@@ -5,7 +5,7 @@ import yaml
 
 import denseteacher
 from denseteacher.errors import InputError
-from denseteacher.methods import DenseTeacher, Supervised
+from denseteacher.methods import DenseTeacher, Supervised, UnbiasedTeacher
 from denseteacher.recipe import builtin_recipes, dump_recipe, load_recipe, resolve_auto
 
 NAMES = ["coco_full", "coco_full_lsj", "coco_standard", "custom", "digits"]
@@ -87,6 +87,8 @@ def test_the_published_numbers_of_the_main_recipe():
 
 def test_another_method_drops_the_first_ones_options():
     assert load_recipe("coco_standard", ["method.name=supervised"]).method == Supervised()
+    digits = load_recipe("digits", ["method.ramp=70", "method.name=unbiased_teacher", "method.threshold=0.4"])
+    assert digits.method == UnbiasedTeacher(burn_in=1000, ramp=70, threshold=0.4)  # shared options stay
 
 
 def test_auto_values_follow_the_data():
@@ -110,6 +112,7 @@ def test_auto_values_follow_the_data():
         ("optim.lr=-1", r"optim\.lr: .*greater than 0.*-1"),
         ("detector.nme=fcos", "did you mean 'name'"),
         ("metod.ratio=1", "did you mean 'method'"),
+        ("method.burn_in=200000", "unlabeled images would never be used"),
         ("method.name=dense_techer", r"method: .*'dense_teacher'"),
         ("schedule.accumulate=3", "no multiple of the 3 parts"),
         ("method.group_size=5", r"method\.group_size is 5"),
