@@ -15,7 +15,7 @@ from denseteacher.data.photometry import StrongView
 from denseteacher.data.sources import DataConfig
 from denseteacher.detectors import FCOSConfig
 from denseteacher.errors import InputError
-from denseteacher.methods import BurnIn, DenseTeacher, Supervised, UnbiasedTeacher
+from denseteacher.methods import DenseTeacher, MeanTeacher, Supervised, UnbiasedTeacher
 from denseteacher.training.optim import OptimConfig
 from denseteacher.training.runtime import RuntimeConfig
 from denseteacher.training.teacher import EMAConfig
@@ -135,7 +135,7 @@ def resolve_auto(recipe: Recipe, *, labeled: int, unlabeled: int) -> Recipe:
     burn_in = getattr(method, "burn_in", "auto")
     if isinstance(burn_in, str):
         burn_in = steps // 6
-        if isinstance(method, BurnIn):
+        if isinstance(method, MeanTeacher):
             method = method.model_copy(update={"burn_in": burn_in})
     decay = ema.decay
     if isinstance(decay, str):

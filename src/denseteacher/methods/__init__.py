@@ -1,8 +1,9 @@
 """Training methods: frozen values that a recipe constructs, each with one function ``losses``."""
 
-from denseteacher.methods.base import BurnIn, Method
+from denseteacher.methods.base import Method
 from denseteacher.methods.dense_teacher import DenseTeacher
+from denseteacher.methods.mean_teacher import MeanTeacher
 from denseteacher.methods.supervised import Supervised
 from denseteacher.methods.unbiased_teacher import UnbiasedTeacher
 
-__all__ = ["BurnIn", "DenseTeacher", "Method", "Supervised", "UnbiasedTeacher"]
+__all__ = ["DenseTeacher", "MeanTeacher", "Method", "Supervised", "UnbiasedTeacher"]

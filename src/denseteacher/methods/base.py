@@ -1,12 +1,10 @@
 """What a method is: a validated value with one function."""
 
-from typing import Literal, Protocol
+from typing import Protocol
 
 import torch
-from pydantic import Field
 from torch import Tensor
 
-from denseteacher.config import Config
 from denseteacher.detectors.base import DenseDetector
 from denseteacher.structures import DenseOutput, ImageBatch, LossDict, MethodOutput, SemiBatch, Targets
 
@@ -30,28 +28,6 @@ class Method(Protocol):
         """Whether this step's batch must hold unlabeled views."""
 
 
-class BurnIn(Config):
-    """When a teacher-student method starts to use unlabeled images."""
-
-    burn_in: int | Literal["auto"] = 5000
-    """Steps on labeled images alone."""
-    ramp: int | None = Field(None, ge=0)
-    """Steps from the end of the burn-in to full weight; as many as the burn-in if not given."""
-
-    def unlabeled_weight(self, step: int) -> float:
-        """0 up to the burn-in's end, then linear, 1 from the end of the ramp."""
-        if isinstance(self.burn_in, str):
-            raise ValueError("burn_in is still 'auto': give a number of steps")
-        ramp = self.burn_in if self.ramp is None else self.ramp
-        if ramp == 0:
-            return float(step >= self.burn_in)
-        return min(max((step - self.burn_in) / ramp, 0.0), 1.0)
-
-    def needs_unlabeled(self, step: int) -> bool:
-        """From the end of the burn-in on."""
-        return self.unlabeled_weight(step) > 0
-
-
 def concatenate(*batches: ImageBatch) -> ImageBatch:
     """Image batches of one canvas as one batch, so that a step costs one pass and one all-reduce."""
     return ImageBatch(torch.cat([batch.pixels for batch in batches]), torch.cat([batch.sizes for batch in batches]))
@@ -73,10 +49,9 @@ def _images(output: DenseOutput, which: slice) -> DenseOutput:
     )
 
 
-def weighted(prefix: str, losses: LossDict, weights: dict[str, float] | None = None) -> LossDict:
-    """Losses under ``prefix/name``, each times its weight (1 where none is given)."""
-    weights = weights or {}
-    return {f"{prefix}/{name}": value * weights.get(name, 1.0) for name, value in losses.items()}
+def weighted(prefix: str, losses: LossDict, weight: float = 1.0) -> LossDict:
+    """Losses under ``prefix/name``, times a weight."""
+    return {f"{prefix}/{name}": value * weight for name, value in losses.items()}
 
 
 def boxes_per_image(targets: Targets) -> Tensor:

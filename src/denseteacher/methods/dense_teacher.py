@@ -2,19 +2,17 @@
 
 from typing import Literal
 
-import torch
 from pydantic import Field
 from torch import Tensor
 
 from denseteacher.detectors.base import DenseDetector
-from denseteacher.methods.base import BurnIn, boxes_per_image, concatenate, split_output, weighted
-from denseteacher.methods.supervised import Supervised
+from denseteacher.methods.mean_teacher import MeanTeacher
 from denseteacher.ops.losses import giou_loss, quality_focal_loss, quality_loss
 from denseteacher.pseudo_labels.dense import DensePseudoLabels, dense_pseudo_labels
-from denseteacher.structures import DenseOutput, LossDict, MethodOutput, SemiBatch
+from denseteacher.structures import DenseOutput, LossDict, MethodOutput
 
 
-class DenseTeacher(BurnIn):
+class DenseTeacher(MeanTeacher):
     """The student repeats the teacher's dense, un-thresholded predictions on unlabeled images.
 
     The class loss is the quality focal loss over all locations against the teacher's scores, which are kept
@@ -41,33 +39,6 @@ class DenseTeacher(BurnIn):
     count_padding: bool = True
     """Padded locations count in the share and may be selected, as in the published run."""
 
-    def losses(
-        self, student: DenseDetector, teacher: DenseDetector | None, batch: SemiBatch, step: int
-    ) -> MethodOutput:
-        """See ``Method``: the supervised losses and ``unsup/cls``, ``unsup/box``, ``unsup/quality``."""
-        weight = self.unlabeled_weight(step)
-        weak, strong = batch.unlabeled_weak, batch.unlabeled_strong
-        if teacher is None or weight == 0 or weak is None or strong is None:
-            return Supervised().losses(student, teacher, batch, step)
-        with torch.no_grad():
-            guess = teacher(weak)
-        labels = self.pseudo_labels(guess)
-        output = student(concatenate(batch.labeled_weak, batch.labeled_strong, strong))
-        labeled, unlabeled = split_output(output, output.logits.shape[0] - strong.pixels.shape[0])
-        losses = weighted("sup", student.supervised_losses(labeled, batch.targets))
-        weights = {"cls": self.cls_weight, "box": self.box_weight, "quality": self.quality_weight}
-        losses |= weighted(
-            "unsup",
-            self.unlabeled_losses(student, unlabeled, guess, labels),
-            {name: value * weight for name, value in weights.items()},
-        )
-        metrics = {
-            "labeled/boxes": boxes_per_image(batch.targets),
-            "pseudo/locations": labels.selected.sum() / labels.selected.shape[0],
-            "pseudo/score": labels.normalizer.sum() / labels.selected.sum(),
-        }
-        return MethodOutput(losses, metrics)
-
     def pseudo_labels(self, guess: DenseOutput) -> DensePseudoLabels:
         """The teacher's predictions as this method's training targets."""
         if isinstance(self.ratio, str):
@@ -80,19 +51,24 @@ class DenseTeacher(BurnIn):
         )
 
     def unlabeled_losses(
-        self, detector: DenseDetector, output: DenseOutput, guess: DenseOutput, labels: DensePseudoLabels
-    ) -> LossDict:
-        """Unweighted losses of the student's ``output`` against the teacher's ``guess``, mean over groups."""
+        self, detector: DenseDetector, output: DenseOutput, guess: DenseOutput, sizes: Tensor
+    ) -> MethodOutput:
+        """See ``MeanTeacher``: ``cls``, ``box`` and ``quality`` against the dense pseudo-labels, mean over groups."""
+        labels = self.pseudo_labels(guess)
+        metrics = {
+            "pseudo/locations": labels.selected.sum() / labels.selected.shape[0],
+            "pseudo/score": labels.normalizer.sum() / labels.selected.sum(),
+        }
         entropy = quality_focal_loss(output.logits, labels.targets, gamma=self.gamma)
         groups = labels.normalizer.shape[0]
-        losses = {"cls": (entropy.view(groups, -1).sum(1) / labels.normalizer).mean()}
+        losses: LossDict = {"cls": self.cls_weight * (entropy.view(groups, -1).sum(1) / labels.normalizer).mean()}
         if self.box:
             error = giou_loss(detector.decode_boxes(output), detector.decode_boxes(guess))
-            losses["box"] = _mean_over_selected(error, labels)
+            losses["box"] = self.box_weight * _mean_over_selected(error, labels)
         if self.quality and output.quality is not None and guess.quality is not None:
             error = quality_loss(output.quality, guess.quality.sigmoid())
-            losses["quality"] = _mean_over_selected(error, labels)
-        return losses
+            losses["quality"] = self.quality_weight * _mean_over_selected(error, labels)
+        return MethodOutput(losses, metrics)
 
 
 def _mean_over_selected(error: Tensor, labels: DensePseudoLabels) -> Tensor:

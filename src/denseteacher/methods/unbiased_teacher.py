@@ -2,17 +2,17 @@
 
 from typing import Literal
 
-import torch
 from pydantic import Field
+from torch import Tensor
 
 from denseteacher.detectors.base import DenseDetector
-from denseteacher.methods.base import BurnIn, boxes_per_image, concatenate, split_output, weighted
-from denseteacher.methods.supervised import Supervised
+from denseteacher.methods.base import boxes_per_image
+from denseteacher.methods.mean_teacher import MeanTeacher
 from denseteacher.pseudo_labels.boxes import pseudo_boxes
-from denseteacher.structures import MethodOutput, SemiBatch
+from denseteacher.structures import DenseOutput, MethodOutput
 
 
-class UnbiasedTeacher(BurnIn):
+class UnbiasedTeacher(MeanTeacher):
     """The student is trained on the teacher's thresholded boxes as if they were ground truth.
 
     This is the re-implementation on FCOS that the paper compares with (Table 1): threshold, NMS, label
@@ -31,35 +31,18 @@ class UnbiasedTeacher(BurnIn):
     box: bool = False
     """Learn boxes and their quality too. Off as in the original: the threshold says nothing about a box's place."""
 
-    def losses(
-        self, student: DenseDetector, teacher: DenseDetector | None, batch: SemiBatch, step: int
+    def unlabeled_losses(
+        self, detector: DenseDetector, output: DenseOutput, guess: DenseOutput, sizes: Tensor
     ) -> MethodOutput:
-        """See ``Method``: the supervised losses and ``unsup/cls``; with ``box`` also ``unsup/box`` and ``/quality``."""
-        weight = self.unlabeled_weight(step)
-        weak, strong = batch.unlabeled_weak, batch.unlabeled_strong
-        if teacher is None or weight == 0 or weak is None or strong is None:
-            return Supervised().losses(student, teacher, batch, step)
-        with torch.no_grad():
-            guess = teacher(weak)
+        """See ``MeanTeacher``: ``cls`` against the pseudo-boxes; with ``box`` also ``box`` and ``quality``."""
         targets = pseudo_boxes(
-            teacher.decode_boxes(guess),
-            teacher.scores(guess),
-            weak.sizes,
+            detector.decode_boxes(guess),
+            detector.scores(guess),
+            sizes,
             threshold=self.threshold,
             nms_threshold=self.nms_threshold,
         )
-        output = student(concatenate(batch.labeled_weak, batch.labeled_strong, strong))
-        labeled, unlabeled = split_output(output, output.logits.shape[0] - strong.pixels.shape[0])
-        losses = weighted("sup", student.supervised_losses(labeled, batch.targets))
-        learned = student.supervised_losses(unlabeled, targets)
+        learned = detector.supervised_losses(output, targets)
         weights = {"cls": self.cls_weight} | ({"box": self.box_weight, "quality": self.box_weight} if self.box else {})
-        losses |= weighted(
-            "unsup",
-            {name: value for name, value in learned.items() if name in weights},
-            {name: value * weight for name, value in weights.items()},
-        )
-        metrics = {
-            "labeled/boxes": boxes_per_image(batch.targets),
-            "pseudo/boxes": boxes_per_image(targets),
-        }
-        return MethodOutput(losses, metrics)
+        losses = {name: value * weights[name] for name, value in learned.items() if name in weights}
+        return MethodOutput(losses, {"pseudo/boxes": boxes_per_image(targets)})
