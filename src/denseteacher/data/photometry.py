@@ -18,6 +18,7 @@ from torch.nn import functional
 
 from denseteacher.config import Config
 from denseteacher.data.randomness import Draw, keyed_uniforms
+from denseteacher.ops.canvas import real_area
 from denseteacher.structures import ImageBatch
 
 Change = Callable[[Tensor, Tensor, Tensor], Tensor]
@@ -131,7 +132,7 @@ class StrongView(Config):
         count = _COLOR_NUMBERS + 1 + _ERASING_NUMBERS * len(self.erasings)
         numbers = keyed_uniforms(seed, draw, step, samples, count)
         colors, key, erasings = torch.split(numbers, [_COLOR_NUMBERS, 1, count - _COLOR_NUMBERS - 1], dim=1)
-        inside = _inside(images.sizes, *images.pixels.shape[-2:])
+        inside = real_area(images.sizes, *images.pixels.shape[-2:])
         pixels = self._recolor(images, colors)
         if self.erasings:
             erased = self._erased(images, _to(images.pixels.device, erasings))
@@ -162,8 +163,9 @@ class StrongView(Config):
         yield _group(to_grayscale, gray[:, 0] < self.grayscale_probability, gray[:, 0])
         blurred = blur[:, 0] < self.blur_probability
         deviations = _between(*self.blur_sigma, sigma[:, 0])
-        reaches = (3 * deviations).ceil()
-        for reach in range(1, math.ceil(3 * self.blur_sigma[1]) + 1):
+        longest = math.ceil(3 * self.blur_sigma[1])
+        reaches = (3 * deviations).ceil().clamp(max=longest)  # fp32 may round past it
+        for reach in range(1, longest + 1):
             yield _group(partial(gaussian_blur, reach=reach), blurred & (reaches == reach), deviations)
 
     def _recolor(self, images: ImageBatch, numbers: Tensor) -> Tensor:
@@ -185,10 +187,9 @@ class StrongView(Config):
         """(B, 1, H, W) bool, True where one of the rectangles lies."""
         height, width = images.pixels.shape[-2:]
         erased = torch.zeros(len(numbers), height, width, dtype=torch.bool, device=numbers.device)
+        rows, columns = torch.arange(height, device=numbers.device), torch.arange(width, device=numbers.device)
         for erasing, share in zip(self.erasings, torch.split(numbers, _ERASING_NUMBERS, dim=1), strict=True):
             top, left, bottom, right = erasing.rectangles(share, images.sizes)[:, :, None].unbind(1)
-            rows = torch.arange(height, device=numbers.device)
-            columns = torch.arange(width, device=numbers.device)
             erased |= ((rows >= top) & (rows < bottom))[:, :, None] & ((columns >= left) & (columns < right))[:, None]
         return erased[:, None]
 
@@ -207,13 +208,6 @@ def _to(device: torch.device, values: Tensor) -> Tensor:
     return (values.pin_memory() if device.type == "cuda" else values).to(device, non_blocking=True)
 
 
-def _inside(sizes: Tensor, height: int, width: int) -> Tensor:
-    """(B, 1, H, W) bool, True on an image's real area."""
-    rows = torch.arange(height, device=sizes.device) < sizes[:, :1]
-    columns = torch.arange(width, device=sizes.device) < sizes[:, 1:]
-    return (rows[:, :, None] & columns[:, None])[:, None]
-
-
 def adjust_brightness(images: Tensor, factor: Tensor, sizes: Tensor) -> Tensor:
     """Blends with black."""
     return images.mul_(_per_image(factor)).clamp_(0, 255)
@@ -224,7 +218,7 @@ def adjust_contrast(images: Tensor, factor: Tensor, sizes: Tensor) -> Tensor:
 
     The rounding also hides in which order a device sums.
     """
-    luma = _luma(images).where(_inside(sizes, *images.shape[-2:]), 0)
+    luma = _luma(images).where(real_area(sizes, *images.shape[-2:]), 0)
     mean = (luma.sum((1, 2, 3)) / sizes.prod(1)).round()
     return _blend(images, _per_image(mean), factor)
 

@@ -12,6 +12,7 @@ from denseteacher.detectors.backbone import PyramidBackbone
 from denseteacher.ops.anchors import location_anchors, valid_locations
 from denseteacher.ops.assigners import BACKGROUND, Assignment, assign_fcos
 from denseteacher.ops.boxes import decode_ltrb, encode_ltrb, iou
+from denseteacher.ops.canvas import real_area
 from denseteacher.ops.losses import giou_loss, quality_loss, sigmoid_focal_loss
 from denseteacher.ops.postprocess import candidates_per_level, non_maximum_suppression
 from denseteacher.ops.reduction import mean_over_processes
@@ -149,10 +150,7 @@ class FCOS(nn.Module):
     def _normalize(self, images: ImageBatch) -> Tensor:
         """Standardizes the pixels and sets padding to 0, the value that convolutions pad with themselves."""
         pixels = (images.pixels.to(self.mean.dtype) - self.mean) / self.std
-        height, width = pixels.shape[-2:]
-        rows = torch.arange(height, device=pixels.device) < images.sizes[:, :1]
-        columns = torch.arange(width, device=pixels.device) < images.sizes[:, 1:]
-        pixels = pixels * (rows[:, None, :, None] & columns[:, None, None, :])
+        pixels = pixels * real_area(images.sizes, *pixels.shape[-2:])
         return pixels.contiguous(memory_format=torch.channels_last)
 
     def assign(self, anchors: Tensor, targets: Targets) -> Assignment:

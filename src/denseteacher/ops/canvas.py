@@ -1,0 +1,17 @@
+"""Where on its padded canvas an image is."""
+
+import torch
+from torch import Tensor
+
+
+def real_area(sizes: Tensor, height: int, width: int) -> Tensor:
+    """(B, 1, H, W) bool, True on an image, False on its padding.
+
+    Args:
+        sizes: (B, 2) height and width of each image.
+        height: Of the canvas, in pixels.
+        width: Of the canvas, in pixels.
+    """
+    rows = torch.arange(height, device=sizes.device) < sizes[:, :1]
+    columns = torch.arange(width, device=sizes.device) < sizes[:, 1:]
+    return (rows[:, :, None] & columns[:, None])[:, None]
