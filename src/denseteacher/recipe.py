@@ -13,7 +13,7 @@ from denseteacher.config import Config
 from denseteacher.data.geometry import WeakView
 from denseteacher.data.photometry import StrongView
 from denseteacher.data.sources import DataConfig
-from denseteacher.detectors import FCOSConfig
+from denseteacher.detectors import DetectorConfig, FCOSConfig
 from denseteacher.errors import InputError
 from denseteacher.methods import DenseTeacher, MeanTeacher, Supervised, UnbiasedTeacher
 from denseteacher.training.optim import OptimConfig
@@ -48,7 +48,7 @@ class Recipe(Config):
     seed: int = Field(1, ge=0)
     data: DataConfig = DataConfig()
     augment: AugmentConfig = AugmentConfig()
-    detector: FCOSConfig = FCOSConfig()
+    detector: DetectorConfig = FCOSConfig()
     method: MethodConfig = DenseTeacher()
     ema: EMAConfig = EMAConfig()
     optim: OptimConfig = OptimConfig()

@@ -25,12 +25,17 @@ def test_a_recipe_survives_being_written(name, tmp_path):
     assert load_recipe(file) == recipe
 
 
-@pytest.mark.parametrize(
-    ("name", "method"), [*((name, []) for name in NAMES), ("custom", ["method.name=unbiased_teacher"])]
-)
-def test_a_recipe_trains(name, method, coco, unlabeled, tiny, tmp_path):
+OTHERS = [
+    ["method.name=unbiased_teacher"],
+    ["detector.name=retinanet"],
+    ["detector.name=retinanet", "method.name=unbiased_teacher", "method.box=true"],
+]
+
+
+@pytest.mark.parametrize(("name", "other"), [*((name, []) for name in NAMES), *(("custom", extra) for extra in OTHERS)])
+def test_a_recipe_trains(name, other, coco, unlabeled, tiny, tmp_path):
     overrides = [
-        *method,
+        *other,
         *tiny,
         "data.builtin=null",
         "data.root=null",
@@ -41,7 +46,7 @@ def test_a_recipe_trains(name, method, coco, unlabeled, tiny, tmp_path):
         "data.val_images=null",
         "method.burn_in=2",
         "method.ramp=1",
-        *([] if method else ["method.group_size=null"]),
+        *([] if "method.name=unbiased_teacher" in other else ["method.group_size=null"]),
         "schedule.max_steps=4",
         "schedule.evaluate_every=4",
     ]

@@ -1,43 +1,33 @@
 """FCOS (Tian et al., 2019) as Dense Teacher uses it: GroupNorm head, IoU quality on the box tower."""
 
-import math
 from typing import Any, Literal
 
 import torch
-from pydantic import Field, model_validator
+from pydantic import Field
 from torch import Tensor, nn
 
-from denseteacher.config import Config
-from denseteacher.detectors.backbone import PyramidBackbone
+from denseteacher.detectors.pyramid import (
+    PyramidConfig,
+    PyramidDetector,
+    flatten,
+    initialize_head,
+    tower,
+    tower_features,
+)
 from denseteacher.ops.anchors import location_anchors, valid_locations
 from denseteacher.ops.assigners import BACKGROUND, Assignment, assign_fcos
 from denseteacher.ops.boxes import decode_ltrb, encode_ltrb, iou
-from denseteacher.ops.canvas import real_area
 from denseteacher.ops.losses import giou_loss, quality_loss, sigmoid_focal_loss
-from denseteacher.ops.postprocess import candidates_per_level, non_maximum_suppression
 from denseteacher.ops.reduction import mean_over_processes
-from denseteacher.structures import DenseOutput, Detections, ImageBatch, LossDict, Targets
+from denseteacher.structures import DenseOutput, ImageBatch, LossDict, Targets
 
-_IMAGENET_MEAN = (123.675, 116.28, 103.53)
-_IMAGENET_STD = (58.395, 57.12, 57.375)
-_PRIOR_SCORE = 0.01  # what an untrained head says of every class at every location (Lin et al., 2017)
 _INITIAL_DISTANCE = 2.0  # strides; above 0, or half of the rectified distances would start without gradient
 
 
-class FCOSConfig(Config):
+class FCOSConfig(PyramidConfig):
     """Everything that makes one FCOS differ from another, apart from the classes."""
 
     name: Literal["fcos"] = "fcos"
-    backbone: str = "resnet50.tv_in1k"
-    pretrained: bool | str = False
-    """True: timm's weights; a path: a state dict file; false: random."""
-    levels: tuple[int, int] = (3, 7)
-    """Finest and coarsest pyramid level; level l has stride 2**l."""
-    channels: int = Field(256, gt=0)
-    head_convs: int = Field(4, ge=0)
-    head_channels: int | None = Field(None, gt=0)
-    """Width of the towers; the pyramid's if not given."""
-    head_norm: Literal["group", "none"] = "group"
     scale_per_level: bool = True
     quality: Literal["iou", "centerness"] = "iou"
     center_radius: float = Field(1.5, ge=0)
@@ -45,33 +35,6 @@ class FCOSConfig(Config):
     size_factor: float = Field(8.0, gt=0)
     """Largest distance to a box's side that a level is trained on, in its strides."""
     location_offset: float = Field(0.0, ge=0, lt=1)
-    frozen_stages: int = Field(0, ge=0)
-    freeze_batch_norm: bool = False
-    score_floor: float = Field(0.05, ge=0, lt=1)
-    """Class scores at or below are no detections. Published numbers use 0.05; others report with 0.001."""
-    top_k: int = Field(1000, gt=0)
-    """Candidates a level before NMS."""
-    nms_threshold: float = Field(0.6, gt=0, le=1)
-    max_detections: int = Field(100, gt=0)
-
-    @model_validator(mode="after")
-    def _check_levels(self) -> "FCOSConfig":
-        finest, coarsest = self.levels
-        if not 1 <= finest <= 5 or not finest <= coarsest <= 8:
-            raise ValueError(
-                f"levels are the finest (1 to 5) and the coarsest (up to 8) pyramid level, not {self.levels}"
-            )
-        return self
-
-
-def _tower(channels: int, width: int, depth: int, norm: str) -> nn.Sequential:
-    layers: list[nn.Module] = []
-    for index in range(depth):
-        layers.append(nn.Conv2d(channels if index == 0 else width, width, 3, padding=1))
-        if norm == "group":
-            layers.append(nn.GroupNorm(math.gcd(32, max(1, width // 8)), width))
-        layers.append(nn.ReLU(inplace=True))
-    return nn.Sequential(*layers)
 
 
 class FCOSHead(nn.Module):
@@ -79,19 +42,14 @@ class FCOSHead(nn.Module):
 
     def __init__(self, config: FCOSConfig, num_classes: int, num_levels: int) -> None:
         super().__init__()
-        width = config.head_channels or config.channels
-        self.cls_tower = _tower(config.channels, width, config.head_convs, config.head_norm)
-        self.box_tower = _tower(config.channels, width, config.head_convs, config.head_norm)
-        features = width if config.head_convs else config.channels
-        self.cls = nn.Conv2d(features, num_classes, 3, padding=1)
-        self.box = nn.Conv2d(features, 4, 3, padding=1)
-        self.quality = nn.Conv2d(features, 1, 3, padding=1)
+        self.cls_tower = tower(config)
+        self.box_tower = tower(config)
+        channels = tower_features(config)
+        self.cls = nn.Conv2d(channels, num_classes, 3, padding=1)
+        self.box = nn.Conv2d(channels, 4, 3, padding=1)
+        self.quality = nn.Conv2d(channels, 1, 3, padding=1)
         self.scales = nn.Parameter(torch.ones(num_levels), requires_grad=config.scale_per_level)
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d):
-                nn.init.normal_(module.weight, std=0.01)
-                nn.init.zeros_(module.bias)  # type: ignore[arg-type]
-        nn.init.constant_(self.cls.bias, -math.log((1 - _PRIOR_SCORE) / _PRIOR_SCORE))  # type: ignore[arg-type]
+        initialize_head(self, self.cls)
         nn.init.constant_(self.box.bias, _INITIAL_DISTANCE)  # type: ignore[arg-type]
 
     def forward(self, features: list[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
@@ -99,22 +57,16 @@ class FCOSHead(nn.Module):
         logits, distances, quality = [], [], []
         for level, feature in enumerate(features):
             cls_feature, box_feature = self.cls_tower(feature), self.box_tower(feature)
-            logits.append(_flatten(self.cls(cls_feature)))
-            distances.append((_flatten(self.box(box_feature)).float() * self.scales[level]).relu())
-            quality.append(_flatten(self.quality(box_feature)))
+            logits.append(flatten(self.cls(cls_feature), self.cls.out_channels))
+            distances.append((flatten(self.box(box_feature), 4).float() * self.scales[level]).relu())
+            quality.append(flatten(self.quality(box_feature), 1))
         return torch.cat(logits, 1).float(), torch.cat(distances, 1), torch.cat(quality, 1).float()[..., 0]
 
 
-def _flatten(feature: Tensor) -> Tensor:
-    """(B, C, h, w) to (B, h * w, C)."""
-    return feature.permute(0, 2, 3, 1).flatten(1, 2)
-
-
-class FCOS(nn.Module):
+class FCOS(PyramidDetector):
     """A dense detector (``detectors.base.DenseDetector``) whose anchors are locations."""
 
-    mean: Tensor
-    std: Tensor
+    config: FCOSConfig
 
     def __init__(self, *, num_classes: int, **options: Any) -> None:
         """Builds the detector.
@@ -123,35 +75,16 @@ class FCOS(nn.Module):
             num_classes: K.
             **options: The fields of ``FCOSConfig``.
         """
-        super().__init__()
-        self.config = FCOSConfig(**options)
-        self.num_classes = num_classes
-        self.backbone = PyramidBackbone(
-            self.config.backbone,
-            pretrained=self.config.pretrained,
-            levels=self.config.levels,
-            channels=self.config.channels,
-            frozen_stages=self.config.frozen_stages,
-            freeze_batch_norm=self.config.freeze_batch_norm,
-        )
-        self.strides: list[int] = self.backbone.strides
-        self.head = FCOSHead(self.config, num_classes, len(self.strides))
-        self.register_buffer("mean", torch.tensor(_IMAGENET_MEAN).view(1, 3, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(_IMAGENET_STD).view(1, 3, 1, 1), persistent=False)
+        config = FCOSConfig(**options)
+        super().__init__(config, num_classes)
+        self.head = FCOSHead(config, num_classes, len(self.strides))
 
     def forward(self, images: ImageBatch) -> DenseOutput:
         """See ``DenseDetector``: uint8 canvas in, raw fp32 predictions out."""
-        features = self.backbone(self._normalize(images))
-        logits, distances, quality = self.head(features)
+        logits, distances, quality = self.head(self.features(images))
         height, width = images.pixels.shape[-2:]
         anchors = self.anchors((height, width), logits.device)
         return DenseOutput(logits, distances, quality, anchors, valid_locations(anchors, images.sizes))
-
-    def _normalize(self, images: ImageBatch) -> Tensor:
-        """Standardizes the pixels and sets padding to 0, the value that convolutions pad with themselves."""
-        pixels = (images.pixels.to(self.mean.dtype) - self.mean) / self.std
-        pixels = pixels * real_area(images.sizes, *pixels.shape[-2:])
-        return pixels.contiguous(memory_format=torch.channels_last)
 
     def assign(self, anchors: Tensor, targets: Targets) -> Assignment:
         """Which location is trained on which box; see ``ops.assigners.assign_fcos``."""
@@ -164,9 +97,7 @@ class FCOS(nn.Module):
 
     def anchors(self, canvas: tuple[int, int], device: torch.device) -> Tensor:
         """See ``DenseDetector``: (N, 4) squares around the locations."""
-        height, width = canvas
-        shapes = [(math.ceil(height / stride), math.ceil(width / stride)) for stride in self.strides]
-        return location_anchors(shapes, self.strides, self.config.location_offset, device)
+        return location_anchors(self.shapes(canvas), self.strides, self.config.location_offset, device)
 
     def foreground(self, anchors: Tensor, targets: Targets) -> Tensor:
         """See ``DenseDetector``: (B, N) bool."""
@@ -204,35 +135,3 @@ class FCOS(nn.Module):
     def decode_boxes(self, output: DenseOutput) -> Tensor:
         """See ``DenseDetector``: (B, N, 4) xyxy pixels."""
         return decode_ltrb(output.deltas, output.anchors)
-
-    def scores(self, output: DenseOutput) -> Tensor:
-        """See ``DenseDetector``: the root of class score times quality."""
-        scores = output.logits.sigmoid() * output.valid[..., None]
-        if output.quality is None:
-            return scores
-        return (scores * output.quality.sigmoid()[..., None]).sqrt()
-
-    def detect(self, output: DenseOutput, sizes: Tensor) -> list[Detections]:
-        """See ``DenseDetector``. Candidates are chosen by class score alone, as published."""
-        config = self.config
-        strides = output.anchors[:, 2] - output.anchors[:, 0]
-        level_sizes = torch.unique_consecutive(strides, return_counts=True)[1].tolist()
-        boxes = self.decode_boxes(output)
-        class_scores = output.logits.sigmoid() * output.valid[..., None]
-        scores = self.scores(output)
-        detections = []
-        for index, (height, width) in enumerate(sizes.tolist()):
-            location, label = candidates_per_level(
-                class_scores[index], level_sizes, score_floor=config.score_floor, top_k=config.top_k
-            )
-            detections.append(
-                non_maximum_suppression(
-                    boxes[index, location],
-                    scores[index, location, label],
-                    label,
-                    size=(height, width),
-                    iou_threshold=config.nms_threshold,
-                    max_detections=config.max_detections,
-                )
-            )
-        return detections

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from pydantic import Field, ValidationError
 from safetensors import SafetensorError, safe_open
@@ -12,7 +12,10 @@ from torch import Tensor, nn
 
 from denseteacher.config import Config
 from denseteacher.detectors.fcos import FCOS, FCOSConfig
+from denseteacher.detectors.retinanet import RetinaNet, RetinaNetConfig
 from denseteacher.errors import InputError
+
+DetectorConfig = Annotated[FCOSConfig | RetinaNetConfig, Field(discriminator="name")]
 
 _HEADER_KEY = "denseteacher"
 
@@ -20,7 +23,7 @@ _HEADER_KEY = "denseteacher"
 class DetectorCard(Config):
     """What a detector file says about itself."""
 
-    detector: FCOSConfig
+    detector: DetectorConfig
     categories: tuple[tuple[int, str], ...]
     """(id, name) of each class, by class index."""
     short_side: int
@@ -30,9 +33,12 @@ class DetectorCard(Config):
     """Where it comes from: recipe, step, teacher or student, AP."""
 
 
-def build_detector(config: FCOSConfig, num_classes: int) -> FCOS:
+def build_detector(config: FCOSConfig | RetinaNetConfig, num_classes: int) -> FCOS | RetinaNet:
     """The detector that a recipe or a card describes."""
-    return FCOS(num_classes=num_classes, **config.model_dump())
+    options = config.model_dump(exclude={"name"})
+    if isinstance(config, RetinaNetConfig):
+        return RetinaNet(num_classes=num_classes, **options)
+    return FCOS(num_classes=num_classes, **options)
 
 
 def save_detector(path: Path, weights: Mapping[str, Tensor], card: DetectorCard) -> None:
@@ -43,7 +49,7 @@ def save_detector(path: Path, weights: Mapping[str, Tensor], card: DetectorCard)
     temporary.replace(path)
 
 
-def load_detector(path: Path, *, score_floor: float | None = None) -> tuple[FCOS, DetectorCard]:
+def load_detector(path: Path, *, score_floor: float | None = None) -> tuple[FCOS | RetinaNet, DetectorCard]:
     """Reads a detector file.
 
     Args:

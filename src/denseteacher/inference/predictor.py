@@ -13,8 +13,7 @@ from torch import Tensor
 from denseteacher.data.geometry import EvalView, pad_batch
 from denseteacher.data.images import decode_image
 from denseteacher.data.records import Category
-from denseteacher.detectors import DenseDetector, DetectorCard, load_detector
-from denseteacher.detectors.fcos import FCOS
+from denseteacher.detectors import FCOS, DenseDetector, DetectorCard, RetinaNet, load_detector
 from denseteacher.errors import InputError
 from denseteacher.evaluation.evaluator import detect_batch
 from denseteacher.structures import Detections
@@ -26,7 +25,7 @@ _DETECTOR_FILE = "detector.safetensors"
 class Predictor:
     """Finds objects in images."""
 
-    def __init__(self, detector: FCOS, card: DetectorCard, *, device: torch.device | None = None) -> None:
+    def __init__(self, detector: FCOS | RetinaNet, card: DetectorCard, *, device: torch.device | None = None) -> None:
         """Moves the detector to ``device``; to the GPU if there is one and none is given."""
         self.device = device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.detector = cast(DenseDetector, detector.to(memory_format=torch.channels_last).to(self.device))

@@ -29,15 +29,68 @@ def location_anchors(
 def _location_anchors(
     shapes: tuple[tuple[int, int], ...], strides: tuple[int, ...], offset: float, device: torch.device
 ) -> Tensor:
-    levels = []
-    for (height, width), stride in zip(shapes, strides, strict=True):
-        y = (torch.arange(height, device=device, dtype=torch.float32) + offset) * stride
-        x = (torch.arange(width, device=device, dtype=torch.float32) + offset) * stride
-        grid_y, grid_x = torch.meshgrid(y, x, indexing="ij")
-        center = torch.stack((grid_x, grid_y, grid_x, grid_y), dim=-1).reshape(-1, 4)
-        half = stride / 2
-        levels.append(center + center.new_tensor((-half, -half, half, half)))
-    return torch.cat(levels)
+    return torch.cat(
+        [
+            _around(_locations(shape, stride, offset, device), torch.tensor([[stride / 2, stride / 2]], device=device))
+            for shape, stride in zip(shapes, strides, strict=True)
+        ]
+    )
+
+
+def box_anchors(
+    shapes: Sequence[tuple[int, int]],
+    strides: Sequence[int],
+    sides: Sequence[float],
+    ratios: Sequence[float],
+    device: torch.device,
+) -> Tensor:
+    """Boxes of several shapes and sizes around every location (RetinaNet), levels concatenated.
+
+    Locations lie at multiples of the stride. Unlike torchvision's, sizes and corners are not rounded.
+
+    Args:
+        shapes: Height and width of each level's feature map.
+        strides: Pixels between neighboring locations of each level.
+        sides: Sides of the square anchors in strides; an anchor of another shape has the same area.
+        ratios: Height over width.
+        device: Where the anchors are needed.
+
+    Returns:
+        (N, 4) fp32 xyxy pixels; the anchors of a location ratio by ratio, within it side by side.
+    """
+    return _box_anchors(tuple(shapes), tuple(strides), tuple(sides), tuple(ratios), device)
+
+
+@lru_cache(maxsize=64)
+def _box_anchors(
+    shapes: tuple[tuple[int, int], ...],
+    strides: tuple[int, ...],
+    sides: tuple[float, ...],
+    ratios: tuple[float, ...],
+    device: torch.device,
+) -> Tensor:
+    extents = [(side / ratio**0.5 / 2, side * ratio**0.5 / 2) for ratio in ratios for side in sides]
+    halves = torch.tensor(extents, device=device)
+    return torch.cat(
+        [
+            _around(_locations(shape, stride, 0.0, device), halves * stride)
+            for shape, stride in zip(shapes, strides, strict=True)
+        ]
+    )
+
+
+def _locations(shape: tuple[int, int], stride: int, offset: float, device: torch.device) -> Tensor:
+    """(h * w, 2) x and y of a level's locations, rows before columns."""
+    y = (torch.arange(shape[0], device=device, dtype=torch.float32) + offset) * stride
+    x = (torch.arange(shape[1], device=device, dtype=torch.float32) + offset) * stride
+    grid_y, grid_x = torch.meshgrid(y, x, indexing="ij")
+    return torch.stack((grid_x, grid_y), dim=-1).reshape(-1, 2)
+
+
+def _around(locations: Tensor, halves: Tensor) -> Tensor:
+    """(n * A, 4) boxes: those of (A, 2) half widths and heights around each of (n, 2) centers."""
+    center = locations[:, None]
+    return torch.cat((center - halves, center + halves), dim=-1).reshape(-1, 4)
 
 
 def valid_locations(anchors: Tensor, sizes: Tensor) -> Tensor:

@@ -4,20 +4,23 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torchvision.ops import box_iou
 
 from denseteacher.ops.boxes import areas, centers
 from denseteacher.structures import Targets
 
 BACKGROUND = -1
+IGNORED = -2
+"""Neither foreground nor background: not trained."""
 
 
 class Assignment(NamedTuple):
     """Training targets at every location."""
 
     labels: Tensor
-    """(B, N) int64 class index, or ``BACKGROUND``."""
+    """(B, N) int64 class index, ``BACKGROUND`` or ``IGNORED``."""
     boxes: Tensor
-    """(B, N, 4) the assigned box, xyxy pixels; meaningless at background."""
+    """(B, N, 4) the assigned box, xyxy pixels; meaningless but at foreground."""
 
 
 def assign_fcos(
@@ -62,3 +65,31 @@ def assign_fcos(
     foreground = cost.gather(2, best[..., None])[..., 0].isfinite()
     labels = targets.labels.gather(1, best).masked_fill(~foreground, BACKGROUND)
     return Assignment(labels, targets.boxes.gather(1, best[..., None].expand(-1, -1, 4)))
+
+
+def assign_max_iou(
+    anchors: Tensor, targets: Targets, *, foreground_iou: float = 0.5, background_iou: float = 0.4
+) -> Assignment:
+    """RetinaNet's assignment (Lin et al., 2017), over padded targets.
+
+    An anchor belongs to the box that it overlaps most (the first among equals): as foreground if the IoU
+    reaches ``foreground_iou``, as background if it is below ``background_iou``, else it is ignored. The
+    anchors that overlap some box more than all others do are foreground too, so that no box is left without;
+    as in detectron2 and torchvision they are trained on the box that they themselves overlap most.
+
+    Args:
+        anchors: (N, 4) xyxy.
+        targets: Ground truth of B images.
+        foreground_iou: In (0, 1].
+        background_iou: At most ``foreground_iou``.
+    """
+    batch, room = targets.mask.shape
+    overlap = box_iou(targets.boxes.flatten(0, 1), anchors).view(batch, room, -1)
+    overlap = overlap.masked_fill(~targets.mask[..., None], -1.0)
+    best, index = overlap.max(dim=1)  # (B, N)
+    most = overlap.amax(dim=2, keepdim=True)
+    rescued = ((overlap == most) & (most > 0)).any(dim=1)
+    labels = targets.labels.gather(1, index)
+    labels = labels.masked_fill(best < foreground_iou, IGNORED).masked_fill(best < background_iou, BACKGROUND)
+    labels = torch.where(rescued, targets.labels.gather(1, index), labels)
+    return Assignment(labels, targets.boxes.gather(1, index[..., None].expand(-1, -1, 4)))

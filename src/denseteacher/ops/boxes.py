@@ -1,9 +1,12 @@
 """Box formats, codings and overlaps. Boxes are (x1, y1, x2, y2); everything is computed in fp32."""
 
+import math
+
 import torch
 from torch import Tensor
 
 _EPSILON = 1e-7  # keeps 0/0 finite for boxes without area; far below the area of a pixel
+_MOST_GROWTH = math.log(1000 / 16)  # keeps exp finite: an anchor of 16 px can become a box of 1000
 
 
 def areas(boxes: Tensor) -> Tensor:
@@ -79,6 +82,30 @@ def encode_ltrb(boxes: Tensor, anchors: Tensor) -> Tensor:
     stride = (anchors[:, 2] - anchors[:, 0])[:, None]
     center = centers(anchors)
     return torch.cat((center - boxes[..., :2], boxes[..., 2:] - center), dim=-1) / stride
+
+
+def decode_deltas(deltas: Tensor, anchors: Tensor) -> Tensor:
+    """Boxes from shifts of the anchor's center, in its sides, and logarithms of its growth (R-CNN, RetinaNet).
+
+    Args:
+        deltas: (..., N, 4) dx, dy, dw, dh; the growth is cut at 1000 / 16.
+        anchors: (N, 4) xyxy.
+
+    Returns:
+        (..., N, 4) xyxy pixels.
+    """
+    sides = anchors[:, 2:] - anchors[:, :2]
+    center = centers(anchors) + deltas[..., :2] * sides
+    half = sides * deltas[..., 2:].clamp(max=_MOST_GROWTH).exp() / 2
+    return torch.cat((center - half, center + half), dim=-1)
+
+
+def encode_deltas(boxes: Tensor, anchors: Tensor) -> Tensor:
+    """The inverse of ``decode_deltas``: (..., N, 4) xyxy pixels to deltas; finite for boxes without area."""
+    sides = anchors[:, 2:] - anchors[:, :2]
+    shift = (centers(boxes) - centers(anchors)) / sides
+    growth = ((boxes[..., 2:] - boxes[..., :2]).clamp(min=_EPSILON) / sides).log()
+    return torch.cat((shift, growth), dim=-1)
 
 
 def clip_boxes(boxes: Tensor, height: float | Tensor, width: float | Tensor) -> Tensor:

@@ -1,0 +1,135 @@
+"""RetinaNet (Lin et al., ICCV 2017): anchor boxes, and no quality branch (paper, Table 6)."""
+
+from typing import Any, ClassVar, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from denseteacher.detectors.pyramid import (
+    PyramidConfig,
+    PyramidDetector,
+    flatten,
+    initialize_head,
+    tower,
+    tower_features,
+)
+from denseteacher.ops.anchors import box_anchors, valid_locations
+from denseteacher.ops.assigners import BACKGROUND, IGNORED, Assignment, assign_max_iou
+from denseteacher.ops.boxes import decode_deltas, encode_deltas
+from denseteacher.ops.losses import giou_loss, sigmoid_focal_loss
+from denseteacher.ops.reduction import mean_over_processes
+from denseteacher.structures import DenseOutput, ImageBatch, LossDict, Targets
+
+_SCALES = (2 ** (0 / 3), 2 ** (1 / 3), 2 ** (2 / 3))
+_RATIOS = (0.5, 1.0, 2.0)
+
+
+class RetinaNetConfig(PyramidConfig):
+    """Everything that makes one RetinaNet differ from another, apart from the classes."""
+
+    name: Literal["retinanet"] = "retinanet"
+    head_norm: Literal["group", "none"] = "none"
+    anchor_scale: float = Field(4.0, gt=0)
+    """Side of a level's smallest square anchor, in strides: 32 to 512 px for strides 8 to 128 as published."""
+    foreground_iou: float = Field(0.5, gt=0, le=1)
+    """Anchors that overlap a box this much are trained on it."""
+    background_iou: float = Field(0.4, ge=0, le=1)
+    """Anchors that overlap every box less than this are background; those in between are not trained."""
+    box_loss: Literal["smooth_l1", "giou"] = "smooth_l1"
+    """On the coded deltas, or on the decoded boxes."""
+    beta: float = Field(0.1, ge=0)
+    """Where smooth L1 turns from square to linear; 0 is L1."""
+    nms_threshold: float = Field(0.5, gt=0, le=1)
+
+
+class RetinaNetHead(nn.Module):
+    """Two towers shared by all levels, classes on one and box deltas on the other."""
+
+    def __init__(self, config: RetinaNetConfig, num_classes: int, anchors: int) -> None:
+        super().__init__()
+        self.num_classes = num_classes
+        self.cls_tower = tower(config)
+        self.box_tower = tower(config)
+        channels = tower_features(config)
+        self.cls = nn.Conv2d(channels, anchors * num_classes, 3, padding=1)
+        self.box = nn.Conv2d(channels, anchors * 4, 3, padding=1)
+        initialize_head(self, self.cls)
+
+    def forward(self, features: list[Tensor]) -> tuple[Tensor, Tensor]:
+        """Pyramid features to fp32 (B, N, K) logits and (B, N, 4) deltas."""
+        logits = [flatten(self.cls(self.cls_tower(feature)), self.num_classes) for feature in features]
+        deltas = [flatten(self.box(self.box_tower(feature)), 4) for feature in features]
+        return torch.cat(logits, 1).float(), torch.cat(deltas, 1).float()
+
+
+class RetinaNet(PyramidDetector):
+    """A dense detector (``detectors.base.DenseDetector``) with nine anchor boxes at a location.
+
+    The anchors of a location come ratio by ratio (height over width 1/2, 1, 2), each in three sizes: the
+    order of torchvision, whose weights ``load_torchvision_retinanet`` takes.
+    """
+
+    anchors_per_location: ClassVar[int] = len(_SCALES) * len(_RATIOS)
+    config: RetinaNetConfig
+
+    def __init__(self, *, num_classes: int, **options: Any) -> None:
+        """Builds the detector.
+
+        Args:
+            num_classes: K.
+            **options: The fields of ``RetinaNetConfig``.
+        """
+        config = RetinaNetConfig(**options)
+        super().__init__(config, num_classes)
+        self.head = RetinaNetHead(config, num_classes, self.anchors_per_location)
+
+    def forward(self, images: ImageBatch) -> DenseOutput:
+        """See ``DenseDetector``: uint8 canvas in, raw fp32 predictions out."""
+        logits, deltas = self.head(self.features(images))
+        height, width = images.pixels.shape[-2:]
+        anchors = self.anchors((height, width), logits.device)
+        return DenseOutput(logits, deltas, None, anchors, valid_locations(anchors, images.sizes))
+
+    def assign(self, anchors: Tensor, targets: Targets) -> Assignment:
+        """Which anchor is trained on which box; see ``ops.assigners.assign_max_iou``."""
+        return assign_max_iou(
+            anchors, targets, foreground_iou=self.config.foreground_iou, background_iou=self.config.background_iou
+        )
+
+    def anchors(self, canvas: tuple[int, int], device: torch.device) -> Tensor:
+        """See ``DenseDetector``: (N, 4) boxes around the locations."""
+        sides = tuple(self.config.anchor_scale * scale for scale in _SCALES)
+        return box_anchors(self.shapes(canvas), self.strides, sides, _RATIOS, device)
+
+    def foreground(self, anchors: Tensor, targets: Targets) -> Tensor:
+        """See ``DenseDetector``: (B, N) bool."""
+        return self.assign(anchors, targets).labels >= 0
+
+    def supervised_losses(self, output: DenseOutput, targets: Targets) -> LossDict:
+        """Focal and box loss, each summed and divided by the foreground count of all processes."""
+        views = output.logits.shape[0] // targets.boxes.shape[0]
+        labels, boxes = self.assign(output.anchors, targets)
+        labels, boxes = labels.repeat(views, 1), boxes.repeat(views, 1, 1)
+        foreground = labels > BACKGROUND
+        count = mean_over_processes(foreground.sum().float()).clamp(min=1)
+
+        one_hot = torch.zeros_like(output.logits)
+        one_hot.scatter_(2, labels.clamp(min=0)[..., None], foreground[..., None].to(one_hot.dtype))
+        entropy = sigmoid_focal_loss(output.logits, one_hot) * (labels != IGNORED)[..., None]
+        return {
+            "cls": entropy.sum() / count,
+            "box": (self._box_errors(output, boxes) * foreground).sum() / count,
+        }
+
+    def _box_errors(self, output: DenseOutput, boxes: Tensor) -> Tensor:
+        """(B, N) finite everywhere; meaningful where an anchor has a box."""
+        if self.config.box_loss == "giou":
+            return giou_loss(self.decode_boxes(output), boxes)
+        wanted = encode_deltas(boxes, output.anchors)
+        return F.smooth_l1_loss(output.deltas, wanted, beta=self.config.beta, reduction="none").sum(-1)
+
+    def decode_boxes(self, output: DenseOutput) -> Tensor:
+        """See ``DenseDetector``: (B, N, 4) xyxy pixels."""
+        return decode_deltas(output.deltas, output.anchors)
