@@ -128,13 +128,13 @@ def test_torchvision_weights_give_torchvision_outputs(old_names):
             weights = {key.replace(f"head.conv.{i}.0.", f"head.conv.{2 * i}."): value for key, value in weights.items()}
     ours = RetinaNet(num_classes=91, backbone="resnet50.tv_in1k").eval()
     load_torchvision_retinanet(ours, weights)
-    images = image_batch(0, batch=1, height=128, width=160)
+    images = image_batch(0, batch=1, height=128, width=256)
     with torch.no_grad():
         output = ours(images)
         pixels = (images.pixels.float() - ours.mean) / ours.std
         raw = theirs.head(list(theirs.backbone(pixels).values()))
         anchors = theirs.anchor_generator(
-            torchvision.models.detection.image_list.ImageList(pixels, [(128, 160)]),
+            torchvision.models.detection.image_list.ImageList(pixels, [(128, 256)]),
             list(theirs.backbone(pixels).values()),
         )[0]
     torch.testing.assert_close(output.logits, raw["cls_logits"], rtol=1e-4, atol=1e-4)

@@ -8,7 +8,6 @@ import torch
 
 import denseteacher
 from denseteacher.report.figures import curve_figure, metric_series, richness_map, smooth
-from denseteacher.structures import DenseOutput
 
 
 @pytest.fixture(scope="module")
@@ -48,15 +47,13 @@ def test_curves_take_their_rows_from_the_log():
     assert smooth([0.0, 3.0, 6.0], window=3) == [1.5, 3.0, 4.5]
 
 
-def test_the_richness_map_puts_values_where_their_locations_are():
-    # two levels of a 16 x 24 image: strides 8 and 16, squares around the locations
-    centers = [(x, y, 8.0) for y in (0, 8) for x in (0, 8, 16)] + [(x, 0, 16.0) for x in (0, 16)]
-    anchors = torch.tensor([[x - s / 2, y - s / 2, x + s / 2, y + s / 2] for x, y, s in centers])
-    output = DenseOutput(torch.zeros(1, 8, 1), torch.zeros(1, 8, 4), None, anchors, torch.ones(1, 8, dtype=torch.bool))
-    values = torch.zeros(8)
-    values[4] = 0.5  # stride 8, second row, second column
-    values[7] = 0.25  # stride 16, second column
+@pytest.mark.parametrize("anchors", [1, 3])
+def test_the_richness_map_puts_values_where_their_locations_are(anchors):
+    # two levels of a 16 x 24 image: strides 8 and 16
+    values = torch.zeros(8, anchors)
+    values[4, -1] = 0.5  # stride 8, second row, second column
+    values[7, 0] = 0.25  # stride 16, second column
     expected = np.zeros((16, 24), dtype=np.float32)
     expected[:, 16:] = 0.25
     expected[8:, 8:16] = 0.5
-    assert np.array_equal(richness_map(output, values, (16, 24)), expected)
+    assert np.array_equal(richness_map(values.flatten(), [(2, 3), (1, 2)], [8, 16], (16, 24)), expected)

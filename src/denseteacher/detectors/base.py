@@ -11,6 +11,9 @@ from denseteacher.structures import DenseOutput, Detections, ImageBatch, LossDic
 class DenseDetector(Protocol):
     """A one-stage detector: one forward that uses weights, and pure functions of what it returns."""
 
+    strides: list[int]
+    """Of the pyramid's levels, finest first."""
+
     def __call__(self, images: ImageBatch) -> DenseOutput:
         """Raw predictions at every location; uint8 pixels in, normalized inside, fp32 out."""
 
@@ -30,6 +33,9 @@ class DenseDetector(Protocol):
 
     def detect(self, output: DenseOutput, sizes: Tensor) -> list[Detections]:
         """Final detections of each image; sizes is (B, 2), height and width without padding."""
+
+    def shapes(self, canvas: tuple[int, int]) -> list[tuple[int, int]]:
+        """Height and width of each level's feature map on a canvas of this height and width."""
 
     def anchors(self, canvas: tuple[int, int], device: torch.device) -> Tensor:
         """(N, 4) the anchors that a forward on a canvas of this height and width has."""

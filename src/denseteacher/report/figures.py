@@ -11,8 +11,6 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from denseteacher.structures import DenseOutput
-
 # Okabe and Ito's palette, told apart with any color vision; line styles say the same a second time
 _COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7")
 _STYLES = ("-", "--", "-.", ":")
@@ -77,25 +75,25 @@ def picture_uri(image: Image.Image, *, zoom: int = 1) -> str:
     return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 
-def richness_map(output: DenseOutput, values: Tensor, size: tuple[int, int]) -> npt.NDArray[np.float32]:
-    """One value a location of one image, as a map over its pixels: the highest of all levels.
+def richness_map(
+    values: Tensor, shapes: Sequence[tuple[int, int]], strides: Sequence[int], size: tuple[int, int]
+) -> npt.NDArray[np.float32]:
+    """One value an anchor of one image, as a map over its pixels: the highest of a location and of all levels.
 
     Args:
-        output: Says where the locations are.
         values: (N,) values in [0, 1].
+        shapes: Height and width of each level's feature map.
+        strides: Pixels between neighboring locations of each level.
         size: Height and width of the map.
     """
     height, width = size
     picture = torch.zeros(height, width)
-    boxes = output.anchors.cpu()
-    strides = boxes[:, 2] - boxes[:, 0]
-    for stride in sorted(set(strides.tolist())):
-        level = strides == stride
-        center = (boxes[level, :2] + boxes[level, 2:]) / 2
-        rows = len(set(center[:, 1].tolist()))
-        grid = values.cpu()[level].reshape(1, 1, rows, -1)
+    counts = [rows * columns for rows, columns in shapes]
+    anchors = len(values) // sum(counts)
+    best = values.cpu().view(-1, anchors).amax(1)
+    for grid, shape, stride in zip(torch.split(best, counts), shapes, strides, strict=True):
         # each location speaks for the cell of its stride; odd canvases are cut, not stretched
-        full = torch.nn.functional.interpolate(grid, scale_factor=stride, mode="nearest")[0, 0]
+        full = torch.nn.functional.interpolate(grid.view(1, 1, *shape), scale_factor=stride, mode="nearest")[0, 0]
         shown = full[:height, :width]
         area = picture[: shown.shape[0], : shown.shape[1]]
         torch.maximum(area, shown, out=area)

@@ -177,8 +177,10 @@ def dense_label(teacher: Predictor, record: ImageRecord, method: DenseTeacher) -
     labels = method.model_copy(update={"group_size": None}).pseudo_labels(output)
     size = cast(tuple[int, int], tuple(tensor.shape[1:]))
     pixels = tensor.permute(1, 2, 0).contiguous().numpy()
-    everything = richness_map(output, output.logits[0].sigmoid().amax(-1), size)
-    kept = richness_map(output, labels.targets[0].amax(-1), size)
+    canvas = cast(tuple[int, int], tuple(batch.pixels.shape[-2:]))
+    levels = teacher.detector.shapes(canvas), teacher.detector.strides
+    everything = richness_map(output.logits[0].sigmoid().amax(-1), *levels, size)
+    kept = richness_map(labels.targets[0].amax(-1), *levels, size)
     found = teacher.detector.detect(output, batch.sizes)[0]
     image = Image.fromarray(pixels)
     zoom = _zoom(image)

@@ -166,6 +166,7 @@ class ParallelDetector:
         self.forward_module = forward_module
         self.detector = detector
         self.runtime = runtime
+        self.strides = detector.strides
 
     def __call__(self, images: ImageBatch) -> DenseOutput:
         """See ``DenseDetector``."""
@@ -187,6 +188,10 @@ class ParallelDetector:
     def detect(self, output: DenseOutput, sizes: Tensor) -> list[Detections]:
         """See ``DenseDetector``."""
         return self.detector.detect(output, sizes)
+
+    def shapes(self, canvas: tuple[int, int]) -> list[tuple[int, int]]:
+        """See ``DenseDetector``."""
+        return self.detector.shapes(canvas)
 
     def anchors(self, canvas: tuple[int, int], device: torch.device) -> Tensor:
         """See ``DenseDetector``."""
