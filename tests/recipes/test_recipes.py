@@ -117,6 +117,7 @@ def test_auto_values_follow_the_data():
         ("optim.lr=-1", r"optim\.lr: .*greater than 0.*-1"),
         ("detector.nme=fcos", "did you mean 'name'"),
         ("metod.ratio=1", "did you mean 'method'"),
+        ("detector={name: retinanet, background_iou: 0.6}", "background_iou is 0.6, above foreground_iou 0.5"),
         ("method.burn_in=200000", "unlabeled images would never be used"),
         ("method.name=dense_techer", r"method: .*'dense_teacher'"),
         ("schedule.accumulate=3", "no multiple of the 3 parts"),

@@ -94,8 +94,16 @@ def test_resume_is_bitwise_equal(run, monkeypatch, step, workers):
     assert [row["step"] for row in rows[0]] == list(range(1, 9))
 
 
-def test_adamw_cosine_and_accumulation_resume_bitwise(run, monkeypatch):
-    options = ["optim.name=adamw", "optim.lr=0.001", "optim.schedule=cosine", "schedule.accumulate=2"]
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["optim.name=adamw", "optim.lr=0.001", "optim.schedule=cosine", "schedule.accumulate=2"],
+        ["detector.name=retinanet"],
+        ["detector.name=retinanet", "method.name=unbiased_teacher", "method.threshold=0.01", "method.box=true"],
+    ],
+    ids=["adamw_accumulation", "retinanet", "retinanet_unbiased_teacher"],
+)
+def test_other_settings_resume_bitwise_too(run, monkeypatch, options):
     whole = run("whole", *options)
     with monkeypatch.context() as patch:
         StopAfter(patch, 5, signal.SIGINT)

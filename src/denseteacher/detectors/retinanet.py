@@ -1,9 +1,9 @@
 """RetinaNet (Lin et al., ICCV 2017): anchor boxes, and no quality branch (paper, Table 6)."""
 
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, Self
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -42,6 +42,15 @@ class RetinaNetConfig(PyramidConfig):
     beta: float = Field(0.1, ge=0)
     """Where smooth L1 turns from square to linear; 0 is L1."""
     nms_threshold: float = Field(0.5, gt=0, le=1)
+
+    @model_validator(mode="after")
+    def _check_ious(self) -> Self:
+        if self.background_iou > self.foreground_iou:
+            raise ValueError(
+                f"background_iou is {self.background_iou}, above foreground_iou {self.foreground_iou}: "
+                "an anchor can't be both"
+            )
+        return self
 
 
 class RetinaNetHead(nn.Module):
