@@ -3,7 +3,7 @@
 import numpy as np
 import torch
 
-from denseteacher.structures import DenseOutput, ImageBatch, SemiBatch, Targets
+from denseteacher.structures import METHOD_NUMBERS, DenseOutput, ImageBatch, Provenance, SemiBatch, Targets
 
 
 def sigmoid64(logits):
@@ -57,10 +57,26 @@ def random_targets(seed, *, batch, boxes, classes, extent=96):
 
 
 def semi_batch(seed=0, *, labeled=2, unlabeled=2, side=64, classes=3):
+    rng = torch.Generator().manual_seed(seed)
     return SemiBatch(
         image_batch(seed, batch=labeled, height=side, width=side),
         image_batch(seed + 1, batch=labeled, height=side, width=side),
         random_targets(seed, batch=labeled, boxes=3, classes=classes, extent=side),
         image_batch(seed + 2, batch=unlabeled, height=side, width=side),
         image_batch(seed + 3, batch=unlabeled, height=side, width=side),
+        Provenance(
+            positions=torch.randperm(20, generator=rng)[:unlabeled],
+            to_weak=torch.eye(3).repeat(unlabeled, 1, 1),
+            to_strong=None,
+            numbers=torch.rand((unlabeled, METHOD_NUMBERS), generator=rng),
+            hidden=random_targets(seed + 4, batch=unlabeled, boxes=3, classes=classes, extent=side),
+        ),
     )
+
+
+def tensors_of(value):
+    """All tensors in nested tuples and dicts."""
+    if isinstance(value, torch.Tensor):
+        return [value]
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, tuple) else ()
+    return [tensor for one in inner for tensor in tensors_of(one)]

@@ -4,24 +4,24 @@ import difflib
 from collections.abc import Iterable, Mapping
 from importlib import resources
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import yaml
 from pydantic import Field, ValidationError, model_validator
 
 from denseteacher.config import Config
+from denseteacher.data.affine import AffineView
 from denseteacher.data.geometry import WeakView
 from denseteacher.data.photometry import StrongView
 from denseteacher.data.sources import DataConfig
 from denseteacher.detectors import DetectorConfig, FCOSConfig
 from denseteacher.errors import InputError
-from denseteacher.methods import DenseTeacher, MeanTeacher, Supervised, UnbiasedTeacher
+from denseteacher.methods import DenseTeacher, MethodConfig, SemiSupervised
 from denseteacher.training.optim import OptimConfig
 from denseteacher.training.runtime import RuntimeConfig
 from denseteacher.training.teacher import EMAConfig
 from denseteacher.training.trainer import ScheduleConfig
 
-MethodConfig = Annotated[DenseTeacher | UnbiasedTeacher | Supervised, Field(discriminator="name")]
 _LARGEST_FILE = 1_000_000  # bytes; a recipe is a page
 
 
@@ -30,6 +30,8 @@ class AugmentConfig(Config):
 
     weak: WeakView = WeakView()
     strong: StrongView = StrongView()
+    affine: AffineView | None = None
+    """Own geometry of the strong views of unlabeled images; only for methods whose labels can follow it."""
 
 
 class EvaluationConfig(Config):
@@ -70,6 +72,20 @@ class Recipe(Config):
             raise ValueError(
                 f"method.group_size is {group}, but each part of a step has {self.data.unlabeled_batch // parts} "
                 "unlabeled images: it must divide them"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _check_labels_can_follow(self) -> "Recipe":
+        if self.augment.affine is not None and not self.method.moves_labels:
+            raise ValueError(
+                f"augment.affine moves the strong views, but method {self.method.name!r} compares teacher and "
+                "student location by location: leave it out (null)"
+            )
+        if getattr(self.method, "needs_hidden_labels", False) and not self.data.hidden_labels:
+            raise ValueError(
+                "method.region 'suppress' and 'ignore' are analyses that look at the labels of the unlabeled "
+                "images: say so with data.hidden_labels=true, on data that a split cuts"
             )
         return self
 
@@ -135,7 +151,7 @@ def resolve_auto(recipe: Recipe, *, labeled: int, unlabeled: int) -> Recipe:
     burn_in = getattr(method, "burn_in", "auto")
     if isinstance(burn_in, str):
         burn_in = steps // 6
-        if isinstance(method, MeanTeacher):
+        if isinstance(method, SemiSupervised):
             method = method.model_copy(update={"burn_in": burn_in})
     decay = ema.decay
     if isinstance(decay, str):

@@ -2,6 +2,7 @@
 
 import json
 import platform
+from collections.abc import Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -16,8 +17,7 @@ from denseteacher.training.logging import read_metrics
 from denseteacher.training.trainer import Trainer
 
 _PACKAGES = ("dense-teacher", "torch", "torchvision", "timm", "lightning-fabric", "numpy")
-# what a continued run may have different: none of it changes a loss
-_MAY_CHANGE = (
+MAY_CHANGE = (
     "description",
     "runtime.workers",
     "evaluation.batch",
@@ -26,6 +26,9 @@ _MAY_CHANGE = (
     "schedule.log_every",
     "schedule.keep_checkpoints",
 )
+"""What a continued run may have different: none of it changes a loss."""
+BURN_IN_MAY_CHANGE = (*MAY_CHANGE, "name", "method", "augment.affine", "data.hidden_labels")
+"""What a run may have different from the one whose burn-in it starts from: none of it is used before its end."""
 
 
 def choose_folder(name: str, output: str | Path | None, *, resume: bool) -> Path:
@@ -88,7 +91,7 @@ def resume_run(trainer: Trainer, recipe: Recipe, folder: Path) -> None:
         if trainer.notes:
             raise InputError(f"no checkpoint in {checkpoints.folder} is whole ({'; '.join(trainer.notes)})")
         return
-    _require_same_recipe(recipe, found["recipe"], str(folder), _MAY_CHANGE)
+    _require_same_recipe(recipe, found["recipe"], str(folder), MAY_CHANGE)
     trainer.restore(found, source=str(folder))
 
 
@@ -102,30 +105,49 @@ def start_from_burn_in(trainer: Trainer, recipe: Recipe, other: Path) -> None:
     if not files:
         raise InputError(f"{other} holds no burn-in checkpoint: its method has no burn-in, or it did not get so far")
     state = CheckpointFolder(other / "checkpoints").load(files[-1])
-    _require_same_recipe(recipe, state["recipe"], str(other), (*_MAY_CHANGE, "name", "method"))
-    trainer.restore(state, source=str(files[-1]))
+    _require_same_recipe(recipe, state["recipe"], str(other), BURN_IN_MAY_CHANGE)
+    trainer.restore(state, source=str(files[-1]), same_method=False)
     for row in read_metrics(other / "metrics.jsonl"):
         step = int(row.pop("step"))
         if step <= trainer.step and trainer.log is not None:
             trainer.log.write(step, row)
 
 
-def _require_same_recipe(recipe: Recipe, other: str, source: str, may_change: tuple[str, ...]) -> None:
+def changed_keys(recipe: Recipe, other: Mapping[str, Any], may_change: Sequence[str]) -> list[str]:
+    """Dotted keys of a recipe whose values are others in a dumped one.
+
+    Args:
+        recipe: As it is now.
+        other: As it was written, perhaps by another version.
+        may_change: Keys that don't count, and all below them.
+    """
+    now, then = flat_recipe(recipe.model_dump(mode="json"), may_change), flat_recipe(other, may_change)
+    return [key for key in sorted(now.keys() | then.keys()) if now.get(key) != then.get(key)]
+
+
+def flat_recipe(content: Mapping[str, Any], without: Sequence[str] = ()) -> dict[str, Any]:
+    """A dumped recipe as dotted keys and values, but for some keys and all below them."""
+    return {
+        key: value
+        for key, value in _flat(content).items()
+        if not any(key == free or key.startswith(f"{free}.") for free in without)
+    }
+
+
+def _require_same_recipe(recipe: Recipe, other: str, source: str, may_change: Sequence[str]) -> None:
     """Refuses to go on with what another recipe began."""
-    now, then = _flat(recipe.model_dump(mode="json")), _flat(json.loads(other))
-    changed = [
-        key
-        for key in sorted(now.keys() | then.keys())
-        if now.get(key) != then.get(key) and not any(key == free or key.startswith(f"{free}.") for free in may_change)
-    ]
+    then = json.loads(other)
+    changed = changed_keys(recipe, then, may_change)
     if changed:
+        now = flat_recipe(recipe.model_dump(mode="json"))
         raise InputError(
-            f"the run in {source} was begun with {changed[0]}={then.get(changed[0])}, not {now.get(changed[0])}"
-            f"{f' (and {len(changed) - 1} more differ)' if changed[1:] else ''}: use the same, or start a new run"
+            f"the run in {source} was begun with {changed[0]}={flat_recipe(then).get(changed[0])}, not "
+            f"{now.get(changed[0])}{f' (and {len(changed) - 1} more differ)' if changed[1:] else ''}: use the same, or "
+            "start a new run"
         )
 
 
-def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """Nested mappings as dotted keys."""
     flat: dict[str, Any] = {}
     for key, value in values.items():

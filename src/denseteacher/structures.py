@@ -33,6 +33,15 @@ class Targets(NamedTuple):
     """(B, G) bool, True where there is a box."""
 
 
+class LossWeights(NamedTuple):
+    """How much parts of the supervised losses count; None stands for 1 everywhere."""
+
+    boxes: Tensor | None = None
+    """(B, G) of each box, in the class, box and quality loss of the locations trained on it."""
+    background: Tensor | None = None
+    """(B, N) of each location, in the class loss where it is background."""
+
+
 class DenseOutput(NamedTuple):
     """What a dense detector says at every location, raw and in fp32; levels are concatenated along N."""
 
@@ -59,10 +68,30 @@ class Detections(NamedTuple):
     """(D,) int64 class indices."""
 
 
+class Provenance(NamedTuple):
+    """What is known of a step's B unlabeled images besides their pixels."""
+
+    positions: Tensor
+    """(B,) int64 places in the list of unlabeled images."""
+    to_weak: Tensor
+    """(B, 3, 3) fp32: homogeneous pixel coordinates of the image file to those of the weak view."""
+    to_strong: Tensor | None
+    """(B, 3, 3) fp32: those of the weak view to those of the strong one; None where they are the same."""
+    numbers: Tensor
+    """(B, ``METHOD_NUMBERS``) uniform in [0, 1), on the host: all that a method decides by chance comes from them."""
+    hidden: Targets | None
+    """Labels that the images have after all, on the weak view; only in analyses that ask for them."""
+
+
+METHOD_NUMBERS = 16
+"""Uniform numbers a step and unlabeled image that a method may use."""
+
+
 class SemiBatch(NamedTuple):
     """All views of one step. The unlabeled ones are None while a method does not need them (burn-in).
 
-    A strong view is a photometric change of its weak view: same canvas, same sizes, same boxes.
+    A strong view is a photometric change of its weak view: same canvas, same sizes, same boxes. Only those of
+    unlabeled images may have moved, where the run says so (``Provenance.to_strong``).
     """
 
     labeled_weak: ImageBatch
@@ -70,6 +99,11 @@ class SemiBatch(NamedTuple):
     targets: Targets
     unlabeled_weak: ImageBatch | None
     unlabeled_strong: ImageBatch | None
+    provenance: Provenance | None = None
+
+
+MethodState = dict[str, Tensor]
+"""What a method remembers from step to step, the same in all processes."""
 
 
 class MethodOutput(NamedTuple):
@@ -79,3 +113,5 @@ class MethodOutput(NamedTuple):
     """Weighted terms (``sup/cls``, ``unsup/box``, ...) whose sum is differentiated."""
     metrics: LossDict
     """Detached numbers that are only watched."""
+    state: MethodState | None = None
+    """What the next step is given; None leaves it as it is."""

@@ -132,12 +132,15 @@ def test_resize_is_skipped_at_the_right_size():
     assert view is image
 
 
-def test_apply_is_a_pure_function_of_image_and_generator():
+def apply(view, image, boxes, seed):
+    return transform(image, boxes, view.draw(*image.shape[1:], np.random.default_rng(seed)))
+
+
+def test_a_view_is_a_pure_function_of_image_and_generator():
     view = WeakView(short_side=(30, 40, 50), max_side=70)
     image, boxes = _noise(60, 80), np.array([[5, 6, 50, 40]], np.float32)
     image_before, boxes_before = image.clone(), boxes.copy()
-    first = view.apply(image, boxes, np.random.default_rng(5))
-    second = view.apply(image, boxes, np.random.default_rng(5))
+    first, second = apply(view, image, boxes, 5), apply(view, image, boxes, 5)
     assert torch.equal(first[0], second[0])
     np.testing.assert_array_equal(first[1], second[1])
     assert torch.equal(image, image_before)
@@ -145,8 +148,20 @@ def test_apply_is_a_pure_function_of_image_and_generator():
 
 
 def test_no_boxes_stay_no_boxes():
-    _, boxes = WeakView(short_side=(30,)).apply(_noise(60, 80), np.zeros((0, 4), np.float32), np.random.default_rng(0))
+    _, boxes = apply(WeakView(short_side=(30,)), _noise(60, 80), np.zeros((0, 4), np.float32), 0)
     assert boxes.shape == (0, 4)
+
+
+@pytest.mark.parametrize("flip", [False, True])
+def test_the_matrix_says_where_boxes_go(flip):
+    boxes = np.array([[5, 6, 50, 40], [0, 0, 80, 60]], np.float32)
+    geometry = Geometry(33, 47, flip)
+    _, moved = transform(_noise(60, 80), boxes, geometry)
+    matrix = geometry.matrix(60, 80).numpy()
+    corners = np.stack([boxes[:, [0, 2]], boxes[:, [1, 3]], np.ones((2, 2))], axis=1)  # (n, 3, 2 corners)
+    x, y = np.moveaxis(np.einsum("ij,njc->nic", matrix, corners), 1, 0)[:2]
+    expected = np.stack([x.min(1), y.min(1), x.max(1), y.max(1)], axis=1)
+    np.testing.assert_allclose(moved, expected, atol=1e-4)
 
 
 def test_eval_view_has_one_size_and_no_flip():

@@ -49,7 +49,7 @@ def test_supervised_losses_equal_a_slow_version(box_loss):
         output = detector(image_batch(5, batch=2, height=96, width=96))
         output = output._replace(deltas=torch.randn(output.deltas.shape, generator=torch.Generator().manual_seed(1)))
         losses = detector.supervised_losses(output, targets)
-        labels, boxes = detector.assign(output.anchors, targets)
+        labels, boxes, _ = detector.assign(output.anchors, targets)
         decoded = detector.decode_boxes(output)
     cls, box, count = 0.0, 0.0, int((labels >= 0).sum())
     for image in range(2):

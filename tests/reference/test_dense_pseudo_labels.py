@@ -8,7 +8,7 @@ from denseteacher.methods import DenseTeacher
 from denseteacher.ops.boxes import decode_ltrb
 from denseteacher.pseudo_labels.dense import dense_pseudo_labels
 from denseteacher.structures import DenseOutput
-from support import dense_output, giou_rows, sigmoid64
+from support import dense_output, giou_rows, semi_batch, sigmoid64
 
 
 def reference(logits, valid, ratio, group, count_padding):
@@ -67,7 +67,7 @@ def test_teacher_that_says_nothing_or_everything_gives_finite_losses(logit):
     student = dense_output(1, batch=2, locations=50, classes=3)
     student.logits.requires_grad_()
     method = DenseTeacher(ratio=0.1)
-    losses, _ = method.unlabeled_losses(Decoder(), student, guess, torch.full((len(guess.logits), 2), 64))
+    losses = method.lesson(Decoder(), guess, semi_batch(unlabeled=len(guess.logits)), None).losses(student)
     total = sum(losses.values())
     total.backward()
     assert total.isfinite()
@@ -111,7 +111,7 @@ def test_unlabeled_losses_equal_the_paper(group):
     guess = dense_output(5, batch=4, locations=80, classes=6)
     student = dense_output(6, batch=4, locations=80, classes=6)
     method = DenseTeacher(ratio=0.15, group_size=group, cls_weight=1)
-    losses, _ = method.unlabeled_losses(Decoder(), student, guess, torch.full((len(guess.logits), 2), 64))
+    losses = method.lesson(Decoder(), guess, semi_batch(unlabeled=len(guess.logits)), None).losses(student)
 
     size = group or 4
     targets, selected, normalizer = reference(guess.logits.numpy(), guess.valid.numpy(), 0.15, size, True)

@@ -185,7 +185,7 @@ def test_a_nonfinite_loss_skips_the_step_and_spares_the_teacher(run, monkeypatch
 class Broken:
     """A method whose loss is NaN and reaches every parameter."""
 
-    def losses(self, student, teacher, batch, step):
+    def losses(self, student, teacher, batch, step, state=None):
         from denseteacher.methods import Supervised
 
         output = Supervised().losses(student, teacher, batch, step)
@@ -238,7 +238,9 @@ def test_loader_processes_do_not_change_the_bytes(coco, unlabeled, tiny, workers
         assert torch.equal(alone.targets.boxes, together.targets.boxes)
         assert (alone.unlabeled is None) == (together.unlabeled is None) == (alone.step <= 3)
         if alone.unlabeled is not None:
-            assert torch.equal(alone.unlabeled.pixels, together.unlabeled.pixels)
+            assert torch.equal(alone.unlabeled.weak.pixels, together.unlabeled.weak.pixels)
+            assert torch.equal(alone.unlabeled.positions, together.unlabeled.positions)
+            assert torch.equal(alone.unlabeled.to_weak, together.unlabeled.to_weak)
 
 
 def test_two_processes_share_the_batch_of_one(coco, unlabeled, tiny):
@@ -251,8 +253,8 @@ def test_two_processes_share_the_batch_of_one(coco, unlabeled, tiny):
     data = open_data(recipe.data)
     whole = StepDataset(data.labeled, data.unlabeled, stream_settings(recipe))[6]
     halves = [StepDataset(data.labeled, data.unlabeled, stream_settings(recipe, rank, 2))[6] for rank in (0, 1)]
-    for part in ("labeled", "unlabeled"):
+    for images in (lambda step: step.labeled, lambda step: step.unlabeled.weak):
         for slot, half in enumerate(halves):
-            height, width = getattr(half, part).sizes[0].tolist()
-            own = getattr(half, part).pixels[0, :, :height, :width]
-            assert torch.equal(own, getattr(whole, part).pixels[slot, :, :height, :width])
+            height, width = images(half).sizes[0].tolist()
+            own = images(half).pixels[0, :, :height, :width]
+            assert torch.equal(own, images(whole).pixels[slot, :, :height, :width])

@@ -26,6 +26,12 @@ class Geometry(NamedTuple):
     flip: bool
     """Whether left and right are exchanged after resizing."""
 
+    def matrix(self, height: int, width: int) -> Tensor:
+        """(3, 3) fp32: homogeneous pixel coordinates (x, y, 1) of a file of this size to those of the view."""
+        x, y = self.width / width, self.height / height
+        row = [-x, 0.0, float(self.width)] if self.flip else [x, 0.0, 0.0]
+        return torch.tensor([row, [0.0, y, 0.0], [0.0, 0.0, 1.0]])
+
 
 def resized_size(height: int, width: int, short_side: int, max_side: int) -> tuple[int, int]:
     """Height and width of an image resized to a short side, its shape kept and its long side bounded.
@@ -82,16 +88,6 @@ class WeakView(Config):
             short = self.short_side[int(rng.integers(len(self.short_side)))]
         flip = bool(rng.random() < self.flip)
         return Geometry(*resized_size(height, width, short, self.max_side), flip)
-
-    def apply(self, image: Tensor, boxes: Boxes, rng: np.random.Generator) -> tuple[Tensor, Boxes]:
-        """The view of an image and its boxes.
-
-        Args:
-            image: (3, H, W) uint8 RGB; not changed.
-            boxes: (n, 4) xyxy in its pixels; not changed.
-            rng: Source of the view's random numbers.
-        """
-        return transform(image, boxes, self.draw(image.shape[1], image.shape[2], rng))
 
 
 class EvalView(Config):

@@ -23,6 +23,8 @@ class Draw(IntEnum):
     UNLABELED_STRONG = 5
     SPLIT = 6
     DIGITS = 7
+    GEOMETRY = 8
+    METHOD = 9
 
 
 def keyed_generator(seed: int, *key: int) -> np.random.Generator:

@@ -40,6 +40,8 @@ class DataConfig(Config):
     count: int | None = Field(None, gt=0)
     """Labeled images, instead of a percentage."""
     fold: int = Field(1, ge=0)
+    hidden_labels: bool = False
+    """For analyses: keep the labels of the images that a split leaves out, for methods that ask for them."""
     bad_boxes: Literal["error", "fix"] = "error"
     """What to do with boxes without area or outside of their image."""
     labeled_batch: int = Field(16, gt=0)
@@ -52,6 +54,11 @@ class DataConfig(Config):
             raise ValueError("split 'seeded' needs either percent or count")
         if self.split == "published" and self.percent is None:
             raise ValueError("split 'published' needs percent")
+        if self.hidden_labels and (self.split == "none" or self.unlabeled is not None):
+            raise ValueError(
+                "hidden_labels needs unlabeled images that have labels: those that data.split leaves out of "
+                "data.labeled, without data.unlabeled"
+            )
         return self
 
     def path(self, key: str) -> Path | None:
@@ -76,6 +83,8 @@ class TrainingData(NamedTuple):
     unlabeled: list[ImageRecord]
     validation: Validation | None
     split: Split
+    hidden: LabeledImages | None = None
+    """The unlabeled images with their labels after all, where ``DataConfig.hidden_labels`` asks for them."""
 
 
 def open_data(config: DataConfig) -> TrainingData:
@@ -100,7 +109,8 @@ def open_data(config: DataConfig) -> TrainingData:
         split = Split(split.labeled_ids, [image.id for image in unlabeled], f"{split.source}; unlabeled: {given}")
     else:
         unlabeled = [everything.images[positions[id_]] for id_ in split.unlabeled_ids]
-    return TrainingData(labeled, unlabeled, _validation(config, labeled), split)
+    hidden = everything.select([positions[id_] for id_ in split.unlabeled_ids]) if config.hidden_labels else None
+    return TrainingData(labeled, unlabeled, _validation(config, labeled), split, hidden)
 
 
 def _with_builtin(config: DataConfig) -> DataConfig:

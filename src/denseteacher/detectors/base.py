@@ -5,7 +5,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from denseteacher.structures import DenseOutput, Detections, ImageBatch, LossDict, Targets
+from denseteacher.structures import DenseOutput, Detections, ImageBatch, LossDict, LossWeights, Targets
 
 
 class DenseDetector(Protocol):
@@ -13,16 +13,19 @@ class DenseDetector(Protocol):
 
     strides: list[int]
     """Of the pyramid's levels, finest first."""
+    num_classes: int
+    """K."""
 
     def __call__(self, images: ImageBatch) -> DenseOutput:
         """Raw predictions at every location; uint8 pixels in, normalized inside, fp32 out."""
 
-    def supervised_losses(self, output: DenseOutput, targets: Targets) -> LossDict:
+    def supervised_losses(self, output: DenseOutput, targets: Targets, weights: LossWeights | None = None) -> LossDict:
         """Losses against ground truth, each already normalized: ``cls``, ``box`` and, if there, ``quality``.
 
         Args:
             output: Predictions of B = v * b images: v views of the same b scenes, one view after the other.
             targets: Ground truth of the b scenes, valid for all their views.
+            weights: Of the scenes' boxes and locations; they change the sums, not the normalizers.
         """
 
     def decode_boxes(self, output: DenseOutput) -> Tensor:

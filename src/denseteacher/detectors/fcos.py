@@ -15,11 +15,11 @@ from denseteacher.detectors.pyramid import (
     tower_features,
 )
 from denseteacher.ops.anchors import location_anchors, valid_locations
-from denseteacher.ops.assigners import BACKGROUND, Assignment, assign_fcos
+from denseteacher.ops.assigners import BACKGROUND, Assignment, assign_fcos, location_weights
 from denseteacher.ops.boxes import decode_ltrb, encode_ltrb, iou
 from denseteacher.ops.losses import giou_loss, quality_loss, sigmoid_focal_loss
 from denseteacher.ops.reduction import mean_over_processes
-from denseteacher.structures import DenseOutput, ImageBatch, LossDict, Targets
+from denseteacher.structures import DenseOutput, ImageBatch, LossDict, LossWeights, Targets
 
 _INITIAL_DISTANCE = 2.0  # strides; above 0, or half of the rectified distances would start without gradient
 
@@ -103,24 +103,29 @@ class FCOS(PyramidDetector):
         """See ``DenseDetector``: (B, N) bool."""
         return self.assign(anchors, targets).labels != BACKGROUND
 
-    def supervised_losses(self, output: DenseOutput, targets: Targets) -> LossDict:
+    def supervised_losses(self, output: DenseOutput, targets: Targets, weights: LossWeights | None = None) -> LossDict:
         """Focal, GIoU and quality BCE, each summed and divided by the foreground count of all processes."""
         views = output.logits.shape[0] // targets.boxes.shape[0]
-        labels, boxes = self.assign(output.anchors, targets)
-        labels, boxes = labels.repeat(views, 1), boxes.repeat(views, 1, 1)
+        assignment = self.assign(output.anchors, targets)
+        labels, boxes = assignment.labels.repeat(views, 1), assignment.boxes.repeat(views, 1, 1)
         foreground = labels != BACKGROUND
         count = mean_over_processes(foreground.sum().float()).clamp(min=1)
 
         one_hot = torch.zeros_like(output.logits)
         one_hot.scatter_(2, labels.clamp(min=0)[..., None], foreground[..., None].to(one_hot.dtype))
+        entropy = sigmoid_focal_loss(output.logits, one_hot)
+        counted: Tensor = foreground
+        if weights is not None:
+            share = location_weights(assignment, weights).repeat(views, 1)
+            entropy, counted = entropy * share[..., None], foreground * share
         predicted = self.decode_boxes(output)
         losses = {
-            "cls": sigmoid_focal_loss(output.logits, one_hot).sum() / count,
-            "box": (giou_loss(predicted, boxes) * foreground).sum() / count,
+            "cls": entropy.sum() / count,
+            "box": (giou_loss(predicted, boxes) * counted).sum() / count,
         }
         if output.quality is not None:
             target = self._quality_target(predicted.detach(), boxes, output.anchors)
-            losses["quality"] = (quality_loss(output.quality, target) * foreground).sum() / count
+            losses["quality"] = (quality_loss(output.quality, target) * counted).sum() / count
         return losses
 
     def _quality_target(self, predicted: Tensor, boxes: Tensor, anchors: Tensor) -> Tensor:

@@ -16,11 +16,11 @@ from denseteacher.detectors.pyramid import (
     tower_features,
 )
 from denseteacher.ops.anchors import box_anchors, valid_locations
-from denseteacher.ops.assigners import BACKGROUND, IGNORED, Assignment, assign_max_iou
+from denseteacher.ops.assigners import BACKGROUND, IGNORED, Assignment, assign_max_iou, location_weights
 from denseteacher.ops.boxes import decode_deltas, encode_deltas
 from denseteacher.ops.losses import giou_loss, sigmoid_focal_loss
 from denseteacher.ops.reduction import mean_over_processes
-from denseteacher.structures import DenseOutput, ImageBatch, LossDict, Targets
+from denseteacher.structures import DenseOutput, ImageBatch, LossDict, LossWeights, Targets
 
 _SCALES = (2 ** (0 / 3), 2 ** (1 / 3), 2 ** (2 / 3))
 _RATIOS = (0.5, 1.0, 2.0)
@@ -116,20 +116,24 @@ class RetinaNet(PyramidDetector):
         """See ``DenseDetector``: (B, N) bool."""
         return self.assign(anchors, targets).labels >= 0
 
-    def supervised_losses(self, output: DenseOutput, targets: Targets) -> LossDict:
+    def supervised_losses(self, output: DenseOutput, targets: Targets, weights: LossWeights | None = None) -> LossDict:
         """Focal and box loss, each summed and divided by the foreground count of all processes."""
         views = output.logits.shape[0] // targets.boxes.shape[0]
-        labels, boxes = self.assign(output.anchors, targets)
-        labels, boxes = labels.repeat(views, 1), boxes.repeat(views, 1, 1)
+        assignment = self.assign(output.anchors, targets)
+        labels, boxes = assignment.labels.repeat(views, 1), assignment.boxes.repeat(views, 1, 1)
         foreground = labels > BACKGROUND
         count = mean_over_processes(foreground.sum().float()).clamp(min=1)
 
         one_hot = torch.zeros_like(output.logits)
         one_hot.scatter_(2, labels.clamp(min=0)[..., None], foreground[..., None].to(one_hot.dtype))
         entropy = sigmoid_focal_loss(output.logits, one_hot) * (labels != IGNORED)[..., None]
+        counted: Tensor = foreground
+        if weights is not None:
+            share = location_weights(assignment, weights).repeat(views, 1)
+            entropy, counted = entropy * share[..., None], foreground * share
         return {
             "cls": entropy.sum() / count,
-            "box": (self._box_errors(output, boxes) * foreground).sum() / count,
+            "box": (self._box_errors(output, boxes) * counted).sum() / count,
         }
 
     def _box_errors(self, output: DenseOutput, boxes: Tensor) -> Tensor:

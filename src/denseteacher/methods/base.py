@@ -6,14 +6,37 @@ import torch
 from torch import Tensor
 
 from denseteacher.detectors.base import DenseDetector
-from denseteacher.structures import DenseOutput, ImageBatch, LossDict, MethodOutput, SemiBatch, Targets
+from denseteacher.structures import (
+    METHOD_NUMBERS,
+    DenseOutput,
+    ImageBatch,
+    LossDict,
+    MethodOutput,
+    MethodState,
+    Provenance,
+    SemiBatch,
+    Targets,
+)
 
 
 class Method(Protocol):
-    """A training method. It holds no state and never changes what it is given."""
+    """A training method. It holds nothing that changes and never changes what it is given."""
+
+    @property
+    def moves_labels(self) -> bool:
+        """Whether it carries its labels from the weak to a strong view that has its own geometry."""
+
+    @property
+    def static_teacher(self) -> bool:
+        """Whether it is taught by the teacher as it was at the end of the burn-in."""
 
     def losses(
-        self, student: DenseDetector, teacher: DenseDetector | None, batch: SemiBatch, step: int
+        self,
+        student: DenseDetector,
+        teacher: DenseDetector | None,
+        batch: SemiBatch,
+        step: int,
+        state: MethodState | None = None,
     ) -> MethodOutput:
         """The weighted losses of one step.
 
@@ -22,10 +45,35 @@ class Method(Protocol):
             teacher: In eval mode, never given a gradient; None until its EMA starts.
             batch: All views of the step.
             step: Optimizer steps done before this one.
+            state: What the step before returned, at first ``initial_state``; None stands for that too.
         """
 
     def needs_unlabeled(self, step: int) -> bool:
         """Whether this step's batch must hold unlabeled views."""
+
+    def initial_state(self, *, classes: int, unlabeled: int) -> MethodState:
+        """What the method remembers before it has seen anything; empty where it never does.
+
+        Args:
+            classes: Number of classes.
+            unlabeled: Number of unlabeled images.
+        """
+
+
+def provenance_of(batch: SemiBatch) -> Provenance:
+    """What is known of the unlabeled images; without it they are the first ones, at their own size."""
+    if batch.provenance is not None:
+        return batch.provenance
+    assert batch.unlabeled_weak is not None
+    sizes = batch.unlabeled_weak.sizes
+    count = len(sizes)
+    return Provenance(
+        positions=torch.arange(count, device=sizes.device),
+        to_weak=torch.eye(3, device=sizes.device).repeat(count, 1, 1),
+        to_strong=None,
+        numbers=torch.full((count, METHOD_NUMBERS), 0.5),
+        hidden=None,
+    )
 
 
 def concatenate(*batches: ImageBatch) -> ImageBatch:

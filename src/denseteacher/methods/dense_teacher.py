@@ -1,15 +1,17 @@
 """Dense Teacher (Zhou et al., ECCV 2022)."""
 
+from functools import partial
 from typing import Literal
 
 from pydantic import Field
 from torch import Tensor
 
 from denseteacher.detectors.base import DenseDetector
-from denseteacher.methods.mean_teacher import MeanTeacher
+from denseteacher.methods.base import provenance_of
+from denseteacher.methods.mean_teacher import Lesson, MeanTeacher
 from denseteacher.ops.losses import giou_loss, quality_focal_loss, quality_loss
 from denseteacher.pseudo_labels.dense import DensePseudoLabels, dense_pseudo_labels
-from denseteacher.structures import DenseOutput, LossDict, MethodOutput
+from denseteacher.structures import DenseOutput, LossDict, MethodState, SemiBatch, Targets
 
 
 class DenseTeacher(MeanTeacher):
@@ -21,8 +23,12 @@ class DenseTeacher(MeanTeacher):
     """
 
     name: Literal["dense_teacher"] = "dense_teacher"
-    region: Literal["all", "top"] = "top"
-    """``top`` selects by feature richness; ``all`` keeps every location (paper, Table 1, second row)."""
+    region: Literal["all", "top", "suppress", "ignore"] = "top"
+    """``top`` selects by feature richness; ``all`` keeps every location (paper, Table 1, second row).
+
+    ``suppress`` and ``ignore`` are for analysis (Table 5): of the selected locations they drop the hard
+    negatives, those that the assigner gives no hidden ground-truth box, and train them as background or not at
+    all. They need ``data.hidden_labels``, so labels of the "unlabeled" images."""
     ratio: float | Literal["auto"] = Field(0.01)
     """Selected share of the locations. ``auto`` is set before training from the labeled data: 2.5 times the
     share of foreground locations, as the paper's 1 % is to COCO's 0.4 % (section 4.4)."""
@@ -39,8 +45,13 @@ class DenseTeacher(MeanTeacher):
     count_padding: bool = True
     """Padded locations count in the share and may be selected, as in the published run."""
 
+    @property
+    def needs_hidden_labels(self) -> bool:
+        """Whether it can't do without the labels of the "unlabeled" images."""
+        return self.region in ("suppress", "ignore")
+
     def pseudo_labels(self, guess: DenseOutput) -> DensePseudoLabels:
-        """The teacher's predictions as this method's training targets."""
+        """The teacher's predictions as this method's training targets, hard negatives included."""
         if isinstance(self.ratio, str):
             raise ValueError("ratio is still 'auto': give a share, or train through a recipe, which sets it")
         return dense_pseudo_labels(
@@ -50,16 +61,37 @@ class DenseTeacher(MeanTeacher):
             count_padding=self.count_padding,
         )
 
-    def unlabeled_losses(
-        self, detector: DenseDetector, output: DenseOutput, guess: DenseOutput, sizes: Tensor
-    ) -> MethodOutput:
+    def lesson(
+        self, detector: DenseDetector, guess: DenseOutput, batch: SemiBatch, state: MethodState | None
+    ) -> Lesson:
         """See ``MeanTeacher``: ``cls``, ``box`` and ``quality`` against the dense pseudo-labels, mean over groups."""
+        assert batch.unlabeled_strong is not None
         labels = self.pseudo_labels(guess)
+        ignored = None
+        if self.needs_hidden_labels:
+            hidden = provenance_of(batch).hidden
+            if hidden is None:
+                raise ValueError(f"region {self.region!r} needs the hidden labels of the unlabeled images")
+            labels, hard = _without_hard_negatives(labels, detector, guess, hidden)
+            ignored = hard if self.region == "ignore" else None
         metrics = {
             "pseudo/locations": labels.selected.sum() / labels.selected.shape[0],
             "pseudo/score": labels.normalizer.sum() / labels.selected.sum(),
         }
+        losses = partial(self._losses, detector, guess, labels, ignored)
+        return Lesson(batch.unlabeled_strong, losses, metrics)
+
+    def _losses(
+        self,
+        detector: DenseDetector,
+        guess: DenseOutput,
+        labels: DensePseudoLabels,
+        ignored: Tensor | None,
+        output: DenseOutput,
+    ) -> LossDict:
         entropy = quality_focal_loss(output.logits, labels.targets, gamma=self.gamma)
+        if ignored is not None:
+            entropy = entropy.masked_fill(ignored[..., None], 0)
         groups = labels.normalizer.shape[0]
         losses: LossDict = {"cls": self.cls_weight * (entropy.view(groups, -1).sum(1) / labels.normalizer).mean()}
         if self.box:
@@ -68,7 +100,20 @@ class DenseTeacher(MeanTeacher):
         if self.quality and output.quality is not None and guess.quality is not None:
             error = quality_loss(output.quality, guess.quality.sigmoid())
             losses["quality"] = self.quality_weight * _mean_over_selected(error, labels)
-        return MethodOutput(losses, metrics)
+        return losses
+
+
+def _without_hard_negatives(
+    labels: DensePseudoLabels, detector: DenseDetector, guess: DenseOutput, hidden: Targets
+) -> tuple[DensePseudoLabels, Tensor]:
+    """The pseudo-labels in true foreground alone, and the (B, N) selected locations outside of it.
+
+    The normalizer stays that of the whole selection, so that the strategies of Table 5 differ in what is
+    learned at hard negatives and not in the scale of the loss elsewhere.
+    """
+    hard = labels.selected & ~detector.foreground(guess.anchors, hidden)
+    kept = labels._replace(targets=labels.targets.masked_fill(hard[..., None], 0), selected=labels.selected & ~hard)
+    return kept, hard
 
 
 def _mean_over_selected(error: Tensor, labels: DensePseudoLabels) -> Tensor:

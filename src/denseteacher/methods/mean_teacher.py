@@ -1,43 +1,36 @@
-"""What the methods whose teacher labels unlabeled images have in common."""
+"""What the methods that learn from unlabeled images have in common."""
 
 from abc import abstractmethod
-from typing import Literal
+from collections.abc import Callable
+from typing import ClassVar, Literal, NamedTuple
 
 import torch
 from pydantic import Field
-from torch import Tensor
 
 from denseteacher.config import Config
 from denseteacher.detectors.base import DenseDetector
 from denseteacher.methods.base import boxes_per_image, concatenate, split_output, weighted
 from denseteacher.methods.supervised import Supervised
-from denseteacher.structures import DenseOutput, LossDict, MethodOutput, SemiBatch
+from denseteacher.structures import (
+    DenseOutput,
+    ImageBatch,
+    LossDict,
+    MethodOutput,
+    MethodState,
+    SemiBatch,
+)
 
 
-class MeanTeacher(Config):
-    """The teacher sees the weak view of the unlabeled images, the student learns from it on the strong view.
+class SemiSupervised(Config):
+    """A method that is ``Supervised`` until its burn-in ends; then its other losses ramp up linearly."""
 
-    A method is what it makes of the teacher's predictions: ``unlabeled_losses``. They begin after the burn-in
-    and ramp up linearly; until then, and on the labeled images throughout, it is ``Supervised``.
-    """
+    moves_labels: ClassVar[bool] = False
+    static_teacher: ClassVar[bool] = False
 
     burn_in: int | Literal["auto"] = 5000
     """Steps on labeled images alone."""
     ramp: int | None = Field(None, ge=0)
     """Steps from the end of the burn-in to full weight; as many as the burn-in if not given."""
-
-    @abstractmethod
-    def unlabeled_losses(
-        self, detector: DenseDetector, output: DenseOutput, guess: DenseOutput, sizes: Tensor
-    ) -> MethodOutput:
-        """The losses on unlabeled images (``cls``, ``box``, ...), times the method's own weights but for the ramp.
-
-        Args:
-            detector: For its functions of predictions; no forward.
-            output: The student's predictions of B strong views.
-            guess: The teacher's of the weak ones, without gradient.
-            sizes: (B, 2) height and width of the images.
-        """
 
     def unlabeled_weight(self, step: int) -> float:
         """0 up to the burn-in's end, then linear, 1 from the end of the ramp."""
@@ -52,19 +45,64 @@ class MeanTeacher(Config):
         """From the end of the burn-in on."""
         return self.unlabeled_weight(step) > 0
 
+    def initial_state(self, *, classes: int, unlabeled: int) -> MethodState:
+        """Nothing: most methods remember nothing."""
+        return {}
+
+
+class Lesson(NamedTuple):
+    """What the student is shown of unlabeled images, and how its answer is graded."""
+
+    images: ImageBatch
+    losses: Callable[[DenseOutput], LossDict]
+    """From the student's predictions on ``images`` to ``cls``, ``box``, ..., times the method's own weights."""
+    metrics: LossDict
+    """Detached numbers that are only watched."""
+    state: MethodState | None = None
+    """See ``MethodOutput``."""
+
+
+class MeanTeacher(SemiSupervised):
+    """The teacher sees the weak view of the unlabeled images, the student learns from it on the strong view.
+
+    A method is what it makes of the teacher's predictions: its ``lesson``.
+    """
+
+    def guess(self, student: DenseDetector, teacher: DenseDetector, batch: SemiBatch) -> DenseOutput:
+        """What is believed of the unlabeled images: the teacher's predictions on their weak views."""
+        assert batch.unlabeled_weak is not None
+        return teacher(batch.unlabeled_weak)
+
+    @abstractmethod
+    def lesson(
+        self, detector: DenseDetector, guess: DenseOutput, batch: SemiBatch, state: MethodState | None
+    ) -> Lesson:
+        """Makes training targets of the guess. Called without gradients.
+
+        Args:
+            detector: For its functions of predictions; no forward.
+            guess: Predictions on the B weak views.
+            batch: All views of the step.
+            state: See ``Method.losses``.
+        """
+
     def losses(
-        self, student: DenseDetector, teacher: DenseDetector | None, batch: SemiBatch, step: int
+        self,
+        student: DenseDetector,
+        teacher: DenseDetector | None,
+        batch: SemiBatch,
+        step: int,
+        state: MethodState | None = None,
     ) -> MethodOutput:
         """See ``Method``: the supervised losses and, under ``unsup/``, those on unlabeled images."""
         weight = self.unlabeled_weight(step)
-        weak, strong = batch.unlabeled_weak, batch.unlabeled_strong
-        if teacher is None or weight == 0 or weak is None or strong is None:
+        if teacher is None or weight == 0 or batch.unlabeled_weak is None:
             return Supervised().losses(student, teacher, batch, step)
         with torch.no_grad():
-            guess = teacher(weak)
-        output = student(concatenate(batch.labeled_weak, batch.labeled_strong, strong))
-        labeled, unlabeled = split_output(output, output.logits.shape[0] - strong.pixels.shape[0])
+            lesson = self.lesson(student, self.guess(student, teacher, batch), batch, state)
+        output = student(concatenate(batch.labeled_weak, batch.labeled_strong, lesson.images))
+        labeled, unlabeled = split_output(output, output.logits.shape[0] - lesson.images.pixels.shape[0])
         losses: LossDict = weighted("sup", student.supervised_losses(labeled, batch.targets))
-        learned, metrics = self.unlabeled_losses(student, unlabeled, guess, weak.sizes)
-        losses |= weighted("unsup", learned, weight)
-        return MethodOutput(losses, {"labeled/boxes": boxes_per_image(batch.targets)} | metrics)
+        losses |= weighted("unsup", lesson.losses(unlabeled), weight)
+        metrics = {"labeled/boxes": boxes_per_image(batch.targets)} | lesson.metrics
+        return MethodOutput(losses, metrics, lesson.state)

@@ -1,11 +1,11 @@
 """The baseline: labeled images only."""
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 from denseteacher.config import Config
 from denseteacher.detectors.base import DenseDetector
 from denseteacher.methods.base import boxes_per_image, concatenate, weighted
-from denseteacher.structures import MethodOutput, SemiBatch
+from denseteacher.structures import MethodOutput, MethodState, SemiBatch
 
 
 class Supervised(Config):
@@ -15,14 +15,26 @@ class Supervised(Config):
     the strong view and the EMA teacher too (ssod_systems.md, section 3.1).
     """
 
+    moves_labels: ClassVar[bool] = True  # no view of an unlabeled image is ever made
+    static_teacher: ClassVar[bool] = False
+
     name: Literal["supervised"] = "supervised"
 
     def needs_unlabeled(self, step: int) -> bool:
         """Never."""
         return False
 
+    def initial_state(self, *, classes: int, unlabeled: int) -> MethodState:
+        """Nothing."""
+        return {}
+
     def losses(
-        self, student: DenseDetector, teacher: DenseDetector | None, batch: SemiBatch, step: int
+        self,
+        student: DenseDetector,
+        teacher: DenseDetector | None,
+        batch: SemiBatch,
+        step: int,
+        state: MethodState | None = None,
     ) -> MethodOutput:
         """See ``Method``: ``sup/cls``, ``sup/box`` and ``sup/quality`` over both labeled views."""
         output = student(concatenate(batch.labeled_weak, batch.labeled_strong))

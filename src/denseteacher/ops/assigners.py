@@ -7,7 +7,7 @@ from torch import Tensor
 from torchvision.ops import box_iou
 
 from denseteacher.ops.boxes import areas, centers
-from denseteacher.structures import Targets
+from denseteacher.structures import LossWeights, Targets
 
 BACKGROUND = -1
 IGNORED = -2
@@ -21,6 +21,20 @@ class Assignment(NamedTuple):
     """(B, N) int64 class index, ``BACKGROUND`` or ``IGNORED``."""
     boxes: Tensor
     """(B, N, 4) the assigned box, xyxy pixels; meaningless but at foreground."""
+    matched: Tensor
+    """(B, N) int64 which of the image's boxes that is; meaningless but at foreground."""
+
+
+def location_weights(assignment: Assignment, weights: LossWeights) -> Tensor:
+    """(B, N) fp32 what each location counts: as its box at foreground, as its own background elsewhere."""
+    labels = assignment.labels
+    foreground = labels > BACKGROUND
+    at_box, elsewhere = torch.ones(labels.shape, device=labels.device), torch.ones(labels.shape, device=labels.device)
+    if weights.boxes is not None:
+        at_box = weights.boxes.gather(1, assignment.matched)
+    if weights.background is not None:
+        elsewhere = weights.background
+    return torch.where(foreground, at_box, elsewhere)
 
 
 def assign_fcos(
@@ -64,7 +78,7 @@ def assign_fcos(
     best = cost.argmin(dim=2)  # (B, N); argmin returns the first of equals
     foreground = cost.gather(2, best[..., None])[..., 0].isfinite()
     labels = targets.labels.gather(1, best).masked_fill(~foreground, BACKGROUND)
-    return Assignment(labels, targets.boxes.gather(1, best[..., None].expand(-1, -1, 4)))
+    return Assignment(labels, targets.boxes.gather(1, best[..., None].expand(-1, -1, 4)), best)
 
 
 def assign_max_iou(
@@ -92,4 +106,4 @@ def assign_max_iou(
     labels = targets.labels.gather(1, index)
     labels = labels.masked_fill(best < foreground_iou, IGNORED).masked_fill(best < background_iou, BACKGROUND)
     labels = torch.where(rescued, targets.labels.gather(1, index), labels)
-    return Assignment(labels, targets.boxes.gather(1, index[..., None].expand(-1, -1, 4)))
+    return Assignment(labels, targets.boxes.gather(1, index[..., None].expand(-1, -1, 4)), index)

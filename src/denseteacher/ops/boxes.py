@@ -113,3 +113,25 @@ def clip_boxes(boxes: Tensor, height: float | Tensor, width: float | Tensor) -> 
     x = boxes[..., 0::2].clamp(min=0).clamp(max=width)
     y = boxes[..., 1::2].clamp(min=0).clamp(max=height)
     return torch.stack((x[..., 0], y[..., 0], x[..., 1], y[..., 1]), dim=-1)
+
+
+def move_boxes(boxes: Tensor, matrix: Tensor) -> Tensor:
+    """Boxes in a view with its own geometry: the axis-aligned hulls of their four moved corners.
+
+    A moved coordinate is a sum of one term in x and one in y, and each is least and greatest at a side of the
+    box, so the hull needs no corners. Products are elementwise: a matrix product may be rounded to TF32 on a
+    GPU, which costs tenths of a pixel.
+
+    Args:
+        boxes: (B, G, 4) xyxy pixels.
+        matrix: (B, 3, 3) affine maps of homogeneous pixel coordinates (x, y, 1).
+
+    Returns:
+        (B, G, 4) fp32, not cut to the image.
+    """
+    boxes, matrix = boxes.float(), matrix.float()[:, None]
+    linear, offset = matrix[..., :2, :2], matrix[..., :2, 2]
+    first, second = linear * boxes[..., None, :2], linear * boxes[..., None, 2:]  # (B, G, 2, 2), a row an axis
+    lower = torch.minimum(first, second).sum(-1) + offset
+    upper = torch.maximum(first, second).sum(-1) + offset
+    return torch.cat((lower, upper), dim=-1)

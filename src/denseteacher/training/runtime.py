@@ -16,7 +16,7 @@ from torch.optim import Optimizer
 from denseteacher.config import Config
 from denseteacher.detectors.base import DenseDetector
 from denseteacher.errors import InputError
-from denseteacher.structures import DenseOutput, Detections, ImageBatch, LossDict, Targets
+from denseteacher.structures import DenseOutput, Detections, ImageBatch, LossDict, LossWeights, Targets
 
 _BF16_TOLERANCE = 0.02  # of the largest output; bf16 keeps 8 bits
 _BF16_SPEEDUP = 1.2  # below, the rounding is not worth it
@@ -166,16 +166,16 @@ class ParallelDetector:
         self.forward_module = forward_module
         self.detector = detector
         self.runtime = runtime
-        self.strides = detector.strides
+        self.strides, self.num_classes = detector.strides, detector.num_classes
 
     def __call__(self, images: ImageBatch) -> DenseOutput:
         """See ``DenseDetector``."""
         with self.runtime.autocast():
             return cast(DenseOutput, self.forward_module(images))
 
-    def supervised_losses(self, output: DenseOutput, targets: Targets) -> LossDict:
+    def supervised_losses(self, output: DenseOutput, targets: Targets, weights: LossWeights | None = None) -> LossDict:
         """See ``DenseDetector``."""
-        return self.detector.supervised_losses(output, targets)
+        return self.detector.supervised_losses(output, targets, weights)
 
     def decode_boxes(self, output: DenseOutput) -> Tensor:
         """See ``DenseDetector``."""

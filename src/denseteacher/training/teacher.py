@@ -38,6 +38,10 @@ class Teacher:
         self._student_floats, self._student_others = _tensors(student)
         self._floats, self._others = _tensors(self.module)
 
+    def copy(self) -> None:
+        """Teacher = student."""
+        self.update(0.0)
+
     @torch.no_grad()
     def update(self, decay: float) -> None:
         """Teacher = decay * teacher + (1 - decay) * student."""

@@ -12,12 +12,13 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from denseteacher.config import Config
+from denseteacher.data.affine import AffineView
 from denseteacher.data.loaders import LoadedStep, StepDataset, step_loader, with_strong_views
 from denseteacher.data.photometry import StrongView
 from denseteacher.detectors import DenseDetector, load_weights
 from denseteacher.errors import InputError, RunError
 from denseteacher.methods import Method
-from denseteacher.structures import ImageBatch, SemiBatch, Targets
+from denseteacher.structures import ImageBatch, MethodState, Provenance, SemiBatch, Targets
 from denseteacher.training.checkpoint import CheckpointFolder
 from denseteacher.training.logging import MetricsLog, ProgressDisplay
 from denseteacher.training.optim import (
@@ -70,6 +71,7 @@ class Trainer:
         student: nn.Module,
         method: Method,
         strong: StrongView,
+        affine: AffineView | None = None,
         dataset: StepDataset,
         schedule: ScheduleConfig,
         optim: OptimConfig,
@@ -87,6 +89,7 @@ class Trainer:
             student: The detector to train.
             method: What the losses are.
             strong: The strong view.
+            affine: Geometry of the strong view of unlabeled images.
             dataset: The steps.
             schedule: Lengths and intervals; ``max_steps`` is a number.
             optim: Optimizer.
@@ -98,7 +101,7 @@ class Trainer:
             evaluate: Gives a detector's metrics; in the main process alone.
             save_best: Told the teacher and its evaluation whenever it is the best so far.
         """
-        self.method, self.strong, self.dataset = method, strong, dataset
+        self.method, self.strong, self.affine, self.dataset = method, strong, affine, dataset
         self.schedule, self.optim, self.runtime = schedule, optim, runtime
         self.max_steps = int(schedule.max_steps)
         self.workers, self.folder, self.recipe = workers, folder, recipe
@@ -109,6 +112,10 @@ class Trainer:
         self.student, self._stepper = runtime.setup(student, self.optimizer)
         self.teacher = Teacher(student)
         self.teacher_view = runtime.local_view(self.teacher.module)
+        self.labeler = Teacher(self.teacher.module) if method.static_teacher else self.teacher
+        """Who labels unlabeled images: the teacher, or what it was at the end of the burn-in."""
+        self.labeler_view = runtime.local_view(self.labeler.module)
+        self.method_state = self._fresh_state()
         self.student_view = runtime.local_view(student)
         self.parameters = [parameter for parameter in student.parameters() if parameter.requires_grad]
         self._buffers = [buffer for buffer in student.buffers() if buffer.is_floating_point()]
@@ -121,6 +128,10 @@ class Trainer:
         self.notes: list[str] = []
         self._step_values: dict[str, Tensor] = {}
         self._data_wait = 0.0
+
+    def _fresh_state(self) -> MethodState:
+        state = self.method.initial_state(classes=self.student.num_classes, unlabeled=len(self.dataset.unlabeled))
+        return {name: value.to(self.runtime.device) for name, value in state.items()}
 
     def fit(self) -> Progress:
         """Trains to the last step, or to the step at which a signal asked to stop.
@@ -186,21 +197,30 @@ class Trainer:
             labeled_batch=self.dataset.settings.labeled_batch,
         )
         set_rate(self.optimizer, rate)
-        batch = with_strong_views(loaded, self.strong, seed=self.dataset.settings.seed, device=self.runtime.device)
+        batch = with_strong_views(
+            loaded, self.strong, self.affine, seed=self.dataset.settings.seed, device=self.runtime.device
+        )
         saved = [buffer.clone() for buffer in self._buffers]
         values: dict[str, Tensor] = {}
+        state = self.method_state
         parts = _split(batch, self.schedule.accumulate)
         for number, part in enumerate(parts):
             with self.runtime.accumulating(self.student, more_to_come=number + 1 < len(parts)):
-                losses, metrics = self.method.losses(self.student, self.teacher_view, part, self.step)
+                losses, metrics, remembered = self.method.losses(
+                    self.student, self.labeler_view, part, self.step, state
+                )
                 total = torch.stack(list(losses.values())).sum() / len(parts)
                 self.runtime.backward(total)
+            state = state if remembered is None else remembered
             for name, value in (losses | metrics | {"loss": total * len(parts)}).items():
                 values[name] = values.get(name, 0.0) + value.detach() / len(parts)
         norm = clip_gradients(self.parameters, self.optim)
         if self.runtime.all_true(torch.isfinite(norm) & torch.isfinite(values["loss"])):
             self._stepper.step()
             self.teacher.update(ema_decay(self.step, decay=self.ema_decay, start=self.ema_start))
+            if self.labeler is not self.teacher and not self.method.needs_unlabeled(self.step + 1):
+                self.labeler.copy()
+            self.method_state = state
             self.nonfinite = 0
         else:
             self._skip_step(saved, loaded, values)
@@ -270,6 +290,8 @@ class Trainer:
             "step": self.step,
             "student": self.student_module.state_dict(),
             "teacher": self.teacher.module.state_dict(),
+            "labeler": None if self.labeler is self.teacher else self.labeler.module.state_dict(),
+            "method": self.method_state,
             "optimizer": self.optimizer.state_dict(),
             "nonfinite": self.nonfinite,
             "best": self.best,
@@ -277,14 +299,25 @@ class Trainer:
             "recipe": json.dumps(self.recipe),
         }
 
-    def restore(self, state: dict[str, Any], *, source: str) -> None:
+    def restore(self, state: dict[str, Any], *, source: str, same_method: bool = True) -> None:
         """Continues from a checkpoint.
+
+        Args:
+            state: What ``state`` gave.
+            source: Where it is from, for messages.
+            same_method: False where another method wrote it, whose memory says nothing here.
 
         Raises:
             InputError: If it holds another architecture.
         """
         load_weights(self.student_module, state["student"], source=source)
         load_weights(self.teacher.module, state["teacher"], source=source)
+        if self.labeler is not self.teacher:
+            self.labeler.copy()
+            if same_method:
+                load_weights(self.labeler.module, state["labeler"], source=source)
+        if same_method:
+            self.method_state = {name: value.to(self.runtime.device) for name, value in state["method"].items()}
         self.optimizer.load_state_dict(state["optimizer"])
         self.step, self.nonfinite = state["step"], state["nonfinite"]
         self.best, self.metrics = dict(state["best"]), dict(state["metrics"])
@@ -301,7 +334,34 @@ def _split(batch: SemiBatch, parts: int) -> list[SemiBatch]:
         pairs = zip(view.pixels.chunk(parts), view.sizes.chunk(parts), strict=True)
         return [ImageBatch(pixels, sizes) for pixels, sizes in pairs]
 
-    targets = [Targets(*fields) for fields in zip(*(field.chunk(parts) for field in batch.targets), strict=True)]
-    weak, strong = images(batch.labeled_weak), images(batch.labeled_strong)
-    other_weak, other_strong = images(batch.unlabeled_weak), images(batch.unlabeled_strong)
-    return [SemiBatch(*views) for views in zip(weak, strong, targets, other_weak, other_strong, strict=True)]  # type: ignore[arg-type]
+    columns = zip(
+        images(batch.labeled_weak),
+        images(batch.labeled_strong),
+        _split_targets(batch.targets, parts),
+        images(batch.unlabeled_weak),
+        images(batch.unlabeled_strong),
+        _split_provenance(batch.provenance, parts),
+        strict=True,
+    )
+    return [SemiBatch(*views) for views in columns]
+
+
+def _split_targets(targets: Targets, parts: int) -> list[Targets]:
+    return [Targets(*fields) for fields in zip(*(field.chunk(parts) for field in targets), strict=True)]
+
+
+def _split_provenance(provenance: Provenance | None, parts: int) -> list[Provenance | None]:
+    if provenance is None:
+        return [None] * parts
+    positions, to_weak, to_strong, numbers, hidden = provenance
+    return [
+        Provenance(*fields)
+        for fields in zip(
+            positions.chunk(parts),
+            to_weak.chunk(parts),
+            [None] * parts if to_strong is None else to_strong.chunk(parts),
+            numbers.chunk(parts),
+            [None] * parts if hidden is None else _split_targets(hidden, parts),
+            strict=True,
+        )
+    ]

@@ -1,0 +1,95 @@
+"""What the methods have in common whose teacher's detections are taken for ground truth."""
+
+from functools import partial
+from typing import ClassVar
+
+from pydantic import Field
+from torch import Tensor
+
+from denseteacher.detectors.base import DenseDetector
+from denseteacher.methods.base import boxes_per_image, provenance_of
+from denseteacher.methods.mean_teacher import Lesson, MeanTeacher
+from denseteacher.ops.views import move_targets
+from denseteacher.pseudo_labels.boxes import PseudoBoxes, pseudo_boxes
+from denseteacher.structures import DenseOutput, ImageBatch, LossDict, LossWeights, MethodState, SemiBatch, Targets
+
+
+class PseudoBoxTeacher(MeanTeacher):
+    """Threshold, NMS, label assignment, then the detector's own supervised losses.
+
+    Methods of this family differ in which boxes they believe and in how much each counts: in their ``lesson``.
+    The boxes follow a strong view that has its own geometry.
+    """
+
+    moves_labels: ClassVar[bool] = True
+
+    threshold: float = Field(0.5, ge=0, lt=1)
+    """Detections must score above this to become pseudo-boxes."""
+    nms_threshold: float = Field(0.6, gt=0, le=1)
+    cls_weight: float = Field(4.0, ge=0)
+    box_weight: float = Field(1.0, ge=0)
+    """Of the box and the quality loss."""
+    box: bool = False
+    """Learn boxes and their quality too."""
+
+    def find(
+        self, detector: DenseDetector, guess: DenseOutput, batch: SemiBatch, threshold: float | Tensor
+    ) -> PseudoBoxes:
+        """Boxes of the weak views that score above a threshold: one number, or (K,) one a class."""
+        assert batch.unlabeled_weak is not None
+        return pseudo_boxes(
+            detector.decode_boxes(guess),
+            detector.scores(guess),
+            batch.unlabeled_weak.sizes,
+            threshold=threshold,
+            nms_threshold=self.nms_threshold,
+        )
+
+    def lesson(
+        self, detector: DenseDetector, guess: DenseOutput, batch: SemiBatch, state: MethodState | None
+    ) -> Lesson:
+        """See ``MeanTeacher``: ``cls`` against the pseudo-boxes; with ``box`` also ``box`` and ``quality``."""
+        found = self.find(detector, guess, batch, self.threshold)
+        return self.teach(detector, batch, to_strong_view(found.targets, batch))
+
+    def teach(
+        self,
+        detector: DenseDetector,
+        batch: SemiBatch,
+        targets: Targets,
+        *,
+        images: ImageBatch | None = None,
+        weights: LossWeights | None = None,
+        state: MethodState | None = None,
+    ) -> Lesson:
+        """The lesson of pseudo ground truth.
+
+        Args:
+            detector: For its losses.
+            batch: All views of the step.
+            targets: On the images that are shown.
+            images: What is shown, the strong views if not given.
+            weights: Of boxes and background locations.
+            state: For the next step.
+        """
+        shown = batch.unlabeled_strong if images is None else images
+        assert shown is not None
+        losses = partial(self.box_losses, detector, targets, weights)
+        return Lesson(shown, losses, {"pseudo/boxes": boxes_per_image(targets)}, state)
+
+    def box_losses(
+        self, detector: DenseDetector, targets: Targets, weights: LossWeights | None, output: DenseOutput
+    ) -> LossDict:
+        """The detector's losses against pseudo ground truth, times the method's weights."""
+        learned = detector.supervised_losses(output, targets, weights)
+        factors = {"cls": self.cls_weight} | ({"box": self.box_weight, "quality": self.box_weight} if self.box else {})
+        return {name: value * factors[name] for name, value in learned.items() if name in factors}
+
+
+def to_strong_view(targets: Targets, batch: SemiBatch) -> Targets:
+    """Boxes of the weak views as they lie on the strong ones."""
+    matrix = provenance_of(batch).to_strong
+    if matrix is None:
+        return targets
+    assert batch.unlabeled_strong is not None
+    return move_targets(targets, matrix, batch.unlabeled_strong.sizes)
