@@ -20,8 +20,8 @@ from denseteacher.errors import InputError
 from denseteacher.evaluation.coco_map import CocoMap
 from denseteacher.evaluation.evaluator import Evaluator
 from denseteacher.inference.predictor import Predictor
-from denseteacher.methods import DenseTeacher
-from denseteacher.recipe import Recipe, dump_recipe, load_recipe, resolve_auto
+from denseteacher.methods import DenseTeacher, Method
+from denseteacher.recipe import Recipe, dump_recipe, load_recipe, resolve_auto, with_method
 from denseteacher.report.page import SHOWN, environment_text, examples, run_view, write_report
 from denseteacher.run_folder import (
     choose_folder,
@@ -58,6 +58,7 @@ def train(
     unlabeled: str | Path | None = None,
     val: str | Path | None = None,
     output: str | Path | None = None,
+    method: Method | None = None,
     overrides: Mapping[str, Any] | Iterable[str] = (),
     resume: bool = False,
     burn_in_from: str | Path | None = None,
@@ -71,6 +72,7 @@ def train(
         unlabeled: Folder, COCO image-info JSON or text list of unlabeled images.
         val: COCO JSON to evaluate on.
         output: The run folder; a new one below ``runs`` if not given.
+        method: A method of your own in place of the recipe's (``docs/add-a-method.md``).
         overrides: ``{"optim.lr": 0.02}`` or ``["optim.lr=0.02"]``.
         resume: Continue the run in ``output``, or the newest run of this recipe.
         burn_in_from: Another run of the same recipe and seed but for the method, whose burn-in to start from.
@@ -83,6 +85,8 @@ def train(
     # a path on the command line is relative to where the user is, not to a recipe's root
     given = {f"data.{key}": str(Path(value).absolute()) for key, value in paths.items() if value is not None}
     config = load_recipe(recipe, [*_as_texts(given), *_as_texts(overrides)])
+    if method is not None:
+        config = with_method(config, method)
     folder = choose_folder(config.name, output, resume=resume)
     data = open_data(config.data)
     config = resolve_auto(config, labeled=len(data.labeled.images), unlabeled=len(data.unlabeled))

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, SerializeAsAny, ValidationError, model_validator
 
 from denseteacher.config import Config
 from denseteacher.data.affine import AffineView
@@ -16,7 +16,7 @@ from denseteacher.data.photometry import StrongView
 from denseteacher.data.sources import DataConfig
 from denseteacher.detectors import DetectorConfig, FCOSConfig
 from denseteacher.errors import InputError
-from denseteacher.methods import DenseTeacher, MethodConfig, SemiSupervised
+from denseteacher.methods import DenseTeacher, Method, MethodConfig, SemiSupervised
 from denseteacher.training.optim import OptimConfig
 from denseteacher.training.runtime import RuntimeConfig
 from denseteacher.training.teacher import EMAConfig
@@ -51,7 +51,7 @@ class Recipe(Config):
     data: DataConfig = DataConfig()
     augment: AugmentConfig = AugmentConfig()
     detector: DetectorConfig = FCOSConfig()
-    method: MethodConfig = DenseTeacher()
+    method: SerializeAsAny[MethodConfig] = DenseTeacher()
     ema: EMAConfig = EMAConfig()
     optim: OptimConfig = OptimConfig()
     schedule: ScheduleConfig = ScheduleConfig()
@@ -129,6 +129,26 @@ def load_recipe(source: str | Path, overrides: Mapping[str, Any] | Iterable[str]
         return Recipe.model_validate(content)
     except ValidationError as error:
         raise InputError(f"recipe {str(source)!r}: {_explain(error)}") from error
+
+
+def with_method(recipe: Recipe, method: Method) -> Recipe:
+    """The recipe with another method, which needs not be one that a YAML file can name.
+
+    Raises:
+        InputError: If the method doesn't fit the rest of the recipe.
+    """
+    changed = recipe.model_copy(update={"method": method})
+    try:
+        for check in (
+            changed._check_batches,
+            changed._check_labels_can_follow,
+            changed._check_teacher_is_ready,
+            changed._check_burn_in_ends,
+        ):
+            check()
+    except ValueError as error:
+        raise InputError(f"recipe {recipe.name!r}: {error}") from error
+    return changed
 
 
 def resolve_auto(recipe: Recipe, *, labeled: int, unlabeled: int) -> Recipe:

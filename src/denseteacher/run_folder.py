@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
 
 from denseteacher.data.splits import Split, write_split_ids
 from denseteacher.errors import InputError
-from denseteacher.recipe import Recipe, dump_recipe, load_recipe
+from denseteacher.recipe import Recipe, dump_recipe
 from denseteacher.training.checkpoint import CheckpointFolder
 from denseteacher.training.logging import read_metrics
 from denseteacher.training.trainer import Trainer
@@ -28,7 +29,7 @@ MAY_CHANGE = (
 )
 """What a continued run may have different: none of it changes a loss."""
 BURN_IN_MAY_CHANGE = (*MAY_CHANGE, "name", "method", "augment.affine", "data.hidden_labels")
-"""What a run may have different from the one whose burn-in it starts from: none of it is used before its end."""
+"""What a run may have different from the one whose burn-in it starts from: none of it matters before its end."""
 
 
 def choose_folder(name: str, output: str | Path | None, *, resume: bool) -> Path:
@@ -75,7 +76,8 @@ def with_precision_of(recipe: Recipe, begun: Path | None) -> Recipe:
     """The recipe with ``precision: auto`` decided as the run that it goes on from did, measured then."""
     if begun is None or recipe.runtime.precision != "auto" or not (begun / "recipe.yaml").is_file():
         return recipe
-    precision = load_recipe(begun / "recipe.yaml").runtime.precision
+    # as plain YAML: the run's method may be the user's own, which a recipe can't name
+    precision = yaml.safe_load((begun / "recipe.yaml").read_text(encoding="utf-8"))["runtime"]["precision"]
     return recipe.model_copy(update={"runtime": recipe.runtime.model_copy(update={"precision": precision})})
 
 

@@ -15,7 +15,7 @@ from torch.nn import functional
 
 from denseteacher.config import Config
 from denseteacher.data.photometry import Probability
-from denseteacher.data.randomness import Draw, keyed_uniforms
+from denseteacher.data.randomness import Draw, keyed_uniforms, to_device
 from denseteacher.ops.canvas import real_area
 from denseteacher.structures import ImageBatch
 
@@ -73,7 +73,7 @@ class AffineView(Config):
             those of the new ones.
         """
         motions = self.motions(keyed_uniforms(seed, Draw.GEOMETRY, step, samples, _NUMBERS)).float()
-        matrix = about_center(_to(images.pixels.device, motions), images.sizes)
+        matrix = about_center(to_device(images.pixels.device, motions), images.sizes)
         return warp(images, matrix), matrix
 
     def motions(self, numbers: Tensor) -> Tensor:
@@ -154,8 +154,3 @@ def _sources(matrix: Tensor, height: int, width: int) -> Tensor:
     x = (yy * columns - xy * rows) / determinant
     y = (xx * rows - yx * columns) / determinant
     return torch.stack([x.mul_(2 / width), y.mul_(2 / height)], dim=3).sub_(1)
-
-
-def _to(device: torch.device, values: Tensor) -> Tensor:
-    """Moves host numbers; only from pinned memory does a GPU take them without being waited for."""
-    return (values.pin_memory() if device.type == "cuda" else values).to(device, non_blocking=True)

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from denseteacher.config import Config
-from denseteacher.data.randomness import Draw, keyed_uniforms
+from denseteacher.data.randomness import Draw, keyed_uniforms, to_device
 from denseteacher.ops.canvas import real_area
 from denseteacher.structures import ImageBatch
 
@@ -135,8 +135,8 @@ class StrongView(Config):
         inside = real_area(images.sizes, *images.pixels.shape[-2:])
         pixels = self._recolor(images, colors)
         if self.erasings:
-            erased = self._erased(images, _to(images.pixels.device, erasings))
-            noise = _noise(_to(images.pixels.device, key[:, 0]), *images.pixels.shape[-2:])
+            erased = self._erased(images, to_device(images.pixels.device, erasings))
+            noise = _noise(to_device(images.pixels.device, key[:, 0]), *images.pixels.shape[-2:])
             pixels = torch.where(erased, noise, pixels)
         return ImageBatch(torch.where(inside, pixels, images.pixels), images.sizes)
 
@@ -176,8 +176,8 @@ class StrongView(Config):
             return images.pixels
         # one transfer for all groups
         lengths = [len(group.rows) for group in groups]
-        rows = torch.split(_to(device, torch.cat([group.rows for group in groups])), lengths)
-        amounts = torch.split(_to(device, torch.cat([group.amounts for group in groups])), lengths)
+        rows = torch.split(to_device(device, torch.cat([group.rows for group in groups])), lengths)
+        amounts = torch.split(to_device(device, torch.cat([group.amounts for group in groups])), lengths)
         values = images.pixels.to(torch.float32, memory_format=torch.contiguous_format)
         for group, row, amount in zip(groups, rows, amounts, strict=True):
             values.index_copy_(0, row, group.change(values.index_select(0, row), amount, images.sizes[row]))
@@ -201,11 +201,6 @@ def _group(change: Change, chosen: Tensor, amounts: Tensor) -> Group:
 
 def _between(low: float, high: float, share: Tensor) -> Tensor:
     return low + (high - low) * share
-
-
-def _to(device: torch.device, values: Tensor) -> Tensor:
-    """Moves host numbers; only from pinned memory does a GPU take them without being waited for."""
-    return (values.pin_memory() if device.type == "cuda" else values).to(device, non_blocking=True)
 
 
 def adjust_brightness(images: Tensor, factor: Tensor, sizes: Tensor) -> Tensor:

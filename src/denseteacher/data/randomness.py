@@ -50,3 +50,8 @@ def keyed_uniforms(seed: int, draw: Draw, step: int, samples: Sequence[int], cou
     """
     rows = [keyed_generator(seed, draw, step, sample).random(count, dtype=np.float32) for sample in samples]
     return torch.from_numpy(np.stack(rows))
+
+
+def to_device(device: torch.device, values: Tensor) -> Tensor:
+    """Moves host numbers; only from pinned memory does a GPU take them without being waited for."""
+    return (values.pin_memory() if device.type == "cuda" else values).to(device, non_blocking=True)

@@ -6,8 +6,8 @@ from pydantic import Field
 
 from denseteacher.methods.base import Method
 from denseteacher.methods.dense_teacher import DenseTeacher
-from denseteacher.methods.mean_teacher import MeanTeacher, SemiSupervised
-from denseteacher.methods.pseudo_box import PseudoBoxTeacher
+from denseteacher.methods.mean_teacher import Lesson, MeanTeacher, SemiSupervised
+from denseteacher.methods.pseudo_box import PseudoBoxTeacher, to_strong_view
 from denseteacher.methods.supervised import Supervised
 from denseteacher.methods.unbiased_teacher import UnbiasedTeacher
 
@@ -19,6 +19,7 @@ MethodConfig = Annotated[
 
 __all__ = [
     "DenseTeacher",
+    "Lesson",
     "MeanTeacher",
     "Method",
     "MethodConfig",
@@ -26,4 +27,5 @@ __all__ = [
     "SemiSupervised",
     "Supervised",
     "UnbiasedTeacher",
+    "to_strong_view",
 ]
