@@ -59,51 +59,8 @@ class Recipe(Config):
     runtime: RuntimeConfig = RuntimeConfig()
 
     @model_validator(mode="after")
-    def _check_batches(self) -> "Recipe":
-        parts = self.runtime.devices * self.runtime.nodes * self.schedule.accumulate
-        for key in ("labeled_batch", "unlabeled_batch"):
-            if getattr(self.data, key) % parts:
-                raise ValueError(
-                    f"data.{key} is {getattr(self.data, key)}, no multiple of the {parts} parts that devices, "
-                    "nodes and accumulation cut it into"
-                )
-        group = getattr(self.method, "group_size", None)
-        if group is not None and self.data.unlabeled_batch // parts % group:
-            raise ValueError(
-                f"method.group_size is {group}, but each part of a step has {self.data.unlabeled_batch // parts} "
-                "unlabeled images: it must divide them"
-            )
-        return self
-
-    @model_validator(mode="after")
-    def _check_labels_can_follow(self) -> "Recipe":
-        if self.augment.affine is not None and not self.method.moves_labels:
-            raise ValueError(
-                f"augment.affine moves the strong views, but method {self.method.name!r} compares teacher and "
-                "student location by location: leave it out (null)"
-            )
-        if getattr(self.method, "needs_hidden_labels", False) and not self.data.hidden_labels:
-            raise ValueError(
-                "method.region 'suppress' and 'ignore' are analyses that look at the labels of the unlabeled "
-                "images: say so with data.hidden_labels=true, on data that a split cuts"
-            )
-        return self
-
-    @model_validator(mode="after")
-    def _check_teacher_is_ready(self) -> "Recipe":
-        burn_in, start = getattr(self.method, "burn_in", "auto"), self.ema.start
-        if not isinstance(burn_in, str) and not isinstance(start, str) and start > burn_in:
-            raise ValueError(f"ema.start is {start}, after the burn-in of {burn_in} steps that needs the teacher")
-        return self
-
-    @model_validator(mode="after")
-    def _check_burn_in_ends(self) -> "Recipe":
-        burn_in, steps = getattr(self.method, "burn_in", "auto"), self.schedule.max_steps
-        if not isinstance(burn_in, str) and not isinstance(steps, str) and burn_in >= steps:
-            raise ValueError(
-                f"method.burn_in is {burn_in}, but the run has {steps} steps, so unlabeled images would never be "
-                "used: shorten it, or take method.name=supervised"
-            )
+    def _check(self) -> "Recipe":
+        _check_recipe(self)
         return self
 
 
@@ -139,13 +96,7 @@ def with_method(recipe: Recipe, method: Method) -> Recipe:
     """
     changed = recipe.model_copy(update={"method": method})
     try:
-        for check in (
-            changed._check_batches,
-            changed._check_labels_can_follow,
-            changed._check_teacher_is_ready,
-            changed._check_burn_in_ends,
-        ):
-            check()
+        _check_recipe(changed)
     except ValueError as error:
         raise InputError(f"recipe {recipe.name!r}: {error}") from error
     return changed
@@ -189,6 +140,62 @@ def resolve_auto(recipe: Recipe, *, labeled: int, unlabeled: int) -> Recipe:
 def dump_recipe(recipe: Recipe) -> str:
     """The recipe, complete, as YAML that ``load_recipe`` reads."""
     return yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False)
+
+
+def _check_recipe(recipe: Recipe) -> None:
+    """What no part of a recipe can see alone.
+
+    Raises:
+        ValueError: If the parts don't fit.
+    """
+    _check_batches(recipe)
+    _check_labels_can_follow(recipe)
+    _check_teacher_is_ready(recipe)
+    _check_burn_in_ends(recipe)
+
+
+def _check_batches(recipe: Recipe) -> None:
+    parts = recipe.runtime.devices * recipe.runtime.nodes * recipe.schedule.accumulate
+    for key in ("labeled_batch", "unlabeled_batch"):
+        if getattr(recipe.data, key) % parts:
+            raise ValueError(
+                f"data.{key} is {getattr(recipe.data, key)}, no multiple of the {parts} parts that devices, "
+                "nodes and accumulation cut it into"
+            )
+    group = getattr(recipe.method, "group_size", None)
+    if group is not None and recipe.data.unlabeled_batch // parts % group:
+        raise ValueError(
+            f"method.group_size is {group}, but each part of a step has {recipe.data.unlabeled_batch // parts} "
+            "unlabeled images: it must divide them"
+        )
+
+
+def _check_labels_can_follow(recipe: Recipe) -> None:
+    if recipe.augment.affine is not None and not recipe.method.moves_labels:
+        raise ValueError(
+            f"augment.affine moves the strong views, but method {recipe.method.name!r} compares teacher and "
+            "student location by location: leave it out (null)"
+        )
+    if getattr(recipe.method, "needs_hidden_labels", False) and not recipe.data.hidden_labels:
+        raise ValueError(
+            "method.region 'suppress' and 'ignore' are analyses that look at the labels of the unlabeled "
+            "images: say so with data.hidden_labels=true, on data that a split cuts"
+        )
+
+
+def _check_teacher_is_ready(recipe: Recipe) -> None:
+    burn_in, start = getattr(recipe.method, "burn_in", "auto"), recipe.ema.start
+    if not isinstance(burn_in, str) and not isinstance(start, str) and start > burn_in:
+        raise ValueError(f"ema.start is {start}, after the burn-in of {burn_in} steps that needs the teacher")
+
+
+def _check_burn_in_ends(recipe: Recipe) -> None:
+    burn_in, steps = getattr(recipe.method, "burn_in", "auto"), recipe.schedule.max_steps
+    if not isinstance(burn_in, str) and not isinstance(steps, str) and burn_in >= steps:
+        raise ValueError(
+            f"method.burn_in is {burn_in}, but the run has {steps} steps, so unlabeled images would never be "
+            "used: shorten it, or take method.name=supervised"
+        )
 
 
 def _recipe_folder() -> Any:
@@ -322,9 +329,10 @@ def _locate(place: list[str]) -> tuple[str, list[str]]:
     schema: Any = Recipe
     for part in place:
         if isinstance(schema, tuple):
-            tagged = (option for option in schema if _default_name(option) == part)
-            schema = next(tagged, None)
-            continue
+            tagged = next((option for option in schema if _default_name(option) == part), None)
+            schema = tagged or next((option for option in schema if hasattr(option, "model_fields")), None)
+            if tagged is not None:
+                continue
         fields = getattr(schema, "model_fields", {})
         key.append(part)
         valid = sorted(fields)

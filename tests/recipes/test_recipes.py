@@ -96,6 +96,55 @@ def test_another_method_drops_the_first_ones_options():
     assert digits.method == UnbiasedTeacher(burn_in=1000, ramp=70, threshold=0.4)  # shared options stay
 
 
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["method.region=suppress"], "data.hidden_labels=true"),
+        (["data.hidden_labels=true", "data.split=none"], "hidden_labels needs unlabeled images that have labels"),
+        (["data.hidden_labels=true", "data.unlabeled=folder"], "hidden_labels needs unlabeled images that have labels"),
+        (["augment.affine={}"], "augment.affine moves the strong views, but method 'dense_teacher'"),
+        (["augment.affine={rotation: 400}", "method.name=unbiased_teacher"], "augment.affine.rotation"),
+    ],
+)
+def test_analyses_and_moved_views_only_where_they_mean_something(overrides, message):
+    with pytest.raises(InputError, match=message) as caught:
+        load_recipe("coco_standard", overrides)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_moved_view_reaches_the_method_with_its_matrix_in_every_part(coco, tiny):
+    import torch
+
+    from denseteacher.api import stream_settings
+    from denseteacher.data.affine import AffineView
+    from denseteacher.data.loaders import StepDataset, with_strong_views
+    from denseteacher.data.sources import open_data
+    from denseteacher.training.trainer import _split
+
+    overrides = ["data.split=seeded", "data.count=6", "data.hidden_labels=true", "method.burn_in=2", "method.ramp=0"]
+    recipe = load_recipe("custom", [*tiny, *overrides, f"data.labeled={coco}"])
+    data = open_data(recipe.data)
+    assert [image.id for image in data.hidden.images] == [image.id for image in data.unlabeled]
+    loaded = StepDataset(data.labeled, data.unlabeled, stream_settings(recipe), hidden=data.hidden)[5]
+    strong, device = recipe.augment.strong, torch.device("cpu")
+    still = with_strong_views(loaded, strong, None, seed=1, device=device)
+    moved = with_strong_views(loaded, strong, AffineView(translation=0), seed=1, device=device)
+    assert still.provenance.to_strong is None
+    assert not torch.equal(moved.unlabeled_strong.pixels, still.unlabeled_strong.pixels)
+    assert torch.equal(moved.labeled_strong.pixels, still.labeled_strong.pixels)
+    positions = moved.provenance.positions.tolist()
+    for row, position in enumerate(positions):
+        boxes, matrix = data.hidden.boxes[position], moved.provenance.to_weak[row].numpy()
+        assert int(moved.provenance.hidden.mask[row].sum()) == len(boxes)
+        for box, seen in zip(boxes, moved.provenance.hidden.boxes[row].tolist(), strict=False):
+            x1, x2 = sorted((matrix[0, 0] * box[[0, 2]] + matrix[0, 2]).tolist())
+            assert seen == pytest.approx([x1, matrix[1, 1] * box[1], x2, matrix[1, 1] * box[3]], abs=1e-3)
+    halves = _split(moved, 2)
+    assert [half.provenance.positions.tolist() for half in halves] == [positions[:1], positions[1:]]
+    assert torch.equal(torch.cat([half.provenance.to_strong for half in halves]), moved.provenance.to_strong)
+    assert all(half.provenance.hidden.boxes.shape[0] == 1 for half in halves)
+
+
 def test_auto_values_follow_the_data():
     recipe = load_recipe("custom")
     small = resolve_auto(recipe, labeled=100, unlabeled=1000)
