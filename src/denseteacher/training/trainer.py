@@ -128,6 +128,7 @@ class Trainer:
         self.notes: list[str] = []
         self._step_values: dict[str, Tensor] = {}
         self._data_wait = 0.0
+        self._seconds: list[float] = []
 
     def _fresh_state(self) -> MethodState:
         state = self.method.initial_state(classes=self.student.num_classes, unlabeled=len(self.dataset.unlabeled))
@@ -154,7 +155,9 @@ class Trainer:
                 if isinstance(loaded, InputError):
                     self._save()
                     raise loaded
+                start = time.perf_counter()
                 self._train_step(loaded)
+                self._seconds.append(self._data_wait + time.perf_counter() - start)
                 self._report(display)
                 if self.step % self.schedule.evaluate_every == 0 or self.step == self.max_steps:
                     self._evaluate(display)
@@ -218,7 +221,7 @@ class Trainer:
         if self.runtime.all_true(torch.isfinite(norm) & torch.isfinite(values["loss"])):
             self._stepper.step()
             self.teacher.update(ema_decay(self.step, decay=self.ema_decay, start=self.ema_start))
-            if self.labeler is not self.teacher and not self.method.needs_unlabeled(self.step + 1):
+            if self.labeler is not self.teacher and not self.method.needs_unlabeled(self.step):
                 self.labeler.copy()
             self.method_state = state
             self.nonfinite = 0
@@ -253,6 +256,8 @@ class Trainer:
             return
         values = {name: float(value) for name, value in self._step_values.items()}
         values["data_wait"] = self._data_wait
+        values["step_seconds"] = sum(self._seconds) / len(self._seconds)  # each step waits for its device
+        self._seconds.clear()
         display.update(self.step, values)
         if self.log is not None:
             self.log.write(self.step, values)
