@@ -1,8 +1,7 @@
 """Recipes: one YAML file describes one run, and this schema says what may stand in it."""
 
-import difflib
+import functools
 from collections.abc import Iterable, Mapping
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +16,11 @@ from denseteacher.data.sources import DataConfig
 from denseteacher.detectors import DetectorConfig, FCOSConfig
 from denseteacher.errors import InputError
 from denseteacher.methods import DenseTeacher, Method, MethodConfig, SemiSupervised
+from denseteacher.recipe_file import builtin_names, read_chain, read_overrides, suggest
 from denseteacher.training.optim import OptimConfig
 from denseteacher.training.runtime import RuntimeConfig
 from denseteacher.training.teacher import EMAConfig
 from denseteacher.training.trainer import ScheduleConfig
-
-_LARGEST_FILE = 1_000_000  # bytes; a recipe is a page
 
 
 class AugmentConfig(Config):
@@ -66,7 +64,7 @@ class Recipe(Config):
 
 def builtin_recipes() -> dict[str, str]:
     """Names and descriptions of the recipes that come with the package."""
-    return {name: load_recipe(name).description for name in _builtin_names()}
+    return {name: load_recipe(name).description for name in builtin_names()}
 
 
 def load_recipe(source: str | Path, overrides: Mapping[str, Any] | Iterable[str] = ()) -> Recipe:
@@ -79,9 +77,7 @@ def load_recipe(source: str | Path, overrides: Mapping[str, Any] | Iterable[str]
     Raises:
         InputError: If there is no such recipe, or a key or value is wrong.
     """
-    content = _read_with_parents(str(source), ())
-    for key, value in _pairs(overrides):
-        content = _merge(content, _nest(key, value))
+    content = functools.reduce(_merge, [*read_chain(str(source)), *read_overrides(overrides)])
     try:
         return Recipe.model_validate(content)
     except ValidationError as error:
@@ -198,89 +194,6 @@ def _check_burn_in_ends(recipe: Recipe) -> None:
         )
 
 
-def _recipe_folder() -> Any:
-    return resources.files("denseteacher") / "recipes"
-
-
-def _builtin_names() -> list[str]:
-    names = (file.name for file in _recipe_folder().iterdir())
-    return sorted(name.removesuffix(".yaml") for name in names if name.endswith(".yaml"))
-
-
-def _read_with_parents(source: str, children: tuple[str, ...]) -> dict[str, Any]:
-    if source in children:
-        raise InputError(f"recipe {source!r} extends itself by way of {', '.join(children)}")
-    content = _read_yaml(source)
-    parent = content.pop("extends", None)
-    if parent is None:
-        return content
-    if not isinstance(parent, str):
-        raise InputError(f"recipe {source!r}: extends names one recipe, not {parent!r}")
-    beside = Path(source).parent / parent
-    return _merge(
-        _read_with_parents(str(beside) if beside.suffix and beside.is_file() else parent, (*children, source)),
-        content,
-    )
-
-
-def _read_yaml(source: str) -> dict[str, Any]:
-    file = Path(source) if source.endswith((".yaml", ".yml")) else _recipe_folder() / f"{source}.yaml"
-    if not file.is_file():
-        names = _builtin_names()
-        raise InputError(
-            f"there is no recipe {source!r}{_suggest(source, names)}: give a YAML file or one of {', '.join(names)}"
-        )
-    text = file.read_text(encoding="utf-8", errors="replace")
-    if len(text) > _LARGEST_FILE:
-        raise InputError(f"recipe {source!r} is larger than any recipe")
-    try:
-        content = yaml.load(text, _RecipeLoader)
-    except (yaml.YAMLError, RecursionError) as error:
-        first = " ".join(str(error).split())
-        raise InputError(f"recipe {source!r} is no valid YAML: {first[:200]}") from error
-    if not isinstance(content, dict):
-        raise InputError(f"recipe {source!r} must be a YAML mapping with keys such as name, data and method")
-    return content
-
-
-class _RecipeLoader(yaml.SafeLoader):
-    """Refuses aliases, whose expansion can be endless, and keys that stand twice."""
-
-    def compose_node(self, parent: Any, index: Any) -> Any:
-        if self.check_event(yaml.AliasEvent):
-            raise yaml.YAMLError("aliases (*name) are not allowed in a recipe")
-        return super().compose_node(parent, index)
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
-        twice = {str(key) for key in keys if keys.count(key) > 1}
-        if twice:
-            raise yaml.YAMLError(f"the key {min(twice)!r} stands twice")
-        return super().construct_mapping(node, deep)
-
-
-def _pairs(overrides: Mapping[str, Any] | Iterable[str]) -> list[tuple[str, Any]]:
-    if isinstance(overrides, Mapping):
-        return list(overrides.items())
-    pairs = []
-    for text in overrides:
-        key, equals, value = text.partition("=")
-        if not equals or not key:
-            raise InputError(f"--set takes KEY=VALUE, for example --set optim.lr=0.02, not {text!r}")
-        try:
-            pairs.append((key.strip(), yaml.load(value, _RecipeLoader)))
-        except yaml.YAMLError as error:
-            raise InputError(f"--set {key}: {value!r} is no valid YAML value") from error
-    return pairs
-
-
-def _nest(key: str, value: Any) -> dict[str, Any]:
-    for part in reversed(key.split(".")):
-        value = {part: value}
-    nested: dict[str, Any] = value
-    return nested
-
-
 def _merge(parent: dict[str, Any], child: Mapping[str, Any]) -> dict[str, Any]:
     """The child over the parent, mapping by mapping.
 
@@ -312,7 +225,7 @@ def _explain(error: ValidationError) -> str:
     key, valid = _locate([str(part) for part in first["loc"]])
     if first["type"] == "extra_forbidden":
         name = key.rpartition(".")[2]
-        return f"there is no key {key!r}{_suggest(name, valid)}; valid here: {', '.join(valid)}"
+        return f"there is no key {key!r}{suggest(name, valid)}; valid here: {', '.join(valid)}"
     message = first["msg"].removeprefix("Value error, ")
     given = first.get("input")
     shown = f", not {given!r}" if isinstance(given, str | int | float | bool) else ""
@@ -344,8 +257,3 @@ def _locate(place: list[str]) -> tuple[str, list[str]]:
 def _default_name(option: Any) -> str | None:
     field = getattr(option, "model_fields", {}).get("name")
     return None if field is None else str(field.default)
-
-
-def _suggest(word: str, known: Iterable[str]) -> str:
-    close = difflib.get_close_matches(word, list(known), n=1)
-    return f" (did you mean {close[0]!r}?)" if close else ""

@@ -119,7 +119,7 @@ def test_a_moved_view_reaches_the_method_with_its_matrix_in_every_part(coco, tin
     from denseteacher.data.affine import AffineView
     from denseteacher.data.loaders import StepDataset, with_strong_views
     from denseteacher.data.sources import open_data
-    from denseteacher.training.trainer import _split
+    from denseteacher.training.accumulation import split_batch
 
     overrides = ["data.split=seeded", "data.count=6", "data.hidden_labels=true", "method.burn_in=2", "method.ramp=0"]
     recipe = load_recipe("custom", [*tiny, *overrides, f"data.labeled={coco}"])
@@ -139,7 +139,7 @@ def test_a_moved_view_reaches_the_method_with_its_matrix_in_every_part(coco, tin
         for box, seen in zip(boxes, moved.provenance.hidden.boxes[row].tolist(), strict=False):
             x1, x2 = sorted((matrix[0, 0] * box[[0, 2]] + matrix[0, 2]).tolist())
             assert seen == pytest.approx([x1, matrix[1, 1] * box[1], x2, matrix[1, 1] * box[3]], abs=1e-3)
-    halves = _split(moved, 2)
+    halves = split_batch(moved, 2)
     assert [half.provenance.positions.tolist() for half in halves] == [positions[:1], positions[1:]]
     assert torch.equal(torch.cat([half.provenance.to_strong for half in halves]), moved.provenance.to_strong)
     assert all(half.provenance.hidden.boxes.shape[0] == 1 for half in halves)

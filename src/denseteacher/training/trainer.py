@@ -18,7 +18,8 @@ from denseteacher.data.photometry import StrongView
 from denseteacher.detectors import DenseDetector, load_weights
 from denseteacher.errors import InputError, RunError
 from denseteacher.methods import Method
-from denseteacher.structures import ImageBatch, MethodState, Provenance, SemiBatch, Targets
+from denseteacher.structures import MethodState
+from denseteacher.training.accumulation import split_batch
 from denseteacher.training.checkpoint import CheckpointFolder
 from denseteacher.training.logging import MetricsLog, ProgressDisplay
 from denseteacher.training.optim import (
@@ -206,7 +207,7 @@ class Trainer:
         saved = [buffer.clone() for buffer in self._buffers]
         values: dict[str, Tensor] = {}
         state = self.method_state
-        parts = _split(batch, self.schedule.accumulate)
+        parts = split_batch(batch, self.schedule.accumulate)
         for number, part in enumerate(parts):
             with self.runtime.accumulating(self.student, more_to_come=number + 1 < len(parts)):
                 losses, metrics, remembered = self.method.losses(
@@ -326,47 +327,3 @@ class Trainer:
         self.optimizer.load_state_dict(state["optimizer"])
         self.step, self.nonfinite = state["step"], state["nonfinite"]
         self.best, self.metrics = dict(state["best"]), dict(state["metrics"])
-
-
-def _split(batch: SemiBatch, parts: int) -> list[SemiBatch]:
-    """Cuts every view of a step into equal parts."""
-    if parts == 1:
-        return [batch]
-
-    def images(view: ImageBatch | None) -> list[ImageBatch | None]:
-        if view is None:
-            return [None] * parts
-        pairs = zip(view.pixels.chunk(parts), view.sizes.chunk(parts), strict=True)
-        return [ImageBatch(pixels, sizes) for pixels, sizes in pairs]
-
-    columns = zip(
-        images(batch.labeled_weak),
-        images(batch.labeled_strong),
-        _split_targets(batch.targets, parts),
-        images(batch.unlabeled_weak),
-        images(batch.unlabeled_strong),
-        _split_provenance(batch.provenance, parts),
-        strict=True,
-    )
-    return [SemiBatch(*views) for views in columns]
-
-
-def _split_targets(targets: Targets, parts: int) -> list[Targets]:
-    return [Targets(*fields) for fields in zip(*(field.chunk(parts) for field in targets), strict=True)]
-
-
-def _split_provenance(provenance: Provenance | None, parts: int) -> list[Provenance | None]:
-    if provenance is None:
-        return [None] * parts
-    positions, to_weak, to_strong, numbers, hidden = provenance
-    return [
-        Provenance(*fields)
-        for fields in zip(
-            positions.chunk(parts),
-            to_weak.chunk(parts),
-            [None] * parts if to_strong is None else to_strong.chunk(parts),
-            numbers.chunk(parts),
-            [None] * parts if hidden is None else _split_targets(hidden, parts),
-            strict=True,
-        )
-    ]

@@ -1,0 +1,118 @@
+"""Recipe files as nested mappings: YAML, the recipes it extends, and ``KEY=VALUE`` over it."""
+
+import difflib
+from collections.abc import Iterable, Mapping
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from denseteacher.errors import InputError
+
+_LARGEST_FILE = 1_000_000  # bytes; a recipe is a page
+
+
+def builtin_names() -> list[str]:
+    """The recipes that come with the package."""
+    names = (file.name for file in _recipe_folder().iterdir())
+    return sorted(name.removesuffix(".yaml") for name in names if name.endswith(".yaml"))
+
+
+def read_chain(source: str, children: tuple[str, ...] = ()) -> list[dict[str, Any]]:
+    """The content of a recipe and of all that it extends, as it stands, the first parent first.
+
+    Args:
+        source: Name of a built-in recipe, or path of a YAML file.
+        children: The recipes by way of which it is read.
+
+    Raises:
+        InputError: If there is no such recipe, or it is no YAML mapping.
+    """
+    if source in children:
+        raise InputError(f"recipe {source!r} extends itself by way of {', '.join(children)}")
+    content = _read_yaml(source)
+    parent = content.pop("extends", None)
+    if parent is None:
+        return [content]
+    if not isinstance(parent, str):
+        raise InputError(f"recipe {source!r}: extends names one recipe, not {parent!r}")
+    beside = Path(source).parent / parent
+    parent = str(beside) if beside.suffix and beside.is_file() else parent
+    return [*read_chain(parent, (*children, source)), content]
+
+
+def read_overrides(overrides: Mapping[str, Any] | Iterable[str]) -> list[dict[str, Any]]:
+    """Overrides as nested mappings, in their order.
+
+    Args:
+        overrides: ``{"optim.lr": 0.02}``, or ``KEY=VALUE`` texts whose values are read as YAML.
+
+    Raises:
+        InputError: If a text is no ``KEY=VALUE``.
+    """
+    if isinstance(overrides, Mapping):
+        return [_nest(key, value) for key, value in overrides.items()]
+    nested = []
+    for text in overrides:
+        key, equals, value = text.partition("=")
+        if not equals or not key:
+            raise InputError(f"--set takes KEY=VALUE, for example --set optim.lr=0.02, not {text!r}")
+        try:
+            nested.append(_nest(key.strip(), yaml.load(value, _RecipeLoader)))
+        except yaml.YAMLError as error:
+            raise InputError(f"--set {key}: {value!r} is no valid YAML value") from error
+    return nested
+
+
+def suggest(word: str, known: Iterable[str]) -> str:
+    """A hint at what the user may have meant; empty where nothing comes close."""
+    close = difflib.get_close_matches(word, list(known), n=1)
+    return f" (did you mean {close[0]!r}?)" if close else ""
+
+
+def _recipe_folder() -> Any:
+    return resources.files("denseteacher") / "recipes"
+
+
+def _read_yaml(source: str) -> dict[str, Any]:
+    file = Path(source) if source.endswith((".yaml", ".yml")) else _recipe_folder() / f"{source}.yaml"
+    if not file.is_file():
+        names = builtin_names()
+        raise InputError(
+            f"there is no recipe {source!r}{suggest(source, names)}: give a YAML file or one of {', '.join(names)}"
+        )
+    text = file.read_text(encoding="utf-8", errors="replace")
+    if len(text) > _LARGEST_FILE:
+        raise InputError(f"recipe {source!r} is larger than any recipe")
+    try:
+        content = yaml.load(text, _RecipeLoader)
+    except (yaml.YAMLError, RecursionError) as error:
+        first = " ".join(str(error).split())
+        raise InputError(f"recipe {source!r} is no valid YAML: {first[:200]}") from error
+    if not isinstance(content, dict):
+        raise InputError(f"recipe {source!r} must be a YAML mapping with keys such as name, data and method")
+    return content
+
+
+class _RecipeLoader(yaml.SafeLoader):
+    """Refuses aliases, whose expansion can be endless, and keys that stand twice."""
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        if self.check_event(yaml.AliasEvent):
+            raise yaml.YAMLError("aliases (*name) are not allowed in a recipe")
+        return super().compose_node(parent, index)
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
+        twice = {str(key) for key in keys if keys.count(key) > 1}
+        if twice:
+            raise yaml.YAMLError(f"the key {min(twice)!r} stands twice")
+        return super().construct_mapping(node, deep)
+
+
+def _nest(key: str, value: Any) -> dict[str, Any]:
+    for part in reversed(key.split(".")):
+        value = {part: value}
+    nested: dict[str, Any] = value
+    return nested
