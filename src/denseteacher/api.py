@@ -236,7 +236,7 @@ def stream_settings(config: Recipe, rank: int = 0, world_size: int = 1) -> Strea
 def _with_ratio(config: Recipe, detector: DenseDetector, labeled: LabeledImages) -> Recipe:
     """Sets ``ratio: auto`` from the share of foreground locations of the first labeled batches."""
     method = config.method
-    if not isinstance(method, DenseTeacher) or method.ratio != "auto":
+    if getattr(method, "ratio", None) != "auto":
         return config
     steps = StepDataset(labeled, [], stream_settings(config)._replace(needs_unlabeled=_never))
     foreground, locations = 0, 0

@@ -169,6 +169,60 @@ def split(
     _console().print(f"{labeled}\n{unlabeled}", highlight=False, soft_wrap=True)
 
 
+@app.command()
+def reproduce(
+    experiment: Annotated[
+        str | None, typer.Argument(metavar="EXPERIMENT", help="A table of the paper (see --list), or a YAML file.")
+    ] = None,
+    data: Annotated[Path | None, typer.Option("--data", help="Root of the data set in its published layout.")] = None,
+    profile: Annotated[
+        str, typer.Option("--profile", help="'paper', or 'digits' for the built-in benchmark.")
+    ] = "paper",
+    folds: Annotated[str | None, typer.Option("--folds", help="Splits and seeds, as 1-5 or 1,3.")] = None,
+    output: Annotated[Path, typer.Option("--output", help="Folder for the tables and their runs.")] = Path(
+        "runs/reproduced"
+    ),
+    shard: Annotated[str | None, typer.Option("--shard", help="i/n: train the i-th of n parts of the runs.")] = None,
+    jobs: Annotated[int, typer.Option("--jobs", min=1, help="Runs at a time.")] = 1,
+    rows: Annotated[
+        list[str] | None, typer.Option("--row", metavar="TEXT", help="Train only rows whose label contains this.")
+    ] = None,
+    overrides: Overrides = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the recipe of every run, train nothing.")] = False,
+    list_only: Annotated[bool, typer.Option("--list", help="Print experiments, rows and what they cost.")] = False,
+) -> None:
+    """Train the rows of one of the paper's tables, and put what they reach beside what was published."""
+    from denseteacher import reproduce as reproducing
+    from denseteacher.experiment import experiment_names
+    from denseteacher.experiment_costs import overview
+    from denseteacher.recipe import dump_recipe
+
+    if list_only:
+        typer.echo(overview(experiment_names() if experiment is None else [experiment]), nl=False)
+        return
+    if experiment is None:
+        raise InputError(f"reproduce needs one of {', '.join(experiment_names())}; --list describes them")
+    chosen: dict[str, Any] = {
+        "data": data,
+        "profile": profile,
+        "folds": _parse_folds(folds),
+        "shard": _parse_shard(shard),
+        "rows": rows or [],
+        "overrides": overrides or [],
+    }
+    if dry_run:
+        for run in reproducing.make_plan(experiment, **chosen).runs:
+            typer.echo(f"---\n# {run.label}: {run.name}\n{dump_recipe(run.recipe)}", nl=False)
+        return
+    result = reproducing.reproduce(experiment, output=output, jobs=jobs, report=_say, **chosen)
+    typer.echo(result.files["md"].read_text(encoding="utf-8"))
+    _console().print(f"Table: {', '.join(map(str, result.files.values()))}", highlight=False, soft_wrap=True)
+    if result.stopped_by is not None:
+        raise RunError(f"stopped by {result.stopped_by}, all is saved: the same command goes on")
+    if result.failures:
+        raise RunError(f"{len(result.failures)} runs failed and are missing in the table: {'; '.join(result.failures)}")
+
+
 @recipes_app.command("list")
 def list_recipes() -> None:
     """Names of the recipes and what they are for."""
@@ -207,6 +261,35 @@ def main() -> None:
 def _fail(error: Exception, *, code: int) -> None:
     print(f"denseteacher: {error}", file=sys.stderr)
     sys.exit(code)
+
+
+def _parse_folds(text: str | None) -> tuple[int, ...] | None:
+    """``1-3,5`` as numbers."""
+    if text is None:
+        return None
+    folds: list[int] = []
+    for part in text.split(","):
+        first, dash, last = part.strip().partition("-")
+        if not first.isdecimal() or (dash and not last.isdecimal()):
+            raise InputError(f"--folds takes numbers as 1-5 or 1,3, not {text!r}")
+        folds += range(int(first), int(last or first) + 1)
+    if not folds:
+        raise InputError(f"--folds {text} names no fold: the smaller number comes first")
+    return tuple(dict.fromkeys(folds))
+
+
+def _parse_shard(text: str | None) -> tuple[int, int] | None:
+    """``2/4`` as numbers."""
+    if text is None:
+        return None
+    number, _, parts = text.partition("/")
+    if not number.isdecimal() or not parts.isdecimal():
+        raise InputError(f"--shard takes i/n, the i-th of n parts, as 1/4, not {text!r}")
+    return int(number), int(parts)
+
+
+def _say(sentence: str) -> None:
+    print(sentence, file=sys.stderr, flush=True)
 
 
 def _console() -> Console:

@@ -4,7 +4,19 @@ import pytest
 import torch
 
 from denseteacher.detectors import FCOS, RetinaNet
-from denseteacher.methods import DenseTeacher, Supervised, UnbiasedTeacher
+from denseteacher.methods import (
+    ACRST,
+    CSD,
+    ISMT,
+    STAC,
+    DenseTeacher,
+    DynamicThreshold,
+    HumbleTeacher,
+    InstantTeaching,
+    SoftTeacher,
+    Supervised,
+    UnbiasedTeacher,
+)
 from denseteacher.structures import Targets
 from support import semi_batch, tensors_of
 
@@ -18,6 +30,16 @@ METHODS = [
     UnbiasedTeacher(burn_in=10, threshold=0.2),
     UnbiasedTeacher(burn_in=10, threshold=0.2, box=True),
     UnbiasedTeacher(burn_in=10, threshold=0.99, box=True),
+    DynamicThreshold(burn_in=10, threshold=0.1),
+    ISMT(burn_in=10, threshold=0.1),
+    ACRST(burn_in=10, threshold=0.1, crop_threshold=0.1, crop_side=16),
+    STAC(burn_in=10, threshold=0.2),
+    InstantTeaching(burn_in=10, threshold=0.005, mix_probability=1),
+    InstantTeaching(burn_in=10, threshold=0.005, co_rectify=False),
+    SoftTeacher(burn_in=10, threshold=0.1, candidate_threshold=0.1, box_spread=0.5),
+    HumbleTeacher(burn_in=10, ratio=0.1),
+    HumbleTeacher(burn_in=10, ratio=0.1, mirror=False),
+    CSD(burn_in=10, threshold=0),
 ]
 SEMI = METHODS[1:]
 AFTER = 20  # a step at full weight
@@ -69,8 +91,49 @@ def test_before_the_burn_in_ends_a_method_is_supervised(pair, method):
             {"cls_weight": 2, "box_weight": 3},
             {"cls": 2, "box": 3, "quality": 3},
         ),
+        (
+            DynamicThreshold(burn_in=10, threshold=0.1, cls_weight=1),
+            {"cls_weight": 2, "box_weight": 3},
+            {"cls": 2, "box": 3, "quality": 3},
+        ),
+        (
+            ISMT(burn_in=10, threshold=0.1, cls_weight=1),
+            {"cls_weight": 2, "box_weight": 3},
+            {"cls": 2, "box": 3, "quality": 3},
+        ),
+        (
+            STAC(burn_in=10, threshold=0.2, cls_weight=1, box_weight=1),
+            {"cls_weight": 2, "box_weight": 3},
+            {"cls": 2, "box": 3, "quality": 3},
+        ),
+        (
+            InstantTeaching(burn_in=10, threshold=0.005, mix_probability=1),
+            {"cls_weight": 2, "box_weight": 3},
+            {"cls": 2, "box": 3, "quality": 3},
+        ),
+        (
+            SoftTeacher(burn_in=10, threshold=0.1, candidate_threshold=0.1, box_spread=0.5, cls_weight=1),
+            {"cls_weight": 2, "box_weight": 3},
+            {"cls": 2, "box": 3, "quality": 3},
+        ),
+        (
+            HumbleTeacher(burn_in=10, ratio=0.1, cls_weight=1, box_weight=1, quality_weight=1),
+            {"cls_weight": 2, "box_weight": 3, "quality_weight": 5},
+            {"cls": 2, "box": 3, "quality": 5},
+        ),
+        (CSD(burn_in=10, threshold=0), {"weight": 2}, {"cls": 2, "box": 2}),
     ],
-    ids=["dense_teacher", "unbiased_teacher"],
+    ids=[
+        "dense_teacher",
+        "unbiased_teacher",
+        "dynamic_threshold",
+        "ismt",
+        "stac",
+        "instant_teaching",
+        "soft_teacher",
+        "humble_teacher",
+        "csd",
+    ],
 )
 def test_weights_scale_linearly(pair, method, weights, factors):
     student, teacher = pair
@@ -106,6 +169,24 @@ def test_the_batch_is_not_changed(pair, method):
     pairs = list(zip(tensors_of(batch), tensors_of(untouched), strict=True))
     assert len(pairs) > 10
     assert all(torch.equal(one, other) for one, other in pairs)
+
+
+@pytest.mark.parametrize("method", METHODS, ids=str)
+def test_what_is_remembered_is_replaced_and_never_changed(pair, method):
+    state = method.initial_state(classes=3, unlabeled=20)
+    for seed in range(2):
+        before = {name: value.clone() for name, value in state.items()}
+        output = method.losses(*pair, semi_batch(seed), AFTER, state)
+        assert all(value.isfinite() for value in output.losses.values())
+        assert all(torch.equal(state[name], before[name]) for name in before)
+        assert bool(output.state) == bool(state)
+        if output.state:
+            assert [(name, value.shape, value.dtype) for name, value in sorted(output.state.items())] == [
+                (name, value.shape, value.dtype) for name, value in sorted(state.items())
+            ]
+            assert any(not torch.equal(output.state[name], state[name]) for name in state)
+            assert not method.losses(*pair, semi_batch(seed), 3, state).state  # nothing is learned before its time
+            state = output.state
 
 
 @pytest.mark.parametrize("method", METHODS, ids=str)

@@ -6,7 +6,7 @@ import torch
 import torchvision
 
 from denseteacher.ops.boxes import giou, iou
-from denseteacher.ops.losses import quality_focal_loss, sigmoid_focal_loss
+from denseteacher.ops.losses import bernoulli_divergence, quality_focal_loss, sigmoid_focal_loss
 from support import giou_rows, sigmoid64
 
 
@@ -127,3 +127,21 @@ def test_boxes_without_area_are_finite():
     assert value.isfinite().all()
     assert point.grad.isfinite().all()
     assert iou(torch.zeros(1, 4), torch.zeros(1, 4)).item() == 0
+
+
+def test_bernoulli_divergence_equals_the_formula_and_has_the_gradient_of_cross_entropy():
+    rng = np.random.default_rng(0)
+    logits, targets = edge_logits(rng, (50, 20)), rng.random((50, 20)).astype(np.float32)
+    targets[:3] = 0
+    targets[3:6] = 1
+    student = torch.from_numpy(logits).requires_grad_()
+    found = bernoulli_divergence(student, torch.from_numpy(targets))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        t = targets.astype(np.float64)
+        own = -np.nan_to_num(t * np.log(t)) - np.nan_to_num((1 - t) * np.log(1 - t))
+    expected = entropy64(logits.astype(np.float64), t) - own
+    np.testing.assert_allclose(found.detach().numpy(), expected, rtol=1e-5, atol=1e-6)
+    found.sum().backward()
+    np.testing.assert_allclose(student.grad.numpy(), sigmoid64(logits) - t, rtol=1e-4, atol=1e-6)
+    same = bernoulli_divergence(student, student.sigmoid().detach())
+    assert (same.abs() < 1e-5).all()

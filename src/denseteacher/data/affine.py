@@ -16,10 +16,9 @@ from torch.nn import functional
 from denseteacher.config import Config
 from denseteacher.data.photometry import Probability
 from denseteacher.data.randomness import Draw, keyed_uniforms, to_device
-from denseteacher.ops.canvas import real_area
+from denseteacher.ops.canvas import MEAN_COLOR, real_area
 from denseteacher.structures import ImageBatch
 
-_FILL = (124, 116, 104)  # the ImageNet mean: about 0 to the network, as the padding is
 _NUMBERS = 9
 # the changes one of which is drawn, as columns: shift in x, shift in y, turn, shear in x, shear in y
 _KINDS = torch.tensor([[1, 0, 0, 0, 0], [0, 1, 0, 0, 0], [0, 0, 1, 0, 0], [0, 0, 0, 1, 1]], dtype=torch.float64)
@@ -132,10 +131,10 @@ def warp(images: ImageBatch, matrix: Tensor) -> ImageBatch:
     height, width = images.pixels.shape[-2:]
     inside = real_area(images.sizes, height, width)
     values = images.pixels.to(torch.float32, memory_format=torch.contiguous_format)
-    for channel, fill in zip(values.unbind(1), _FILL, strict=True):
+    for channel, fill in zip(values.unbind(1), MEAN_COLOR, strict=True):
         channel.sub_(fill)  # so that the 0 that is sampled beyond an image stands for the fill color
     sampled = functional.grid_sample(values.mul_(inside), _sources(matrix, height, width), align_corners=False)
-    for channel, fill in zip(sampled.unbind(1), _FILL, strict=True):
+    for channel, fill in zip(sampled.unbind(1), MEAN_COLOR, strict=True):
         channel.add_(fill + 0.5)  # the conversion below cuts off, so this rounds
     moved = (matrix != torch.eye(3, device=matrix.device)).any(2).any(1)
     pixels = torch.where(inside & moved[:, None, None, None], sampled.byte(), images.pixels)

@@ -4,27 +4,53 @@ from typing import Annotated
 
 from pydantic import Field
 
+from denseteacher.methods.acrst import ACRST
 from denseteacher.methods.base import Method
+from denseteacher.methods.csd import CSD
 from denseteacher.methods.dense_teacher import DenseTeacher
+from denseteacher.methods.dynamic_threshold import DynamicThreshold
+from denseteacher.methods.humble_teacher import HumbleTeacher
+from denseteacher.methods.instant_teaching import InstantTeaching
+from denseteacher.methods.ismt import ISMT
 from denseteacher.methods.mean_teacher import Lesson, MeanTeacher, SemiSupervised
 from denseteacher.methods.pseudo_box import PseudoBoxTeacher, to_strong_view
+from denseteacher.methods.soft_teacher import SoftTeacher
+from denseteacher.methods.stac import STAC
 from denseteacher.methods.supervised import Supervised
 from denseteacher.methods.unbiased_teacher import UnbiasedTeacher
 
 MethodConfig = Annotated[
-    DenseTeacher | Supervised | UnbiasedTeacher,
+    ACRST
+    | CSD
+    | DenseTeacher
+    | DynamicThreshold
+    | HumbleTeacher
+    | InstantTeaching
+    | ISMT
+    | SoftTeacher
+    | STAC
+    | Supervised
+    | UnbiasedTeacher,
     Field(discriminator="name"),
 ]
 """Every method that a recipe can name."""
 
 __all__ = [
+    "ACRST",
+    "CSD",
+    "ISMT",
+    "STAC",
     "DenseTeacher",
+    "DynamicThreshold",
+    "HumbleTeacher",
+    "InstantTeaching",
     "Lesson",
     "MeanTeacher",
     "Method",
     "MethodConfig",
     "PseudoBoxTeacher",
     "SemiSupervised",
+    "SoftTeacher",
     "Supervised",
     "UnbiasedTeacher",
     "to_strong_view",

@@ -76,6 +76,17 @@ def provenance_of(batch: SemiBatch) -> Provenance:
     )
 
 
+def state_or_initial(
+    method: Method, state: MethodState | None, detector: DenseDetector, batch: SemiBatch
+) -> MethodState:
+    """What a step is given; without it what the method remembers at first of the classes and images that occur."""
+    if state is not None:
+        return state
+    positions = provenance_of(batch).positions
+    fresh = method.initial_state(classes=detector.num_classes, unlabeled=int(positions.max()) + 1)
+    return {name: value.to(positions.device) for name, value in fresh.items()}
+
+
 def concatenate(*batches: ImageBatch) -> ImageBatch:
     """Image batches of one canvas as one batch, so that a step costs one pass and one all-reduce."""
     return ImageBatch(torch.cat([batch.pixels for batch in batches]), torch.cat([batch.sizes for batch in batches]))
@@ -84,6 +95,20 @@ def concatenate(*batches: ImageBatch) -> ImageBatch:
 def split_output(output: DenseOutput, first: int) -> tuple[DenseOutput, DenseOutput]:
     """The predictions of the first images of a batch, and those of the others."""
     return _images(output, slice(None, first)), _images(output, slice(first, None))
+
+
+def join_outputs(first: DenseOutput, second: DenseOutput) -> DenseOutput:
+    """Predictions on one canvas as those of one batch: what ``split_output`` takes apart."""
+    quality = None
+    if first.quality is not None and second.quality is not None:
+        quality = torch.cat([first.quality, second.quality])
+    return DenseOutput(
+        torch.cat([first.logits, second.logits]),
+        torch.cat([first.deltas, second.deltas]),
+        quality,
+        first.anchors,
+        torch.cat([first.valid, second.valid]),
+    )
 
 
 def _images(output: DenseOutput, which: slice) -> DenseOutput:

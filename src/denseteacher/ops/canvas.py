@@ -3,6 +3,9 @@
 import torch
 from torch import Tensor
 
+MEAN_COLOR = (124, 116, 104)
+"""The ImageNet mean in RGB: about 0 to a network, as padding is. It stands where a changed image shows nothing."""
+
 
 def real_area(sizes: Tensor, height: int, width: int) -> Tensor:
     """(B, 1, H, W) bool, True on an image, False on its padding.

@@ -53,3 +53,20 @@ def giou_loss(boxes1: Tensor, boxes2: Tensor) -> Tensor:
 def quality_loss(logits: Tensor, targets: Tensor) -> Tensor:
     """(...) fp32 binary cross-entropy of (...) quality logits with quality targets in [0, 1], unreduced."""
     return F.binary_cross_entropy_with_logits(logits.float(), targets.float(), reduction="none")
+
+
+def bernoulli_divergence(logits: Tensor, targets: Tensor) -> Tensor:
+    """Kullback-Leibler divergence of the Bernoulli distributions of logits from known ones.
+
+    The cross-entropy less the entropy of the targets: the same gradient, and 0 where there is nothing to learn.
+
+    Args:
+        logits: (...) of the distributions that learn.
+        targets: (...) known probabilities in [0, 1].
+
+    Returns:
+        (...) fp32, unreduced.
+    """
+    logits, targets = logits.float(), targets.float()
+    negative_entropy = torch.xlogy(targets, targets) + torch.xlogy(1 - targets, 1 - targets)
+    return F.binary_cross_entropy_with_logits(logits, targets, reduction="none") + negative_entropy

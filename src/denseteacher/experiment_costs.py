@@ -1,0 +1,76 @@
+"""What there is to reproduce, and what it costs."""
+
+from collections.abc import Iterable, Sequence
+
+from denseteacher.experiment import Experiment, load_experiment
+from denseteacher.recipe import Recipe, resolve_auto
+from denseteacher.reproduce import Plan, make_plan
+from denseteacher.runs import Run
+
+_DIGITS_STEP = 0.12  # s, measured: FCOS on one CPU thread
+_ABOUT_HOURS = {
+    "paper": "at 1 step/s, which is arithmetic and no measurement",
+    "digits": f"of one CPU thread at {_DIGITS_STEP} s a step, measured with FCOS",
+}
+
+
+def overview(sources: Sequence[str]) -> str:
+    """Experiments with their rows and costs, as text.
+
+    Args:
+        sources: Names or YAML files.
+    """
+    lines: list[str] = []
+    all_runs: dict[str, dict[str, Run]] = {"paper": {}, "digits": {}}
+    for source in sources:
+        experiment = load_experiment(source)
+        lines.append(f"{experiment.name}: {experiment.title}")
+        for profile in experiment.profiles:
+            plan = make_plan(source, profile=profile)
+            all_runs[profile] |= {run.name: run for run in plan.runs}
+            lines.append(f"  {profile:7} {_cost(plan, profile)}")
+        lines += [f"  - {label}" for label in _labels(experiment)]
+        lines.append("")
+    for name, runs in all_runs.items():
+        if len(sources) > 1 and runs:
+            lines.append(f"all, {name}: {len(runs)} different runs; {_hours(runs.values(), name)}")
+    lines.append(f"Hours are {_ABOUT_HOURS['paper']} (paper), or {_ABOUT_HOURS['digits']} (digits).")
+    return "\n".join(lines) + "\n"
+
+
+def image_views(recipe: Recipe) -> int:
+    """Images that the networks of a run with a set number of steps see in training, two views of each."""
+    recipe = resolve_auto(recipe, labeled=1, unlabeled=1)
+    steps, burn_in = int(recipe.schedule.max_steps), int(getattr(recipe.method, "burn_in", 0))
+    unlabeled = steps - burn_in if recipe.method.needs_unlabeled(steps - 1) else 0
+    return 2 * (recipe.data.labeled_batch * steps + recipe.data.unlabeled_batch * unlabeled)
+
+
+def _labels(experiment: Experiment) -> list[str]:
+    """Rows, each with the profiles that it is not in."""
+    labels = []
+    for row in experiment.rows:
+        missing = [profile for profile in experiment.profiles if row.changes(profile) is None]
+        labels.append(row.label + "".join(f" (not in {profile})" for profile in missing))
+    return labels
+
+
+def _cost(plan: Plan, profile: str) -> str:
+    recipes = [run.recipe for run in plan.runs]
+    about = f"{len(recipes)} runs (folds {', '.join(map(str, plan.folds))})"
+    if any(recipe.schedule.max_steps == "auto" for recipe in recipes):
+        return f"{about}, as long as the data asks for"
+    steps = _range([int(recipe.schedule.max_steps) for recipe in recipes], "{:,}")
+    views = _range([image_views(recipe) / 1e6 for recipe in recipes], "{:.2f}")
+    return f"{about} of {steps} steps and {views} million image views; {_hours(plan.runs, profile)}"
+
+
+def _hours(runs: Iterable[Run], profile: str) -> str:
+    """Without what a shared burn-in saves."""
+    steps = sum(int(run.recipe.schedule.max_steps) for run in runs)
+    return f"{steps * (_DIGITS_STEP if profile == 'digits' else 1) / 3600:,.1f} h"
+
+
+def _range(values: Sequence[float], form: str) -> str:
+    lowest, highest = form.format(min(values)), form.format(max(values))
+    return lowest if lowest == highest else f"{lowest} to {highest}"

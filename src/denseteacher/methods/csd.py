@@ -1,0 +1,115 @@
+"""CSD, consistency-based semi-supervised detection (Jeong et al., NeurIPS 2019), on FCOS and RetinaNet."""
+
+from typing import Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from denseteacher.detectors.base import DenseDetector
+from denseteacher.methods.base import boxes_per_image, concatenate, split_output, weighted
+from denseteacher.methods.mean_teacher import SemiSupervised
+from denseteacher.methods.supervised import Supervised
+from denseteacher.ops.boxes import centers
+from denseteacher.ops.losses import bernoulli_divergence
+from denseteacher.ops.reduction import mean_over_processes
+from denseteacher.pseudo_labels.mirror import mirror_back, mirror_images
+from denseteacher.structures import MethodOutput, MethodState, SemiBatch
+
+_LEAST_SIDE = 1.0  # pixels; keeps the logarithm of a collapsed box finite
+
+
+class CSD(SemiSupervised):
+    """The student must say the same of an image and of its mirror image, where it sees an object.
+
+    No teacher, no pseudo-labels, no strong view of unlabeled images. Published (code of CSD-SSD,
+    ssod_systems.md, section 3.3) and kept: labeled and unlabeled images and their mirror images go through the
+    student in one pass; locations are kept where it holds an object for more likely than background on the image
+    itself; there, half of both Kullback-Leibler divergences, each with the other side's prediction as a
+    constant (the text's name for it is Jensen-Shannon divergence), and the mean of four squared differences: of
+    the box's center in x, with the sign turned, and in y, and of the logarithms of its sides, all with gradients
+    to both sides. One weight for both terms.
+
+    Adapted to FCOS and RetinaNet: (1) Sigmoid scores have no background class, so a location is kept where its
+    highest class probability is above ``threshold``, and the divergence is the sum over the classes' Bernoulli
+    ones. (2) Centers are compared in units of the box's own sides, the mean of both sides' and constant, where
+    the original has those of the default box: FCOS has no default boxes, only strides, in which a box may
+    be eight wide. The logarithms are the same for any coding. (3) Of the labeled images it is the weak view
+    whose mirror image is seen; the supervised losses are those of ``Supervised``, on both views. (4) Burn-in and
+    ramp are those of the other methods here; the original has no burn-in, ramps up as
+    ``exp(-5 (1 - t)^2)`` over the first quarter of training, and down again at its end.
+
+    Not for data where mirroring makes another class of an object, as of digits.
+    """
+
+    name: Literal["csd"] = "csd"
+    threshold: float = Field(0.4, ge=0, lt=1)
+    """Class probability above which a location is kept. An object is then more likely than not: focal loss with its
+    usual alpha of 0.25 and gamma of 2 is least at 0.40 where the chance is one half."""
+    weight: float = Field(1.0, ge=0)
+    """Of the consistency losses."""
+    box: bool = True
+    """Compare boxes too."""
+
+    def losses(
+        self,
+        student: DenseDetector,
+        teacher: DenseDetector | None,
+        batch: SemiBatch,
+        step: int,
+        state: MethodState | None = None,
+    ) -> MethodOutput:
+        """See ``Method``: the supervised losses, and ``unsup/cls`` and ``unsup/box`` over all images."""
+        ramp = self.unlabeled_weight(step)
+        if ramp == 0 or batch.unlabeled_weak is None:
+            return Supervised().losses(student, teacher, batch, step)
+        images = concatenate(batch.labeled_weak, batch.unlabeled_weak)
+        output = student(concatenate(batch.labeled_strong, images, mirror_images(images)))
+        labeled = len(batch.labeled_weak.sizes)
+        supervised, _ = split_output(output, 2 * labeled)
+        _, both = split_output(output, labeled)
+        plain, mirror = split_output(both, len(images.sizes))
+        mirrored = mirror_back(student, mirror, images)
+
+        kept = mirrored.valid & (plain.logits.detach().sigmoid().amax(-1) > self.threshold)
+        count = mean_over_processes(kept.sum().float()).clamp(min=1)
+        divergence = symmetric_divergence(plain.logits, mirrored.logits)
+        consistency = {"cls": (divergence * kept).sum() / count}
+        if self.box:
+            difference = box_difference(student.decode_boxes(plain), mirrored.boxes)
+            consistency["box"] = (difference * kept).sum() / count
+        losses = weighted("sup", student.supervised_losses(supervised, batch.targets))
+        losses |= weighted("unsup", consistency, self.weight * ramp)
+        metrics = {
+            "labeled/boxes": boxes_per_image(batch.targets),
+            "consistency/locations": kept.sum() / kept.shape[0],
+        }
+        return MethodOutput(losses, metrics)
+
+
+def symmetric_divergence(logits1: Tensor, logits2: Tensor) -> Tensor:
+    """Half of ``KL(q || p) + KL(p || q)``, summed over classes; in each the first one is a constant.
+
+    Args:
+        logits1: (..., K) of p.
+        logits2: (..., K) of q.
+
+    Returns:
+        (...) fp32.
+    """
+    there = bernoulli_divergence(logits1, logits2.detach().float().sigmoid())
+    back = bernoulli_divergence(logits2, logits1.detach().float().sigmoid())
+    return ((there + back) / 2).sum(-1)
+
+
+def box_difference(boxes1: Tensor, boxes2: Tensor) -> Tensor:
+    """Mean squared difference of (..., 4) xyxy boxes: of centers, in their mean sides, and of logarithms of sides.
+
+    Returns:
+        (...) fp32.
+    """
+    boxes1, boxes2 = boxes1.float(), boxes2.float()
+    sides1, sides2 = ((boxes[..., 2:] - boxes[..., :2]).clamp(min=_LEAST_SIDE) for boxes in (boxes1, boxes2))
+    shift = (centers(boxes1) - centers(boxes2)) / ((sides1 + sides2) / 2).detach()
+    growth = sides1.log() - sides2.log()
+    return torch.cat((shift, growth), dim=-1).square().mean(-1)

@@ -1,0 +1,96 @@
+"""Humble Teacher (Tang et al., CVPR 2021) on one-stage detectors."""
+
+from functools import partial
+from typing import Annotated, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from denseteacher.detectors.base import DenseDetector
+from denseteacher.methods.base import concatenate, provenance_of, split_output
+from denseteacher.methods.mean_teacher import Lesson, MeanTeacher
+from denseteacher.ops.losses import bernoulli_divergence, giou_loss, quality_loss
+from denseteacher.ops.reduction import mean_over_processes
+from denseteacher.pseudo_labels.mirror import Belief, belief_of, mirror_ensemble, mirror_images
+from denseteacher.pseudo_labels.proposals import balanced_proposals
+from denseteacher.structures import DenseOutput, ImageBatch, LossDict, MethodState, SemiBatch
+
+_LEAST_MEAN_SCORE = 1e-3  # below, a teacher sees nothing at all, and its scores are no divisor
+
+
+class HumbleTeacher(MeanTeacher):
+    """The student learns the teacher's soft class scores and boxes at many proposals, and nothing elsewhere.
+
+    Published (abstract; ssod_systems.md, section 3.9): an EMA teacher, soft labels on many proposals instead of
+    hard ones on few, and a teacher that averages over the image and its mirror image. From memory, not verified
+    (the repository has no code): 640 proposals an image, as many on foreground as on background, a weight of 0.5
+    on all losses on unlabeled images, and an EMA decay of 0.999.
+
+    Adapted to one-stage detectors: (1) Proposals are locations (anchors, on RetinaNet). One half are the image's
+    richest, those with the highest class probability; the other half are drawn from all others, evenly, since
+    without an assigner there is no telling what is background. Locations outside are ignored, whereas
+    ``DenseTeacher`` trains them as background. (2) A softmax's soft cross-entropy becomes the sum over classes of
+    binary cross-entropies with the teacher's probabilities, mean over proposals; the teacher's own entropy is
+    taken off, which changes no gradient. (3) Where the original learns
+    offsets of every class with smooth L1, boxes are decoded and compared by GIoU, each with the teacher's highest
+    probability as its weight, so that background counts next to nothing; so is quality, where there is such a
+    branch. (4) The mirror image's locations lie up to half a stride from the image's (``pseudo_labels.mirror``);
+    locations that are not in both keep what they say of the image alone.
+    """
+
+    name: Literal["humble_teacher"] = "humble_teacher"
+    mirror: bool = True
+    """Average over the mirror image too. Off where mirroring makes another class of an object, as of digits."""
+    ratio: Annotated[float, Field(gt=0, le=1)] | Literal["auto"] = 0.03
+    """Share of an image's locations that are proposals. The default takes 670 of FCOS's 22,300 on an image of
+    800 x 1333, about the 640 of the original. ``auto``: as for ``DenseTeacher``."""
+    cls_weight: float = Field(0.5, ge=0)
+    box_weight: float = Field(0.5, ge=0)
+    quality_weight: float = Field(0.5, ge=0)
+    box: bool = True
+    """Learn boxes from the teacher, and their quality."""
+
+    def guess(self, student: DenseDetector, teacher: DenseDetector, batch: SemiBatch) -> DenseOutput:
+        """The teacher's predictions on the B weak views and then, with ``mirror``, on their B mirror images."""
+        assert batch.unlabeled_weak is not None
+        weak = batch.unlabeled_weak
+        return teacher(concatenate(weak, mirror_images(weak)) if self.mirror else weak)
+
+    def belief(self, detector: DenseDetector, guess: DenseOutput, images: ImageBatch) -> Belief:
+        """What the guess says of the images, B of them."""
+        if not self.mirror:
+            return belief_of(detector, guess)
+        return mirror_ensemble(detector, *split_output(guess, len(images.sizes)), images)
+
+    def lesson(
+        self, detector: DenseDetector, guess: DenseOutput, batch: SemiBatch, state: MethodState | None
+    ) -> Lesson:
+        """See ``MeanTeacher``: ``cls``, ``box`` and ``quality`` at the proposals; the guess is that of ``guess``."""
+        assert batch.unlabeled_weak is not None
+        assert batch.unlabeled_strong is not None
+        if isinstance(self.ratio, str):
+            raise ValueError("ratio is still 'auto': give a share, or train through a recipe, which sets it")
+        belief = self.belief(detector, guess, batch.unlabeled_weak)
+        richness = belief.scores.amax(-1)
+        chosen = balanced_proposals(richness, belief.valid, ratio=self.ratio, draws=provenance_of(batch).numbers[:, 0])
+        metrics = {
+            "pseudo/locations": chosen.sum() / chosen.shape[0],
+            "pseudo/score": (richness * chosen).sum() / chosen.sum().clamp(min=1),
+        }
+        return Lesson(batch.unlabeled_strong, partial(self._losses, detector, belief, chosen), metrics)
+
+    def _losses(self, detector: DenseDetector, belief: Belief, chosen: Tensor, output: DenseOutput) -> LossDict:
+        count = mean_over_processes(chosen.sum().float()).clamp(min=1)
+        divergence = bernoulli_divergence(output.logits, belief.scores).sum(-1)
+        losses: LossDict = {"cls": self.cls_weight * (divergence * chosen).sum() / count}
+        if not self.box:
+            return losses
+        weight = belief.scores.amax(-1) * chosen
+        total = torch.maximum(mean_over_processes(weight.sum()), _LEAST_MEAN_SCORE * count)
+        error = giou_loss(detector.decode_boxes(output), belief.boxes)
+        losses["box"] = self.box_weight * (error * weight).sum() / total
+        if output.quality is not None and belief.quality is not None:
+            error = quality_loss(output.quality, belief.quality)
+            losses["quality"] = self.quality_weight * (error * weight).sum() / total
+        return losses

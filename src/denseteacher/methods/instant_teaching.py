@@ -1,0 +1,128 @@
+"""Instant-Teaching (Zhou et al., CVPR 2021) on one-stage detectors."""
+
+from typing import Literal, NamedTuple
+
+from pydantic import Field
+from torch import Tensor
+
+from denseteacher.data.randomness import to_device
+from denseteacher.detectors.base import DenseDetector
+from denseteacher.methods.base import boxes_per_image, join_outputs, provenance_of, split_output
+from denseteacher.methods.mean_teacher import Lesson
+from denseteacher.methods.pseudo_box import PseudoBoxTeacher, to_strong_view
+from denseteacher.pseudo_labels.boxes import PseudoBoxes
+from denseteacher.pseudo_labels.memory import fuse
+from denseteacher.pseudo_labels.mix import Mixed, mixup, mosaic, unmixed, with_rows
+from denseteacher.pseudo_labels.rectify import rectify
+from denseteacher.structures import DenseOutput, ImageBatch, LossWeights, MethodState, SemiBatch, Targets
+
+
+class Pairs(NamedTuple):
+    """Which unlabeled images are mixed, with which labeled ones and how."""
+
+    rows: Tensor
+    """(n,) int64 the unlabeled images."""
+    partners: Tensor
+    """(n,) int64 the labeled ones."""
+    share: Tensor
+    """(n,) fp32 of the unlabeled image; in a mosaic where the cut is."""
+    beside: Tensor
+    """(n,) bool, whether the tiles of a mosaic lie side by side."""
+
+
+class InstantTeaching(PseudoBoxTeacher):
+    """The student labels the weak views for itself, and learns on strong views mixed with labeled images.
+
+    Published (code, ssod_systems.md, section 3.6): labels by the current weights instead of an average of
+    them; class and box learned with weight 1; half of the strong views mixed with a random labeled image of
+    the process's batch, by mixup with uniform shares or as a mosaic of two tiles, each as likely; and
+    co-rectify, in which two models correct each other's boxes.
+
+    Adapted: there is a burn-in, as for all methods here. In mixup a location counts as its image's share in
+    the box and quality loss too, where the original learns boxes at full weight. The labeled partner is
+    a strong view. Strong views are the recipe's. The original threshold of 0.9 is for the softmax scores of
+    a two-stage detector; the default is that of Unbiased Teacher on FCOS, as for ``STAC``.
+
+    Co-rectify, adapted: the original trains two models from different initial weights, each in its RoI head
+    scores and regresses anew what both have found, and a box becomes the mean of its own and the new version.
+    Here the averaged teacher stands in for the second model, which halves the cost but makes the two more
+    alike; and as there is no RoI head, what each finds is compared with the other's dense predictions (see
+    ``pseudo_labels.rectify``), once. Without ``co_rectify`` the teacher only serves to be evaluated.
+    """
+
+    name: Literal["instant_teaching"] = "instant_teaching"
+    cls_weight: float = Field(1.0, ge=0)
+    box_weight: float = Field(1.0, ge=0)
+    box: bool = True
+    co_rectify: bool = True
+    """Let student and teacher correct each other's boxes before the threshold is applied a second time."""
+    mix_probability: float = Field(0.5, ge=0, le=1)
+    """Of mixing a strong view with a labeled image."""
+
+    def guess(self, student: DenseDetector, teacher: DenseDetector, batch: SemiBatch) -> DenseOutput:
+        """The student's predictions on the B weak views; with ``co_rectify`` the teacher's on them come after.
+
+        The student stays in training mode, as published: a batch norm that is not frozen sees these views too.
+        """
+        assert batch.unlabeled_weak is not None
+        own = student(batch.unlabeled_weak)
+        return join_outputs(own, teacher(batch.unlabeled_weak)) if self.co_rectify else own
+
+    def lesson(
+        self, detector: DenseDetector, guess: DenseOutput, batch: SemiBatch, state: MethodState | None
+    ) -> Lesson:
+        """See ``MeanTeacher``: the losses on mixed images, against their joint boxes."""
+        found = to_strong_view(self.labels(detector, guess, batch).targets, batch)
+        mixed = self.mix(found, batch)
+        weights = LossWeights(boxes=mixed.weights)
+        lesson = self.teach(detector, batch, mixed.targets, images=mixed.images, weights=weights)
+        return lesson._replace(metrics={"pseudo/boxes": boxes_per_image(found)})
+
+    def labels(self, detector: DenseDetector, guess: DenseOutput, batch: SemiBatch) -> PseudoBoxes:
+        """What is believed to be on the weak views."""
+        if not self.co_rectify:
+            return self.find(detector, guess, batch, self.threshold)
+        assert batch.unlabeled_weak is not None
+        sizes = batch.unlabeled_weak.sizes
+        own, other = split_output(guess, len(sizes))
+        rectified = []
+        for one, judge in ((own, other), (other, own)):
+            found = self.find(detector, one, batch, self.threshold)
+            new = rectify(found, detector.decode_boxes(judge), detector.scores(judge), sizes)
+            rectified.append(new._replace(mask=new.mask & (new.scores > self.threshold)))
+        return fuse(*rectified, classes=detector.num_classes, nms_threshold=self.nms_threshold)
+
+    def mix(self, found: Targets, batch: SemiBatch) -> Mixed:
+        """The strong views and the boxes on them, some mixed with labeled strong views of the batch."""
+        assert batch.unlabeled_strong is not None
+        strong, labeled = batch.unlabeled_strong, batch.labeled_strong
+        mixed = unmixed(strong, found, room=batch.targets.mask.shape[1])
+        kinds = self.pairs(provenance_of(batch).numbers, partners=len(labeled.sizes))
+        for pairs, tiles in zip(kinds, (False, True), strict=True):
+            if len(pairs.rows):
+                rows, partners, share, beside = (to_device(strong.sizes.device, field) for field in pairs)
+                both = (*_at(rows, strong, found), *_at(partners, labeled, batch.targets))
+                mixed = with_rows(mixed, rows, mosaic(*both, share, beside) if tiles else mixup(*both, share))
+        return mixed
+
+    def pairs(self, numbers: Tensor, *, partners: int) -> tuple[Pairs, Pairs]:
+        """The images for mixup, and those for a mosaic.
+
+        Args:
+            numbers: (B, ``METHOD_NUMBERS``) uniform in [0, 1) on the host. Every decision has its own.
+            partners: Number of labeled images that there are to choose from.
+        """
+        gate, kind, partner, share, direction = numbers[:, :5].unbind(1)
+        # a number that close to 1 may be rounded up to the count
+        chosen = (partner * partners).long().clamp(max=partners - 1)
+        mixed, tiles = gate < self.mix_probability, kind < 0.5
+        pairs = []
+        for those, shares in ((mixed & ~tiles, share), (mixed & tiles, 0.25 + share / 2)):
+            rows = those.nonzero()[:, 0]
+            pairs.append(Pairs(rows, chosen[rows], shares[rows], direction[rows] < 0.5))
+        return pairs[0], pairs[1]
+
+
+def _at(rows: Tensor, images: ImageBatch, targets: Targets) -> tuple[ImageBatch, Targets]:
+    """Some images and their boxes."""
+    return ImageBatch(*(field[rows] for field in images)), Targets(*(field[rows] for field in targets))

@@ -1,0 +1,126 @@
+"""CSD: consistency of an image with its mirror image, against an independent NumPy version."""
+
+import numpy as np
+import pytest
+import torch
+
+from denseteacher.detectors import FCOS, RetinaNet
+from denseteacher.methods import CSD, Supervised
+from denseteacher.methods.base import concatenate
+from denseteacher.methods.csd import box_difference, symmetric_divergence
+from denseteacher.pseudo_labels.mirror import mirror_back, mirror_images
+from support import semi_batch, sigmoid64
+
+SMALL = {"backbone": "test_byobnet", "levels": (3, 5), "channels": 16, "head_convs": 1}
+
+
+@pytest.fixture(params=[FCOS, RetinaNet])
+def student(request):
+    torch.manual_seed(0)
+    student = request.param(num_classes=3, **SMALL)
+    with torch.no_grad():
+        student.head.cls.bias += 4
+        student.head.cls.weight *= 40 if request.param is FCOS else 400  # predictions that differ from place to place
+        student.head.box.weight *= 20
+    return student.eval()
+
+
+def _divergence(p, q):
+    """Half of both KL divergences of one pair of Bernoulli distributions."""
+    p, q = float(p), float(q)
+    there = q * np.log(q / p) + (1 - q) * np.log((1 - q) / (1 - p))
+    back = p * np.log(p / q) + (1 - p) * np.log((1 - p) / (1 - q))
+    return (there + back) / 2
+
+
+def _difference(one, other):
+    """Mean of four squared differences of one pair of boxes."""
+    (x1, y1, x2, y2), (u1, v1, u2, v2) = one, other
+    width, height = max(x2 - x1, 1), max(y2 - y1, 1)
+    wide, high = max(u2 - u1, 1), max(v2 - v1, 1)
+    dx = ((x1 + x2) / 2 - (u1 + u2) / 2) / ((width + wide) / 2)
+    dy = ((y1 + y2) / 2 - (v1 + v2) / 2) / ((height + high) / 2)
+    return (dx**2 + dy**2 + np.log(width / wide) ** 2 + np.log(height / high) ** 2) / 4
+
+
+@pytest.mark.parametrize("threshold", [0.0, 0.3, 0.6])
+def test_losses_agree_with_numpy(student, threshold):
+    method = CSD(burn_in=10, threshold=threshold)
+    batch = semi_batch(2)
+    output = method.losses(student, None, batch, 20)
+    with torch.no_grad():
+        images = concatenate(batch.labeled_weak, batch.unlabeled_weak)
+        plain, mirror = student(images), student(mirror_images(images))
+        back = mirror_back(student, mirror, images)
+        boxes = student.decode_boxes(plain).double().numpy()
+    p, q = sigmoid64(plain.logits), sigmoid64(back.logits)
+    kept = [place for place in zip(*back.valid.numpy().nonzero(), strict=True) if p[place].max() > threshold]
+    assert 0 < len(kept) < p[..., 0].size
+    expected = np.mean([sum(_divergence(*pair) for pair in zip(p[place], q[place], strict=True)) for place in kept])
+    assert output.losses["unsup/cls"].item() == pytest.approx(expected, rel=1e-3)
+    others = back.boxes.double().numpy()
+    expected = np.mean([_difference(boxes[place], others[place]) for place in kept])
+    assert output.losses["unsup/box"].item() == pytest.approx(expected, rel=1e-3)
+    assert output.metrics["consistency/locations"].item() == pytest.approx(len(kept) / 4)
+
+
+def test_the_supervised_part_is_that_of_supervised(student):
+    batch = semi_batch(2)
+    expected = Supervised().losses(student, None, batch, 20).losses
+    found = CSD(burn_in=10).losses(student, None, batch, 20).losses
+    for name, value in expected.items():
+        torch.testing.assert_close(found[name], value)
+
+
+def test_each_side_is_drawn_to_the_other_as_it_is():
+    rng = torch.Generator().manual_seed(0)
+    one, other = (torch.randn(7, 4, generator=rng).requires_grad_() for _ in range(2))
+    symmetric_divergence(one, other).sum().backward()
+    torch.testing.assert_close(one.grad, (one.sigmoid() - other.sigmoid()).detach() / 2)
+    torch.testing.assert_close(other.grad, -one.grad)
+
+
+@pytest.mark.parametrize("size", [0.0, 1.0, 30.0, 90.0])
+def test_divergence_is_symmetric_finite_and_0_for_equals(size):
+    rng = torch.Generator().manual_seed(0)
+    one, other = (torch.randn(50, 4, generator=rng) * size for _ in range(2))
+    one.requires_grad_()
+    found = symmetric_divergence(one, other)
+    found.sum().backward()
+    assert found.isfinite().all()
+    assert (found > -1e-5).all()
+    assert one.grad.isfinite().all()
+    torch.testing.assert_close(found, symmetric_divergence(other, one))
+    torch.testing.assert_close(symmetric_divergence(one, one).detach(), torch.zeros(50), atol=1e-5, rtol=0)
+
+
+def test_box_difference_does_not_depend_on_scale_or_place():
+    rng = torch.Generator().manual_seed(0)
+    corner = torch.rand(2, 20, 2, generator=rng) * 10
+    one, other = torch.cat((corner, corner + 10 + torch.rand(2, 20, 2, generator=rng) * 20), dim=-1)
+    found = box_difference(one, other)
+    assert (found > 0).all()
+    torch.testing.assert_close(box_difference(one * 7 + 100, other * 7 + 100), found, rtol=1e-3, atol=1e-5)
+    assert not box_difference(one, one).any()
+
+
+def test_boxes_without_area_are_finite():
+    flat = torch.tensor([[5.0, 5.0, 5.0, 5.0]], requires_grad=True)
+    found = box_difference(flat, torch.tensor([[0.0, 0.0, 50.0, 50.0]]))
+    found.sum().backward()
+    assert found.isfinite().all()
+    assert flat.grad.isfinite().all()
+
+
+def test_nothing_above_the_threshold_is_no_loss_and_no_gradient(student):
+    output = CSD(burn_in=10, threshold=0.9999).losses(student, None, semi_batch(), 20)
+    assert output.metrics["consistency/locations"] == 0
+    total = output.losses["unsup/cls"] + output.losses["unsup/box"]
+    total.backward()
+    assert total == 0
+    assert not student.head.cls.weight.grad.any()
+
+
+def test_without_boxes_there_is_a_class_loss_alone(student):
+    losses = CSD(burn_in=10, box=False).losses(student, None, semi_batch(), 20).losses
+    assert {name for name in losses if name.startswith("unsup/")} == {"unsup/cls"}

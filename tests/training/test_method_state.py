@@ -1,0 +1,222 @@
+"""Methods with memory: it survives a bitwise resume, a skipped step, and is the same in all processes."""
+
+import os
+import signal
+
+import pytest
+import torch
+from torch import distributed, multiprocessing
+
+import denseteacher
+from denseteacher.methods import ACRST, ISMT, DynamicThreshold
+from denseteacher.structures import Provenance, SemiBatch
+from denseteacher.training.checkpoint import CheckpointFolder
+from support import semi_batch, tensors_of
+
+METHODS = {
+    "dynamic_threshold": ["method.threshold=0.02", "method.memory=0.9"],
+    "ismt": ["method.threshold=0.02"],
+    "acrst": ["method.threshold=0.02", "method.crop_side=16", "method.crop_threshold=0.02"],
+}
+
+
+@pytest.fixture
+def run(coco, unlabeled, tiny, tmp_path):
+    """Trains into a folder below ``tmp_path``."""
+
+    def train(name, method, *overrides, **options):
+        common = [f"method.name={method}", "method.burn_in=2", "method.ramp=1", *METHODS[method]]
+        return denseteacher.train(
+            "custom",
+            labeled=coco,
+            unlabeled=unlabeled,
+            output=tmp_path / name,
+            overrides=[*tiny, *common, *overrides],
+            **options,
+        )
+
+    return train
+
+
+def _stop_after(monkeypatch, step):
+    from denseteacher.training.trainer import Trainer
+
+    original = Trainer._report
+
+    def report(trainer, display):
+        original(trainer, display)
+        if trainer.step == step:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(Trainer, "_report", report)
+
+
+def _assert_same(first, second, where="state"):
+    if isinstance(first, dict):
+        assert first.keys() == second.keys(), where
+        for key in first.keys() - {"recipe"}:
+            _assert_same(first[key], second[key], f"{where}[{key!r}]")
+    elif isinstance(first, list | tuple):
+        assert len(first) == len(second), where
+        for index, pair in enumerate(zip(first, second, strict=True)):
+            _assert_same(*pair, f"{where}[{index}]")
+    elif isinstance(first, torch.Tensor):
+        assert first.dtype == second.dtype, where
+        assert torch.equal(first, second), where
+    else:
+        assert first == second, where
+
+
+def _used(method, state):
+    """Whether the memory holds something."""
+    if method == "dynamic_threshold":
+        return len(set(state["mass"].tolist())) > 1
+    return bool((state["scores" if method == "ismt" else "sides"] > 0).any())
+
+
+@pytest.mark.parametrize(
+    ("method", "options"),
+    [
+        ("dynamic_threshold", []),
+        ("ismt", ["augment.affine={flip: 0.5}"]),
+        ("acrst", ["augment.affine={flip: 0.5}", "schedule.accumulate=2"]),
+    ],
+    ids=METHODS,
+)
+def test_resume_is_bitwise_equal(run, monkeypatch, method, options):
+    whole = run("whole", method, *options)
+    with monkeypatch.context() as patch:
+        _stop_after(patch, 4)
+        part = run("part", method, *options)
+    assert part.step == 4
+    resumed = run("part", method, *options, resume=True)
+    states = [CheckpointFolder(one.folder / "checkpoints").load_newest() for one in (whole, resumed)]
+    assert states[0]["step"] == states[1]["step"] == 8
+    assert _used(method, states[0]["method"])
+    _assert_same(*states)
+    middle = CheckpointFolder(whole.folder / "checkpoints").load(whole.folder / "checkpoints" / "step_00000004.pt")
+    assert any(not torch.equal(value, states[0]["method"][name]) for name, value in middle["method"].items())
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_step_that_is_skipped_is_not_remembered(run, monkeypatch, method):
+    from denseteacher.training.trainer import Trainer
+
+    original, seen = Trainer._train_step, {}
+
+    def poisoned(trainer, loaded):
+        before = {name: value.clone() for name, value in trainer.method_state.items()}
+        losses = trainer.method.losses
+        if trainer.step == 5:
+
+            class Broken:
+                static_teacher = False
+                needs_unlabeled = trainer.method.needs_unlabeled
+
+                def losses(self, *args):
+                    output = losses(*args)
+                    seen["offered"] = output.state
+                    return output._replace(losses={name: value * torch.nan for name, value in output.losses.items()})
+
+            trainer.method, kept = Broken(), trainer.method
+            original(trainer, loaded)
+            trainer.method = kept
+            seen["before"], seen["after"] = before, trainer.method_state
+        else:
+            original(trainer, loaded)
+
+    monkeypatch.setattr(Trainer, "_train_step", poisoned)
+    assert run("run", method).step == 8
+    _assert_same(seen["before"], seen["after"])
+    assert any(not torch.equal(value, seen["before"][name]) for name, value in seen["offered"].items())
+
+
+def _pair():
+    from denseteacher.detectors import FCOS
+
+    torch.manual_seed(0)
+    options = {"backbone": "test_byobnet", "levels": (3, 5), "channels": 16, "head_convs": 1}
+    student, teacher = (FCOS(num_classes=3, **options).eval() for _ in range(2))
+    with torch.no_grad():
+        teacher.head.cls.bias += 3
+        teacher.head.cls.weight *= 20
+    return student, teacher
+
+
+def _methods():
+    return [
+        DynamicThreshold(burn_in=1, threshold=0.3, memory=0.5),
+        ISMT(burn_in=1, threshold=0.3),
+        ACRST(burn_in=1, threshold=0.3, crop_threshold=0.3, crop_side=16, crops=6),
+    ]
+
+
+def _history(rank, world):
+    """The state of each method after three steps with this process's share of the batch, and the last losses."""
+    pair, histories = _pair(), []
+    for method in _methods():
+        state = method.initial_state(classes=3, unlabeled=20)
+        for seed in range(3):
+            batch = _share(semi_batch(seed, labeled=4, unlabeled=4), rank, world)
+            output = method.losses(*pair, batch, 10, state)
+            state = output.state
+        histories.append((state, {name: value.detach() for name, value in output.losses.items()}))
+    return histories
+
+
+def _share(value, rank, world):
+    if isinstance(value, torch.Tensor):
+        return value.chunk(world)[rank]
+    if value is None:
+        return None
+    return type(value)(*(_share(field, rank, world) for field in value))
+
+
+def test_what_chance_decides_depends_on_the_step_alone():
+    first = _history(0, 1)
+    torch.rand(1000)
+    second = _history(0, 1)
+    for (state, losses), (other_state, other_losses) in zip(first, second, strict=True):
+        _assert_same([state, losses], [other_state, other_losses])
+
+
+def test_other_numbers_paste_other_objects():
+    student, teacher = _pair()
+    method, batch = _methods()[2], semi_batch(0, labeled=4, unlabeled=4)
+    state = method.losses(student, teacher, batch, 10).state
+    provenance = batch.provenance
+    assert isinstance(provenance, Provenance)
+    results = []
+    for numbers in (provenance.numbers, provenance.numbers, provenance.numbers.flip(1)):
+        changed = batch._replace(provenance=provenance._replace(numbers=numbers))
+        assert isinstance(changed, SemiBatch)
+        results.append(method.losses(student, teacher, changed, 10, state))
+    assert torch.equal(results[0].losses["unsup/cls"], results[1].losses["unsup/cls"])
+    assert not torch.equal(results[0].losses["unsup/cls"], results[2].losses["unsup/cls"])
+    assert results[0].metrics["pseudo/pasted"] > 0
+    assert results[0].losses["unsup/box"] > 0  # that of pasted ground truth
+    nothing = method.model_copy(update={"pastes": 0}).losses(student, teacher, batch, 10, state)
+    assert nothing.losses["unsup/box"] == 0
+    assert len(tensors_of(nothing.state)) == 5
+
+
+def _one_of_two(rank, folder):
+    torch.set_num_threads(1)
+    distributed.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
+    torch.save(_history(rank, 2), folder / f"{rank}.pt")
+    distributed.barrier()
+    distributed.destroy_process_group()
+
+
+def test_all_processes_remember_the_same(tmp_path):
+    multiprocessing.spawn(_one_of_two, args=(tmp_path,), nprocs=2)
+    one = _history(0, 1)
+    two = [torch.load(tmp_path / f"{rank}.pt") for rank in range(2)]
+    for index, method in enumerate(_methods()):
+        _assert_same(two[0][index][0], two[1][index][0])
+        if method.name != "acrst":  # each process chooses what it cuts out, so there the bank is another one
+            for name, value in one[index][0].items():
+                torch.testing.assert_close(value, two[0][index][0][name])
+    mass = one[2][0]["mass"]
+    torch.testing.assert_close(mass, two[0][2][0]["mass"])
+    assert (two[0][2][0]["sides"] > 0).any()

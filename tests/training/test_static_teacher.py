@@ -1,0 +1,150 @@
+"""STAC's stages in one run: the teacher of the burn-in's end labels to the end of the run."""
+
+import os
+import signal
+
+import pytest
+import torch
+
+import denseteacher
+from denseteacher.training.checkpoint import CheckpointFolder
+from denseteacher.training.trainer import Trainer
+
+STAC = ["method.name=stac", "method.burn_in=3", "method.ramp=2", "method.threshold=0.01"]
+BURN_IN = 3
+
+
+@pytest.fixture
+def run(coco, unlabeled, tiny, tmp_path):
+    """Trains into a folder below ``tmp_path``."""
+
+    def train(name, *overrides, **options):
+        return denseteacher.train(
+            "custom",
+            labeled=coco,
+            unlabeled=unlabeled,
+            output=tmp_path / name,
+            overrides=[*tiny, *STAC, *overrides],
+            **options,
+        )
+
+    return train
+
+
+def final(result):
+    return CheckpointFolder(result.folder / "checkpoints").load_newest()
+
+
+def same(first, second):
+    """Whether two nested states are equal bit for bit, but for the recipe."""
+    if isinstance(first, dict):
+        return first.keys() == second.keys() and all(same(first[key], second[key]) for key in first if key != "recipe")
+    if isinstance(first, list | tuple):
+        return len(first) == len(second) and all(map(same, first, second))
+    return torch.equal(first, second) if isinstance(first, torch.Tensor) else first == second
+
+
+@pytest.fixture
+def history(monkeypatch):
+    """Teacher and labeler after each step of the runs that follow, and whether the step had unlabeled images."""
+    seen = []
+    original = Trainer._train_step
+
+    def step(trainer, loaded):
+        original(trainer, loaded)
+        copies = [
+            {name: value.clone() for name, value in part.module.state_dict().items()}
+            for part in (trainer.teacher, trainer.labeler)
+        ]
+        seen.append((loaded.unlabeled is not None, *copies))
+
+    monkeypatch.setattr(Trainer, "_train_step", step)
+    return seen
+
+
+def stopping_after(monkeypatch, step):
+    """A signal once so many steps have been reported."""
+    original = Trainer._report
+
+    def report(trainer, display):
+        original(trainer, display)
+        if trainer.step == step:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(Trainer, "_report", report)
+
+
+@pytest.mark.parametrize(
+    ("ramp", "options"),
+    [(0, []), (2, []), (2, ["schedule.accumulate=2"]), (2, ["augment.affine={rotation: 10}"])],
+    ids=["no_ramp", "ramp", "accumulation", "affine"],
+)
+def test_the_labeler_is_the_teacher_until_the_burn_in_ends_and_stays(run, history, ramp, options):
+    run("run", f"method.ramp={ramp}", *options)
+    needed = [unlabeled for unlabeled, *_ in history]
+    first = needed.index(True)  # with a ramp, whose first weight is 0, a step later
+    assert first == BURN_IN + (ramp > 0)
+    assert all(needed[first:])
+    for _, teacher, labeler in history[:first]:
+        assert same(teacher, labeler)
+    for (_, teacher, labeler), (_, before, _) in zip(history[first:], history[first - 1 :], strict=False):
+        assert same(labeler, history[first - 1][2])
+        assert not same(teacher, before)  # the average moves on
+        assert not same(teacher, labeler)
+
+
+def test_the_labeler_labels(run, monkeypatch):
+    asked = []
+    original = Trainer._train_step
+
+    def step(trainer, loaded):
+        views = {"teacher": trainer.teacher_view, "labeler": trainer.labeler_view}
+        modules = {"teacher": trainer.teacher.module, "labeler": trainer.labeler.module}
+        assert views["teacher"] is not views["labeler"]
+        hooks = [
+            module.register_forward_hook(lambda *_, name=name: asked.append((trainer.step, name)))
+            for name, module in modules.items()
+        ]
+        original(trainer, loaded)
+        for hook in hooks:
+            hook.remove()
+
+    monkeypatch.setattr(Trainer, "_train_step", step)
+    run("run")
+    assert asked == [(step, "labeler") for step in range(BURN_IN + 1, 8)]
+
+
+# within the burn-in, at its end, after the labeler's last move (a step later with a ramp), when it rests
+@pytest.mark.parametrize(("step", "ramp"), [(2, 2), (3, 2), (4, 2), (6, 2), (3, 0), (4, 0)])
+def test_resume_is_bitwise_equal(run, monkeypatch, step, ramp):
+    whole = run("whole", f"method.ramp={ramp}")
+    with monkeypatch.context() as patch:
+        stopping_after(patch, step)
+        part = run("part", f"method.ramp={ramp}")
+    assert part.step == step
+    resumed = run("part", f"method.ramp={ramp}", resume=True)
+    assert resumed.step == whole.step == 8
+    assert same(final(whole), final(resumed))
+
+
+@pytest.mark.parametrize(
+    ("ramp", "other"),
+    [(0, ["unbiased_teacher"]), (2, ["unbiased_teacher"]), (2, ["dense_teacher", "method.ratio=0.1"])],
+    ids=["no_ramp", "unbiased_teacher", "dense_teacher"],
+)
+def test_another_methods_burn_in_gives_the_same_run(run, ramp, other):
+    name, *options = other
+    first = run("first", f"method.name={name}", *options)
+    whole = run("whole", f"method.ramp={ramp}")
+    shared = run("shared", f"method.ramp={ramp}", burn_in_from=first.folder)
+    assert same(final(whole), final(shared))
+
+
+def test_a_longer_burn_in_than_the_one_it_starts_from_moves_the_labeler_on(run, history):
+    first = run("first", "method.name=unbiased_teacher")
+    history.clear()
+    run("run", "method.burn_in=5", "method.ramp=0", burn_in_from=first.folder)
+    assert [unlabeled for unlabeled, *_ in history] == [False, False, True, True, True]
+    assert same(history[1][1], history[1][2])
+    assert not same(history[0][2], history[1][2])
+    assert all(same(labeler, history[1][2]) for _, _, labeler in history[2:])
