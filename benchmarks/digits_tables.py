@@ -2,8 +2,8 @@
 
     python benchmarks/digits_tables.py table1 table6 [--folds 1 2 3] [--jobs 2] [--output RUNS]
 
-Trains what is missing (see ``denseteacher reproduce``; tables share their runs) and writes ``results/digits_NAME.json``;
-from Table 1 also ``results/digits_main.json``.
+Trains what is missing (see ``denseteacher reproduce``; tables share their runs) and writes
+``results/digits_NAME.json``, from Table 1 also ``results/digits_main.json``. An experiment may be a YAML file.
 """
 
 import argparse
@@ -28,7 +28,7 @@ MAIN = (
 def main() -> None:
     """Runs the experiments one after the other."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("experiments", nargs="+", choices=experiment_names())
+    parser.add_argument("experiments", nargs="+", help=", ".join(experiment_names()))
     parser.add_argument("--folds", type=int, nargs="+", default=[1, 2, 3])
     parser.add_argument("--jobs", type=int, default=2, help="runs at a time, one thread each")
     parser.add_argument("--output", type=Path, default=Path("runs/digits"))
@@ -48,7 +48,7 @@ def main() -> None:
         table = content(result.table)
         rows = [row for row in table["rows"] if row["seeds"]]
         about = {"title": table["title"], "metrics": table["metrics"], "note": table["note"], "data": DATA}
-        print(write_result(f"digits_{name}", rows, gains(rows), **about))
+        print(write_result(f"digits_{Path(name).stem}", rows, gains(rows), **about))
         if name == "table1":
             chosen = [row for row in rows if row["label"] in MAIN]
             chosen.sort(key=lambda row: MAIN.index(row["label"]))
@@ -62,7 +62,9 @@ def gains(rows: list[dict[str, Any]]) -> dict[str, float]:
         detector = " (RetinaNet)" if "RetinaNet" in row["label"] else ""
         base = next((one for one in rows if one["label"] == f"Supervised{detector}"), None)
         if base is not None and base is not row:
-            found[f"{row['label']} over Supervised"] = round(mean(row["values"]["AP"]) / mean(base["values"]["AP"]) - 1, 4)
+            found[f"{row['label']} over Supervised"] = round(
+                mean(row["values"]["AP"]) / mean(base["values"]["AP"]) - 1, 4
+            )
     return found
 
 

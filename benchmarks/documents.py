@@ -57,7 +57,9 @@ def table(file: Path, folder: Path) -> str:
     result = json.loads(file.read_text())
     rows = result["rows"]
     metrics = [metric for metric in result["metrics"] if any(metric in row["values"] for row in rows)]
-    metrics = [metric for metric in metrics if any(value is not None for row in rows for value in row["values"][metric])]
+    metrics = [
+        metric for metric in metrics if any(value is not None for row in rows for value in row["values"][metric])
+    ]
     published = any(row.get("published") for row in rows)
     timed = any("ms a step" in row["values"] for row in rows)
     heads = ["", *metrics, *(["ms a step"] if timed else []), *(["paper, on COCO"] if published else []), "seeds"]
