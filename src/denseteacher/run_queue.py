@@ -13,7 +13,16 @@ import yaml
 
 from denseteacher.recipe import dump_recipe
 from denseteacher.run_folder import BURN_IN_MAY_CHANGE, changed_keys
-from denseteacher.runs import Run, RunNotes, is_finished, read_notes, read_record, write_notes
+from denseteacher.runs import (
+    Run,
+    RunNotes,
+    has_burn_in,
+    is_finished,
+    read_notes,
+    read_record,
+    stored_burn_ins,
+    write_notes,
+)
 from denseteacher.training.signals import StopRequest
 
 _POLL = 0.1  # s
@@ -81,15 +90,13 @@ class RunQueue:
     def _burn_in_sources(self, runs: Sequence[Run]) -> dict[str, Run]:
         """For each run, the one whose burn-in is the same: one that has it already, or else the first."""
         first: dict[tuple[str, int | str | None], Run] = {}
-        for run in sorted(runs, key=lambda run: not self._has_burn_in(run)):
+        begun = [run for run in runs if has_burn_in(run, self.folder)]
+        for run in (*begun, *stored_burn_ins(self.folder), *runs):
             if run.burn_in:
                 first.setdefault((run.group, run.burn_in), run)
                 first.setdefault((run.group, None), run)
         found = {run.name: first.get((run.group, run.burn_in)) for run in runs}
         return {name: source for name, source in found.items() if source is not None and source.name != name}
-
-    def _has_burn_in(self, run: Run) -> bool:
-        return any((self.folder / run.name / "checkpoints").glob("burn_in_*.pt"))
 
     def _start_ready(self) -> None:
         """Starts runs whose burn-in is there, or won't come."""
@@ -101,7 +108,7 @@ class RunQueue:
             if len(self._running) >= self.jobs:
                 return
             source = self._sources.get(run.name)
-            if source is not None and source.name in pending and not self._has_burn_in(source):
+            if source is not None and source.name in pending and not has_burn_in(source, self.folder):
                 continue
             child = self._start(run, source)
             if child is not None:
@@ -149,7 +156,7 @@ class RunQueue:
         return file
 
     def _can_share(self, run: Run, source: Run) -> bool:
-        if not self._has_burn_in(source):
+        if not has_burn_in(source, self.folder):
             return False
         done = yaml.safe_load((self.folder / source.name / "recipe.yaml").read_text())
         return not changed_keys(run.recipe, done, BURN_IN_MAY_CHANGE)

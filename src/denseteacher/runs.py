@@ -61,6 +61,18 @@ def grouped(runs: Iterable[Run]) -> list[Run]:
     return [run for group in groups.values() for run in group.values()]
 
 
+def has_burn_in(run: Run, folder: Path) -> bool:
+    """Whether others can start from a run's burn-in."""
+    return any((folder / run.name / "checkpoints").glob("burn_in_*.pt"))
+
+
+def stored_burn_ins(folder: Path) -> list[Run]:
+    """The runs in a folder that others can start from, whichever call trained them."""
+    paths = sorted({file.parent.parent for file in folder.glob("*/checkpoints/burn_in_*.pt")})
+    # what a run was resolved to changes its name, but not its group
+    return [make_run(load_recipe(path / "recipe.yaml"), path.name)._replace(name=path.name) for path in paths]
+
+
 def is_finished(run: Run, folder: Path) -> bool:
     """Whether a run is done in a folder of runs.
 

@@ -113,6 +113,13 @@ def test_a_table_from_a_stopped_call_to_its_files(call, coco, experiment, tmp_pa
     found = reproduce(experiment, folds=[1], output=output).table.cells
     assert [cell.folds for cell in found] == [[1], [1]]
 
+    # a later call starts from the burn-in that is there
+    code, _, err = call(*arguments, "--set", "method.threshold=0.3")
+    assert code == 0, err
+    assert "1 of them finished before" in err
+    rows = {row["label"]: row for row in json.loads((output / "mine-paper.json").read_text())["rows"]}
+    assert rows["Pseudo-boxes"]["burn_in_from"] == [boxes.name] != rows["Pseudo-boxes"]["runs"]
+
     # another version's default
     stored = output / "runs" / boxes.name / "recipe.yaml"
     stored.write_text(stored.read_text().replace("threshold: 0.5", "threshold: 0.4", 1))

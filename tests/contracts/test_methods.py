@@ -27,13 +27,13 @@ METHODS = [
     DenseTeacher(burn_in=10, region="all", box=False, quality=False),
     DenseTeacher(burn_in=10, ratio=0.1, region="suppress"),
     DenseTeacher(burn_in=10, ratio=0.1, region="ignore"),
-    UnbiasedTeacher(burn_in=10, threshold=0.2),
-    UnbiasedTeacher(burn_in=10, threshold=0.2, box=True),
+    UnbiasedTeacher(burn_in=10, threshold=0.1),
+    UnbiasedTeacher(burn_in=10, threshold=0.1, box=True),
     UnbiasedTeacher(burn_in=10, threshold=0.99, box=True),
     DynamicThreshold(burn_in=10, threshold=0.1),
     ISMT(burn_in=10, threshold=0.1),
     ACRST(burn_in=10, threshold=0.1, crop_threshold=0.1, crop_side=16),
-    STAC(burn_in=10, threshold=0.2),
+    STAC(burn_in=10, threshold=0.1),
     InstantTeaching(burn_in=10, threshold=0.005, mix_probability=1),
     InstantTeaching(burn_in=10, threshold=0.005, co_rectify=False),
     SoftTeacher(burn_in=10, threshold=0.1, candidate_threshold=0.1, box_spread=0.5),
@@ -87,7 +87,7 @@ def test_before_the_burn_in_ends_a_method_is_supervised(pair, method):
             {"cls": 2, "box": 3, "quality": 5},
         ),
         (
-            UnbiasedTeacher(burn_in=10, threshold=0.2, box=True, cls_weight=1),
+            UnbiasedTeacher(burn_in=10, threshold=0.1, box=True, cls_weight=1),
             {"cls_weight": 2, "box_weight": 3},
             {"cls": 2, "box": 3, "quality": 3},
         ),
@@ -102,7 +102,7 @@ def test_before_the_burn_in_ends_a_method_is_supervised(pair, method):
             {"cls": 2, "box": 3, "quality": 3},
         ),
         (
-            STAC(burn_in=10, threshold=0.2, cls_weight=1, box_weight=1),
+            STAC(burn_in=10, threshold=0.1, cls_weight=1, box_weight=1),
             {"cls_weight": 2, "box_weight": 3},
             {"cls": 2, "box": 3, "quality": 3},
         ),
@@ -154,7 +154,7 @@ def test_weights_scale_linearly(pair, method, weights, factors):
 
 @pytest.mark.parametrize(
     "method",
-    [DenseTeacher(burn_in=10, region="all", box=False, quality=False), UnbiasedTeacher(burn_in=10, threshold=0.2)],
+    [DenseTeacher(burn_in=10, region="all", box=False, quality=False), UnbiasedTeacher(burn_in=10, threshold=0.1)],
     ids=["dense_teacher", "unbiased_teacher"],
 )
 def test_switched_off_branches_have_no_loss(pair, method):
