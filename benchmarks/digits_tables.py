@@ -16,7 +16,7 @@ from denseteacher.report.tables import content
 from denseteacher.reproduce import reproduce
 from result_file import write_result
 
-DATA = "Digits small: 200 labeled, 4,000 unlabeled, 300 validation images, 2,400 steps"
+DATA = "Digits small: 200 labeled, 4,000 unlabeled, 300 validation images, 1,600 steps"
 MAIN = (
     "Supervised",
     "Dense Teacher (all, cls)",

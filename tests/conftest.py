@@ -2,11 +2,14 @@
 
 import json
 import os
+import sys
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+
+from denseteacher import cli
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 torch.set_num_threads(1)
@@ -118,3 +121,17 @@ def unlabeled(tmp_path_factory):
 def tiny():
     """Overrides that make any recipe small."""
     return list(TINY)
+
+
+@pytest.fixture
+def call(monkeypatch, capsys):
+    """Runs the console script's function; returns exit code, stdout and stderr."""
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["denseteacher", *map(str, arguments)])
+        with pytest.raises(SystemExit) as left:
+            cli.main()
+        out, err = capsys.readouterr()
+        return left.value.code or 0, out, err
+
+    return run

@@ -1,5 +1,8 @@
 """Small things that several tests need."""
 
+import os
+import signal
+
 import numpy as np
 import torch
 
@@ -80,3 +83,41 @@ def tensors_of(value):
         return [value]
     inner = value.values() if isinstance(value, dict) else value if isinstance(value, tuple) else ()
     return [tensor for one in inner for tensor in tensors_of(one)]
+
+
+def last_state(folder):
+    """The newest checkpoint of a run."""
+    from denseteacher.training.checkpoint import CheckpointFolder
+
+    return CheckpointFolder(folder / "checkpoints").load_newest()
+
+
+def assert_same(first, second, where="state"):
+    """Bit for bit, but for the recipe that names other folders or workers."""
+    if isinstance(first, dict):
+        assert first.keys() == second.keys(), where
+        for key in first.keys() - {"recipe"}:
+            assert_same(first[key], second[key], f"{where}[{key!r}]")
+    elif isinstance(first, list | tuple):
+        assert len(first) == len(second), where
+        for index, pair in enumerate(zip(first, second, strict=True)):
+            assert_same(*pair, f"{where}[{index}]")
+    elif isinstance(first, torch.Tensor):
+        assert first.dtype == second.dtype, where
+        assert torch.equal(first, second), where
+    else:
+        assert first == second, where
+
+
+def stop_after(monkeypatch, step, number=signal.SIGTERM):
+    """Sends this process a signal once so many steps of a run have been reported."""
+    from denseteacher.training.trainer import Trainer
+
+    original = Trainer._report
+
+    def report(trainer, display):
+        original(trainer, display)
+        if trainer.step == step:
+            os.kill(os.getpid(), number)
+
+    monkeypatch.setattr(Trainer, "_report", report)

@@ -12,21 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from denseteacher import cli
-
-
-@pytest.fixture
-def call(monkeypatch, capsys):
-    """Runs the console script's function; returns exit code, stdout and stderr."""
-
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["denseteacher", *map(str, arguments)])
-        with pytest.raises(SystemExit) as left:
-            cli.main()
-        out, err = capsys.readouterr()
-        return left.value.code or 0, out, err
-
-    return run
+from support import stop_after
 
 
 def sets(overrides):
@@ -38,21 +24,12 @@ QUICK = ["method.burn_in=3", "method.ramp=2", "schedule.max_steps=20", "schedule
 
 def test_a_strangers_path(call, coco, unlabeled, tiny, tmp_path, monkeypatch):
     """split -> train 20 steps, stopped on the way -> resume -> evaluate -> predict."""
-    from denseteacher.training.trainer import Trainer
-
     code, out, _ = call("split", coco, "--output", tmp_path / "split", "--count", 6)
     assert code == 0
     labeled, rest = (json.loads((tmp_path / "split" / f"{name}.json").read_text()) for name in ("labeled", "unlabeled"))
     assert len(labeled["images"]) == 6
     assert len(rest["images"]) == 6
     assert "annotations" not in rest
-
-    original = Trainer._report
-
-    def stop_at_seven(trainer, display):
-        original(trainer, display)
-        if trainer.step == 7:
-            os.kill(os.getpid(), signal.SIGTERM)
 
     images = coco.parent / "images"
     train = [
@@ -61,7 +38,7 @@ def test_a_strangers_path(call, coco, unlabeled, tiny, tmp_path, monkeypatch):
         *sets([*tiny, *QUICK, f"data.unlabeled_images={images}"]),
     ]  # fmt: skip
     with monkeypatch.context() as patch:
-        patch.setattr(Trainer, "_report", stop_at_seven)
+        stop_after(patch, 7)
         code, _, err = call(*train)
     assert code == 1
     assert "stopped by SIGTERM after step 7" in err

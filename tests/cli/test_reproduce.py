@@ -11,24 +11,9 @@ import time
 import pytest
 import yaml
 
-from denseteacher import cli
 from denseteacher.experiment import load_experiment
 from denseteacher.reproduce import make_plan, reproduce
 from denseteacher.training.logging import read_metrics
-
-
-@pytest.fixture
-def call(monkeypatch, capsys):
-    """Runs the console script's function; returns exit code, stdout and stderr."""
-
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["denseteacher", *map(str, arguments)])
-        with pytest.raises(SystemExit) as left:
-            cli.main()
-        out, err = capsys.readouterr()
-        return left.value.code or 0, out, err
-
-    return run
 
 
 @pytest.fixture

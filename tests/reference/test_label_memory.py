@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from denseteacher.data.geometry import Geometry
-from denseteacher.pseudo_labels.boxes import PseudoBoxes
-from denseteacher.pseudo_labels.memory import empty_memory, fuse, memorize, recall
+from denseteacher.pseudo_labels.boxes import PseudoBoxes, fuse
+from denseteacher.pseudo_labels.memory import empty_memory, memorize, recall
 
 FILE = (60, 90)  # height and width of every image file
 

@@ -1,8 +1,5 @@
 """Methods with memory: it survives a bitwise resume, a skipped step, and is the same in all processes."""
 
-import os
-import signal
-
 import pytest
 import torch
 from torch import distributed, multiprocessing
@@ -11,7 +8,7 @@ import denseteacher
 from denseteacher.methods import ACRST, ISMT, DynamicThreshold
 from denseteacher.structures import Provenance, SemiBatch
 from denseteacher.training.checkpoint import CheckpointFolder
-from support import semi_batch, tensors_of
+from support import assert_same, last_state, semi_batch, stop_after, tensors_of
 
 METHODS = {
     "dynamic_threshold": ["method.threshold=0.02", "method.memory=0.9"],
@@ -38,35 +35,6 @@ def run(coco, unlabeled, tiny, tmp_path):
     return train
 
 
-def _stop_after(monkeypatch, step):
-    from denseteacher.training.trainer import Trainer
-
-    original = Trainer._report
-
-    def report(trainer, display):
-        original(trainer, display)
-        if trainer.step == step:
-            os.kill(os.getpid(), signal.SIGTERM)
-
-    monkeypatch.setattr(Trainer, "_report", report)
-
-
-def _assert_same(first, second, where="state"):
-    if isinstance(first, dict):
-        assert first.keys() == second.keys(), where
-        for key in first.keys() - {"recipe"}:
-            _assert_same(first[key], second[key], f"{where}[{key!r}]")
-    elif isinstance(first, list | tuple):
-        assert len(first) == len(second), where
-        for index, pair in enumerate(zip(first, second, strict=True)):
-            _assert_same(*pair, f"{where}[{index}]")
-    elif isinstance(first, torch.Tensor):
-        assert first.dtype == second.dtype, where
-        assert torch.equal(first, second), where
-    else:
-        assert first == second, where
-
-
 def _used(method, state):
     """Whether the memory holds something."""
     if method == "dynamic_threshold":
@@ -86,14 +54,14 @@ def _used(method, state):
 def test_resume_is_bitwise_equal(run, monkeypatch, method, options):
     whole = run("whole", method, *options)
     with monkeypatch.context() as patch:
-        _stop_after(patch, 4)
+        stop_after(patch, 4)
         part = run("part", method, *options)
     assert part.step == 4
     resumed = run("part", method, *options, resume=True)
-    states = [CheckpointFolder(one.folder / "checkpoints").load_newest() for one in (whole, resumed)]
+    states = [last_state(one.folder) for one in (whole, resumed)]
     assert states[0]["step"] == states[1]["step"] == 8
     assert _used(method, states[0]["method"])
-    _assert_same(*states)
+    assert_same(*states)
     middle = CheckpointFolder(whole.folder / "checkpoints").load(whole.folder / "checkpoints" / "step_00000004.pt")
     assert any(not torch.equal(value, states[0]["method"][name]) for name, value in middle["method"].items())
 
@@ -127,7 +95,7 @@ def test_a_step_that_is_skipped_is_not_remembered(run, monkeypatch, method):
 
     monkeypatch.setattr(Trainer, "_train_step", poisoned)
     assert run("run", method).step == 8
-    _assert_same(seen["before"], seen["after"])
+    assert_same(seen["before"], seen["after"])
     assert any(not torch.equal(value, seen["before"][name]) for name, value in seen["offered"].items())
 
 
@@ -177,7 +145,7 @@ def test_what_chance_decides_depends_on_the_step_alone():
     torch.rand(1000)
     second = _history(0, 1)
     for (state, losses), (other_state, other_losses) in zip(first, second, strict=True):
-        _assert_same([state, losses], [other_state, other_losses])
+        assert_same([state, losses], [other_state, other_losses])
 
 
 def test_other_numbers_paste_other_objects():
@@ -213,7 +181,7 @@ def test_all_processes_remember_the_same(tmp_path):
     one = _history(0, 1)
     two = [torch.load(tmp_path / f"{rank}.pt") for rank in range(2)]
     for index, method in enumerate(_methods()):
-        _assert_same(two[0][index][0], two[1][index][0])
+        assert_same(two[0][index][0], two[1][index][0])
         if method.name != "acrst":  # each process chooses what it cuts out, so there the bank is another one
             for name, value in one[index][0].items():
                 torch.testing.assert_close(value, two[0][index][0][name])

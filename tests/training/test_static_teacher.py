@@ -1,14 +1,11 @@
 """STAC's stages in one run: the teacher of the burn-in's end labels to the end of the run."""
 
-import os
-import signal
-
 import pytest
 import torch
 
 import denseteacher
-from denseteacher.training.checkpoint import CheckpointFolder
 from denseteacher.training.trainer import Trainer
+from support import assert_same, last_state, stop_after
 
 STAC = ["method.name=stac", "method.burn_in=3", "method.ramp=2", "method.threshold=0.01"]
 BURN_IN = 3
@@ -31,17 +28,9 @@ def run(coco, unlabeled, tiny, tmp_path):
     return train
 
 
-def final(result):
-    return CheckpointFolder(result.folder / "checkpoints").load_newest()
-
-
 def same(first, second):
-    """Whether two nested states are equal bit for bit, but for the recipe."""
-    if isinstance(first, dict):
-        return first.keys() == second.keys() and all(same(first[key], second[key]) for key in first if key != "recipe")
-    if isinstance(first, list | tuple):
-        return len(first) == len(second) and all(map(same, first, second))
-    return torch.equal(first, second) if isinstance(first, torch.Tensor) else first == second
+    """Whether two state dicts are equal bit for bit."""
+    return first.keys() == second.keys() and all(torch.equal(first[key], second[key]) for key in first)
 
 
 @pytest.fixture
@@ -60,18 +49,6 @@ def history(monkeypatch):
 
     monkeypatch.setattr(Trainer, "_train_step", step)
     return seen
-
-
-def stopping_after(monkeypatch, step):
-    """A signal once so many steps have been reported."""
-    original = Trainer._report
-
-    def report(trainer, display):
-        original(trainer, display)
-        if trainer.step == step:
-            os.kill(os.getpid(), signal.SIGTERM)
-
-    monkeypatch.setattr(Trainer, "_report", report)
 
 
 @pytest.mark.parametrize(
@@ -119,12 +96,12 @@ def test_the_labeler_labels(run, monkeypatch):
 def test_resume_is_bitwise_equal(run, monkeypatch, step, ramp):
     whole = run("whole", f"method.ramp={ramp}")
     with monkeypatch.context() as patch:
-        stopping_after(patch, step)
+        stop_after(patch, step)
         part = run("part", f"method.ramp={ramp}")
     assert part.step == step
     resumed = run("part", f"method.ramp={ramp}", resume=True)
     assert resumed.step == whole.step == 8
-    assert same(final(whole), final(resumed))
+    assert_same(last_state(whole.folder), last_state(resumed.folder))
 
 
 @pytest.mark.parametrize(
@@ -137,7 +114,7 @@ def test_another_methods_burn_in_gives_the_same_run(run, ramp, other):
     first = run("first", f"method.name={name}", *options)
     whole = run("whole", f"method.ramp={ramp}")
     shared = run("shared", f"method.ramp={ramp}", burn_in_from=first.folder)
-    assert same(final(whole), final(shared))
+    assert_same(last_state(whole.folder), last_state(shared.folder))
 
 
 def test_a_longer_burn_in_than_the_one_it_starts_from_moves_the_labeler_on(run, history):

@@ -1,7 +1,6 @@
 """The loop: resume, burn-in, skipped steps, accumulation, signals."""
 
 import json
-import os
 import signal
 
 import pytest
@@ -9,8 +8,8 @@ import torch
 
 import denseteacher
 from denseteacher.errors import InputError, RunError
-from denseteacher.training.checkpoint import CheckpointFolder
 from denseteacher.training.logging import read_metrics
+from support import assert_same, last_state, stop_after
 
 DENSE = ["method.burn_in=3", "method.ramp=2", "method.ratio=0.1"]
 
@@ -32,50 +31,13 @@ def run(coco, unlabeled, tiny, tmp_path):
     return train
 
 
-def last_state(folder):
-    return CheckpointFolder(folder / "checkpoints").load_newest()
-
-
-def assert_same(first, second, where="state"):
-    """Bit for bit, but for the recipe that names other folders or workers."""
-    if isinstance(first, dict):
-        assert first.keys() == second.keys()
-        for key in first:
-            if key != "recipe":
-                assert_same(first[key], second[key], f"{where}[{key!r}]")
-    elif isinstance(first, list | tuple):
-        assert len(first) == len(second)
-        for index, pair in enumerate(zip(first, second, strict=True)):
-            assert_same(*pair, f"{where}[{index}]")
-    elif isinstance(first, torch.Tensor):
-        assert torch.equal(first, second), where
-    else:
-        assert first == second, where
-
-
-class StopAfter:
-    """Sends this process a signal once so many steps have been reported."""
-
-    def __init__(self, monkeypatch, step, number=signal.SIGTERM):
-        from denseteacher.training.trainer import Trainer
-
-        original = Trainer._report
-
-        def report(trainer, display):
-            original(trainer, display)
-            if trainer.step == step:
-                os.kill(os.getpid(), number)
-
-        monkeypatch.setattr(Trainer, "_report", report)
-
-
 # before the teacher starts, at the burn-in's end, within the ramp, at a checkpoint
 @pytest.mark.parametrize("step", [1, 3, 4, 5])
 @pytest.mark.parametrize("workers", [0, 2])
 def test_resume_is_bitwise_equal(run, monkeypatch, step, workers):
     whole = run("whole")
     with monkeypatch.context() as patch:
-        StopAfter(patch, step)
+        stop_after(patch, step)
         part = run("part")
     assert part.stopped_by == "SIGTERM"
     assert part.step == step
@@ -106,7 +68,7 @@ def test_resume_is_bitwise_equal(run, monkeypatch, step, workers):
 def test_other_settings_resume_bitwise_too(run, monkeypatch, options):
     whole = run("whole", *options)
     with monkeypatch.context() as patch:
-        StopAfter(patch, 5, signal.SIGINT)
+        stop_after(patch, 5, signal.SIGINT)
         assert run("part", *options).stopped_by == "SIGINT"
     assert_same(last_state(whole.folder), last_state(run("part", *options, resume=True).folder))
 
@@ -114,7 +76,7 @@ def test_other_settings_resume_bitwise_too(run, monkeypatch, options):
 def test_a_damaged_checkpoint_falls_back_and_ends_the_same(run, monkeypatch):
     whole = run("whole")
     with monkeypatch.context() as patch:
-        StopAfter(patch, 6)
+        stop_after(patch, 6)
         part = run("part")
     newest = part.folder / "checkpoints" / "step_00000006.pt"
     newest.write_bytes(newest.read_bytes()[:-100])
@@ -147,7 +109,7 @@ def test_another_recipes_burn_in_is_refused(run):
 
 def test_resume_with_another_recipe_names_the_key(run, monkeypatch):
     with monkeypatch.context() as patch:
-        StopAfter(patch, 4)
+        stop_after(patch, 4)
         run("part")
     with pytest.raises(InputError, match=r"seed=1, not 5"):
         run("part", "seed=5", resume=True)

@@ -10,8 +10,7 @@ from denseteacher.detectors.base import DenseDetector
 from denseteacher.methods.base import boxes_per_image, join_outputs, provenance_of, split_output
 from denseteacher.methods.mean_teacher import Lesson
 from denseteacher.methods.pseudo_box import PseudoBoxTeacher, to_strong_view
-from denseteacher.pseudo_labels.boxes import PseudoBoxes
-from denseteacher.pseudo_labels.memory import fuse
+from denseteacher.pseudo_labels.boxes import PseudoBoxes, fuse
 from denseteacher.pseudo_labels.mix import Mixed, mixup, mosaic, unmixed, with_rows
 from denseteacher.pseudo_labels.rectify import rectify
 from denseteacher.structures import DenseOutput, ImageBatch, LossWeights, MethodState, SemiBatch, Targets

@@ -8,7 +8,8 @@ from denseteacher.detectors.base import DenseDetector
 from denseteacher.methods.base import boxes_per_image, provenance_of, state_or_initial
 from denseteacher.methods.mean_teacher import Lesson
 from denseteacher.methods.pseudo_box import PseudoBoxTeacher, to_strong_view
-from denseteacher.pseudo_labels.memory import empty_memory, fuse, memorize, recall
+from denseteacher.pseudo_labels.boxes import fuse
+from denseteacher.pseudo_labels.memory import empty_memory, memorize, recall
 from denseteacher.structures import DenseOutput, MethodState, SemiBatch
 
 

@@ -10,7 +10,7 @@ from torch.nn import functional
 
 from denseteacher.ops.boxes import clip_boxes, move_boxes
 from denseteacher.ops.reduction import rows_of_all_processes
-from denseteacher.pseudo_labels.boxes import PseudoBoxes, padded_nms
+from denseteacher.pseudo_labels.boxes import PseudoBoxes
 from denseteacher.structures import MethodState
 
 
@@ -44,25 +44,6 @@ def recall(
     labels = memory["labels"][positions].long()
     return PseudoBoxes(
         boxes.masked_fill(~mask[..., None], 0), labels.masked_fill(~mask, 0), mask, scores.masked_fill(~mask, 0)
-    )
-
-
-@torch.no_grad()
-def fuse(
-    first: PseudoBoxes, second: PseudoBoxes, *, classes: int, nms_threshold: float, max_boxes: int = 100
-) -> PseudoBoxes:
-    """Two sets of boxes of the same images as one, by class-wise NMS; of equal scores the first set's wins."""
-    boxes, labels, mask, scores = (torch.cat(pair, dim=1) for pair in zip(first, second, strict=True))
-    image, place = mask.nonzero().unbind(1)
-    return padded_nms(
-        image,
-        boxes[image, place],
-        scores[image, place],
-        labels[image, place],
-        batch=len(mask),
-        classes=classes,
-        nms_threshold=nms_threshold,
-        max_boxes=max_boxes,
     )
 
 
