@@ -3,7 +3,7 @@
     python benchmarks/digits_tables.py table1 table6 [--folds 1 2 3] [--jobs 2] [--output RUNS]
 
 Trains what is missing (see ``denseteacher reproduce``; tables share their runs) and writes
-``results/digits_NAME.json``, from Table 1 also ``results/digits_main.json``. An experiment may be a YAML file.
+``results/digits_NAME.json``. An experiment may be a YAML file.
 """
 
 import argparse
@@ -17,12 +17,6 @@ from denseteacher.reproduce import reproduce
 from result_file import write_result
 
 DATA = "Digits small: 200 labeled, 4,000 unlabeled, 300 validation images, 1,600 steps"
-MAIN = (
-    "Supervised",
-    "Dense Teacher (all, cls)",
-    "Dense Teacher (region, cls)",
-    "Dense Teacher (region, cls+box)",
-)
 
 
 def main() -> None:
@@ -49,10 +43,6 @@ def main() -> None:
         rows = [row for row in table["rows"] if row["seeds"]]
         about = {"title": table["title"], "metrics": table["metrics"], "note": table["note"], "data": DATA}
         print(write_result(f"digits_{Path(name).stem}", rows, gains(rows), **about))
-        if name == "table1":
-            chosen = [row for row in rows if row["label"] in MAIN]
-            chosen.sort(key=lambda row: MAIN.index(row["label"]))
-            print(write_result("digits_main", chosen, gains(chosen), **about | {"title": "Digits"}))
 
 
 def gains(rows: list[dict[str, Any]]) -> dict[str, float]:

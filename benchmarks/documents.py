@@ -56,7 +56,11 @@ def table(file: Path, folder: Path) -> str:
     """A results file as Markdown, with its link as seen from a document in ``folder``."""
     result = json.loads(file.read_text())
     rows = result["rows"]
-    metrics = [metric for metric in result["metrics"] if any(metric in row["values"] for row in rows)]
+    metrics = [
+        metric
+        for metric in result.get("metrics", ("AP", "AP50", "AP75"))
+        if any(metric in row["values"] for row in rows)
+    ]
     metrics = [
         metric for metric in metrics if any(value is not None for row in rows for value in row["values"][metric])
     ]

@@ -109,6 +109,7 @@ def start_from_burn_in(trainer: Trainer, recipe: Recipe, other: Path) -> None:
     state = CheckpointFolder(other / "checkpoints").load(files[-1])
     _require_same_recipe(recipe, state["recipe"], str(other), BURN_IN_MAY_CHANGE)
     trainer.restore(state, source=str(files[-1]), same_method=False)
+    trainer.best = {}  # its detector file is the other run's, and by now that of a later step
     for row in read_metrics(other / "metrics.jsonl"):
         step = int(row.pop("step"))
         if step <= trainer.step and trainer.log is not None:

@@ -101,6 +101,17 @@ def test_a_run_can_start_from_anothers_burn_in(run):
     assert steps == list(range(1, 9))
 
 
+def test_a_run_from_a_burn_in_has_a_best_detector_of_its_own(run, coco):
+    evaluated = {"val": coco}
+    dense = run("dense", "schedule.evaluate_every=2", **evaluated)
+    assert dense.best["step"] == 2  # nothing is found so early, and the burn-in's evaluation is not surpassed
+    shared = run(
+        "shared", "schedule.evaluate_every=2", "method.name=supervised", burn_in_from=dense.folder, **evaluated
+    )
+    assert shared.best["step"] > 2
+    assert denseteacher.load(shared.folder).class_names == ["red", "green", "blue"]
+
+
 def test_another_recipes_burn_in_is_refused(run):
     dense = run("dense")
     with pytest.raises(InputError, match=r"optim\.lr"):
