@@ -56,21 +56,13 @@ def table(file: Path, folder: Path) -> str:
     """A results file as Markdown, with its link as seen from a document in ``folder``."""
     result = json.loads(file.read_text())
     rows = result["rows"]
-    metrics = [
-        metric
-        for metric in result.get("metrics", ("AP", "AP50", "AP75"))
-        if any(metric in row["values"] for row in rows)
-    ]
-    metrics = [
-        metric for metric in metrics if any(value is not None for row in rows for value in row["values"][metric])
-    ]
+    known = {name for row in rows for name, values in row["values"].items() if set(values) - {None}}
+    metrics = [metric for metric in result.get("metrics", ("AP", "AP50", "AP75")) if metric in known]
     published = any(row.get("published") for row in rows)
-    timed = any("ms a step" in row["values"] for row in rows)
-    heads = ["", *metrics, *(["ms a step"] if timed else []), *(["paper, on COCO"] if published else []), "seeds"]
+    heads = ["", *metrics, *(["paper, on COCO"] if published else []), "seeds"]
     lines = [f"| {' | '.join(heads)} |", f"|{'---|' * len(heads)}"]
     for row in rows:
         texts = [spread(row["values"][metric]) for metric in metrics]
-        texts += [spread(row["values"].get("ms a step", []), digits=0)] if timed else []
         texts += [paper(row["published"], metrics[0])] if published else []
         lines.append(f"| {' | '.join([row['label'], *texts, ', '.join(map(str, row['seeds']))])} |")
     # both documents lie at most one folder below the root
@@ -79,13 +71,13 @@ def table(file: Path, folder: Path) -> str:
     return "\n".join(lines)
 
 
-def spread(values: list[float | None], digits: int = 1) -> str:
+def spread(values: list[float | None]) -> str:
     """Mean and, of several, sample standard deviation."""
     known = [value for value in values if value is not None]
     if not known:
         return "-"
-    deviation = f" ± {stdev(known):.{digits}f}" if len(known) > 1 else ""
-    return f"{mean(known):.{digits}f}{deviation}"
+    deviation = f" ± {stdev(known):.1f}" if len(known) > 1 else ""
+    return f"{mean(known):.1f}{deviation}"
 
 
 def paper(published: dict[str, Any], metric: str) -> str:

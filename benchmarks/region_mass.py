@@ -49,13 +49,14 @@ def measure(folder: Path, images: int) -> dict[str, float]:
         covered += float((true & labels.selected).sum())
         selected += float(labels.selected.sum())
         locations += labels.selected.numel()
-    return {
-        "ratio": float(recipe.method.ratio),
-        "normalizer in region": selected_mass / mass,
-        "foreground share": foreground / locations,
-        "foreground covered": covered / foreground,
-        "hard negatives in region": 1 - covered / selected,
+    shares = {
+        "locations selected, %": selected / locations,
+        "normalizer outside, %": 1 - selected_mass / mass,
+        "true foreground, %": foreground / locations,
+        "of it selected, %": covered / foreground,
+        "hard negatives among the selected, %": 1 - covered / selected,
     }
+    return {name: 100 * share for name, share in shares.items()}
 
 
 def main() -> None:
@@ -68,7 +69,7 @@ def main() -> None:
     rows = []
     for text in arguments.run:
         label, _, folder = text.partition("=")
-        values = {name: [round(value, 4)] for name, value in measure(Path(folder), arguments.images).items()}
+        values = {name: [round(value, 2)] for name, value in measure(Path(folder), arguments.images).items()}
         print(label, values)
         rows.append({"label": label, "seeds": [load_recipe(Path(folder) / "recipe.yaml").seed], "values": values})
     print(

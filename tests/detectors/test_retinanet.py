@@ -32,6 +32,18 @@ def test_output_has_nine_anchors_at_a_location_and_no_quality(detector):
     assert torch.equal(output.anchors, detector.anchors((96, 96), torch.device("cpu")))
 
 
+def test_the_anchors_of_a_location_are_all_inside_or_all_outside():
+    from denseteacher.ops.anchors import valid_locations
+
+    detector = RetinaNet(num_classes=2, **SMALL | {"levels": (3, 7)})
+    anchors = detector.anchors((640, 1344), torch.device("cpu"))
+    sizes = torch.tensor([[stride * 4, stride * number] for stride in detector.strides for number in (3, 5, 9)])
+    valid = valid_locations(anchors, sizes).view(len(sizes), -1, 9)
+    assert torch.equal(valid.all(2), valid.any(2))
+    columns = valid[:, :, 0][:, : 168 * 80].view(len(sizes), 80, 168)[:, 0].sum(1)
+    assert columns.tolist() == [-(-width // 8) for width in sizes[:, 1].tolist()]  # a location on the edge is outside
+
+
 @pytest.mark.parametrize("levels", [(3, 7), (4, 6), (3, 3)])
 def test_the_sizes_of_the_levels_are_recovered_from_the_anchors(levels):
     detector = RetinaNet(num_classes=2, **SMALL | {"levels": levels}, anchor_scale=1.7)

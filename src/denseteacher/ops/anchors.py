@@ -6,6 +6,8 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
+_ROUNDING = 1e-3  # pixels; far above that of fp32 corners, far below the distance of any location to the next pixel
+
 
 def location_anchors(
     shapes: Sequence[tuple[int, int]], strides: Sequence[int], offset: float, device: torch.device
@@ -103,5 +105,6 @@ def valid_locations(anchors: Tensor, sizes: Tensor) -> Tensor:
     Returns:
         (B, N) bool.
     """
-    center = (anchors[:, :2] + anchors[:, 2:]) / 2
+    # a location on the very edge is outside for all its anchors, however their corners were rounded
+    center = (anchors[:, :2] + anchors[:, 2:]) / 2 + _ROUNDING
     return (center[None, :, 0] < sizes[:, 1:]) & (center[None, :, 1] < sizes[:, :1])
