@@ -103,8 +103,7 @@ class Trainer:
             save_best: Told the teacher and its evaluation whenever it is the best so far.
         """
         self.method, self.strong, self.affine, self.dataset = method, strong, affine, dataset
-        self.schedule, self.optim, self.runtime = schedule, optim, runtime
-        self.max_steps = int(schedule.max_steps)
+        self.schedule, self.max_steps, self.optim, self.runtime = schedule, int(schedule.max_steps), optim, runtime
         self.workers, self.folder, self.recipe = workers, folder, recipe
         self.evaluate, self.save_best = evaluate, save_best
         self.ema_decay, self.ema_start = ema
@@ -113,8 +112,8 @@ class Trainer:
         self.student, self._stepper = runtime.setup(student, self.optimizer)
         self.teacher = Teacher(student)
         self.teacher_view = runtime.local_view(self.teacher.module)
+        # who labels unlabeled images: the teacher, or what it was at the end of the burn-in
         self.labeler = Teacher(self.teacher.module) if method.static_teacher else self.teacher
-        """Who labels unlabeled images: the teacher, or what it was at the end of the burn-in."""
         self.labeler_view = runtime.local_view(self.labeler.module)
         self.method_state = self._fresh_state()
         self.student_view = runtime.local_view(student)
@@ -122,14 +121,11 @@ class Trainer:
         self._buffers = [buffer for buffer in student.buffers() if buffer.is_floating_point()]
         self.checkpoints = CheckpointFolder(folder / "checkpoints", keep=schedule.keep_checkpoints)
         self.log = MetricsLog(folder) if runtime.is_main else None
-        self.step = 0
-        self.nonfinite = 0
-        self.best: dict[str, float] = {}
-        self.metrics: dict[str, float] = {}
+        self.step, self.nonfinite = 0, 0
+        self.best, self.metrics = dict[str, float](), dict[str, float]()
         self.notes: list[str] = []
         self._step_values: dict[str, Tensor] = {}
-        self._data_wait = 0.0
-        self._seconds: list[float] = []
+        self._data_wait, self._seconds = 0.0, list[float]()
 
     def _fresh_state(self) -> MethodState:
         state = self.method.initial_state(classes=self.student.num_classes, unlabeled=len(self.dataset.unlabeled))
