@@ -1,8 +1,13 @@
 """Methods with memory: it survives a bitwise resume, a skipped step, and is the same in all processes."""
 
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 import torch
-from torch import distributed, multiprocessing
+from torch import distributed
 
 import denseteacher
 from denseteacher.methods import ACRST, ISMT, DynamicThreshold
@@ -177,7 +182,11 @@ def _one_of_two(rank, folder):
 
 
 def test_all_processes_remember_the_same(tmp_path):
-    multiprocessing.spawn(_one_of_two, args=(tmp_path,), nprocs=2)
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])}
+    processes = [
+        subprocess.Popen([sys.executable, __file__, str(rank), str(tmp_path)], env=environment) for rank in range(2)
+    ]
+    assert [process.wait(timeout=240) for process in processes] == [0, 0]
     one = _history(0, 1)
     two = [torch.load(tmp_path / f"{rank}.pt") for rank in range(2)]
     for index, method in enumerate(_methods()):
@@ -188,3 +197,7 @@ def test_all_processes_remember_the_same(tmp_path):
     mass = one[2][0]["mass"]
     torch.testing.assert_close(mass, two[0][2][0]["mass"])
     assert (two[0][2][0]["sides"] > 0).any()
+
+
+if __name__ == "__main__":
+    _one_of_two(int(sys.argv[1]), Path(sys.argv[2]))
