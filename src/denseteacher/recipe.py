@@ -226,6 +226,9 @@ def _explain(error: ValidationError) -> str:
     if first["type"] == "extra_forbidden":
         name = key.rpartition(".")[2]
         return f"there is no key {key!r}{suggest(name, valid)}; valid here: {', '.join(valid)}"
+    if first["type"] == "union_tag_invalid":
+        tag, known = first["ctx"]["tag"], [text.strip("'") for text in first["ctx"]["expected_tags"].split(", ")]
+        return f"there is no {key} {tag!r}{suggest(tag, known)}: use one of {', '.join(known)}"
     message = first["msg"].removeprefix("Value error, ")
     given = first.get("input")
     shown = f", not {given!r}" if isinstance(given, str | int | float | bool) else ""
