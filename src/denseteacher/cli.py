@@ -141,12 +141,13 @@ def predict(
     for message in outcome.unreadable:
         print(message, file=sys.stderr)
     _console().print(
-        f"{outcome.detections} detections in {outcome.images} images: {output / 'predictions.json'}",
+        f"{_count(outcome.detections, 'detection')} in {_count(outcome.images, 'image')}: "
+        f"{output / 'predictions.json'}",
         highlight=False,
         soft_wrap=True,
     )
     if outcome.unreadable:
-        raise RunError(f"{len(outcome.unreadable)} images could not be read; all others are done")
+        raise RunError(f"{_count(len(outcome.unreadable), 'image')} could not be read; all others are done")
 
 
 @app.command()
@@ -220,7 +221,8 @@ def reproduce(
     if result.stopped_by is not None:
         raise RunError(f"stopped by {result.stopped_by}, all is saved: the same command goes on")
     if result.failures:
-        raise RunError(f"{len(result.failures)} runs failed and are missing in the table: {'; '.join(result.failures)}")
+        failed = _count(len(result.failures), "run")
+        raise RunError(f"{failed} failed and can't be in the table: {'; '.join(result.failures)}")
 
 
 @recipes_app.command("list")
@@ -290,6 +292,10 @@ def _parse_shard(text: str | None) -> tuple[int, int] | None:
 
 def _say(sentence: str) -> None:
     print(sentence, file=sys.stderr, flush=True)
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
 def _console() -> Console:

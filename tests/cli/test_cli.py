@@ -212,7 +212,7 @@ def test_a_truncated_image_in_training_and_in_prediction(call, coco, tiny, tmp_p
     assert code == 0, err
     code, _, err = call("predict", tmp_path / "good", folder, "--output", tmp_path / "found")
     assert code == 1
-    assert "1 images could not be read" in err
+    assert "1 image could not be read" in err
     assert len(json.loads((tmp_path / "found" / "images.json").read_text())["images"]) == 1
 
 

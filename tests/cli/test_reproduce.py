@@ -125,7 +125,7 @@ def test_a_run_that_fails_is_missing_and_the_others_go_on(call, coco, experiment
     )
     assert code == 1
     assert "Too many, fold 2 failed: 999 labeled images were asked for, but there are 12 images" in err
-    assert "1 runs failed and are missing" in err
+    assert "1 run failed and can't be in the table" in err
     assert "Traceback" not in err
     assert "| Too many | - | - | - | - | 0 |" in out
     assert [cell["seeds"] for cell in json.loads((tmp_path / "out" / "mine-paper.json").read_text())["rows"]] == [
