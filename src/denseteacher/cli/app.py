@@ -1,0 +1,36 @@
+"""The application that the commands register with, and the options that several of them share."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+_ORDER = (
+    *("demo", "check", "split", "train", "evaluate", "predict", "label", "compare"),
+    *("reproduce", "analyze", "recipes"),
+)
+"""Of the commands in the help: as one needs them."""
+
+
+class _Commands(TyperGroup):
+    def list_commands(self, ctx: Any) -> list[str]:
+        return sorted(super().list_commands(ctx), key=_ORDER.index)
+
+
+app = typer.Typer(
+    cls=_Commands,
+    name="denseteacher",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Semi-supervised object detection: a few labeled images and many unlabeled ones in, a detector out.",
+)
+
+Output = Annotated[Path | None, typer.Option("--output", help="Folder to write to.")]
+Images = Annotated[Path | None, typer.Option("--images", help="Folder of the images; found if not given.")]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="A recipe key over its value, e.g. optim.lr=0.02."),
+]
+Detector = Annotated[Path, typer.Argument(metavar="DETECTOR", help="Detector file or run folder.")]
