@@ -8,7 +8,7 @@ import typer
 from rich.table import Table
 
 from denseteacher.cli.app import Detector, Images, app
-from denseteacher.cli.printing import console, count, write_json
+from denseteacher.cli.printing import console, count, say, write_json
 from denseteacher.errors import RunError
 
 
