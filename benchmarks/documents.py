@@ -6,8 +6,6 @@ A table stands between ``<!-- results:NAME -->`` and ``<!-- /results -->``.
 """
 
 import argparse
-import base64
-import io
 import json
 import re
 from pathlib import Path
@@ -16,11 +14,14 @@ from typing import Any
 
 from PIL import Image, ImageDraw, ImageFont
 
+from denseteacher.api import stream_settings
+from denseteacher.data.loaders import StepDataset
 from denseteacher.data.sources import open_data
+from denseteacher.inference.draw import draw_detections, fitted
 from denseteacher.inference.predictor import Predictor
-from denseteacher.methods import DenseTeacher
 from denseteacher.recipe import load_recipe
-from denseteacher.report.page import Panel, dense_label
+from denseteacher.report.figures import heat_overlay
+from denseteacher.report.guidance import first_views, guidance_of
 from result_file import RESULTS
 
 ROOT = Path(__file__).parent.parent
@@ -36,12 +37,8 @@ def main() -> None:
     parser.add_argument("--image", type=int, default=0, help="which unlabeled image to show")
     arguments = parser.parse_args()
     if arguments.run is not None:
-        recipe = load_recipe(arguments.run / "recipe.yaml")
-        assert isinstance(recipe.method, DenseTeacher)
-        record = open_data(recipe.data).unlabeled[arguments.image]
-        panels = dense_label(Predictor.load(arguments.run), record, recipe.method)
         PICTURE.parent.mkdir(parents=True, exist_ok=True)
-        side_by_side(panels).save(PICTURE, quality=90)
+        side_by_side(panels(arguments.run, arguments.image)).save(PICTURE, quality=90)
     for document in DOCUMENTS:
 
         def filled(match: re.Match[str], folder: Path = document.parent) -> str:
@@ -85,14 +82,31 @@ def paper(published: dict[str, Any], metric: str) -> str:
     return f"{published[metric][0]:.2f}" if metric in published else "-"
 
 
-def side_by_side(panels: list[Panel]) -> Image.Image:
-    """The panels in a row, each under its caption."""
-    sheet = Image.new("RGB", (len(panels) * (_SIDE + 8) - 8, _SIDE + _CAPTION), "white")
+def panels(run: Path, place: int) -> dict[str, Image.Image]:
+    """An unlabeled image of the run's first step, what its teacher says of it, and what the student learns."""
+    recipe, predictor = load_recipe(run / "recipe.yaml"), Predictor.load(run)
+    data = open_data(recipe.data)
+    dataset = StepDataset(data.labeled, data.unlabeled, stream_settings(recipe))
+    views = first_views(dataset, recipe.augment.strong, recipe.augment.affine)
+    told = guidance_of(recipe.method, predictor.detector, views, predictor.device)[place]
+    assert told.region is not None, "no run of Dense Teacher"
+    weak = fitted(Image.fromarray(told.weak), _SIDE)
+    found = told.detections._replace(boxes=told.detections.boxes * (_SIDE / max(told.weak.shape)))
+    return {
+        "unlabeled image": weak,
+        "highest class score": heat_overlay(told.weak, told.scores),
+        "dense pseudo-label": heat_overlay(told.weak, told.region),
+        "what pseudo-boxes would keep": draw_detections(weak, found, predictor.class_names),
+    }
+
+
+def side_by_side(pictures: dict[str, Image.Image]) -> Image.Image:
+    """Pictures in a row, each under its caption."""
+    sheet = Image.new("RGB", (len(pictures) * (_SIDE + 8) - 8, _SIDE + _CAPTION), "white")
     pen, font = ImageDraw.Draw(sheet), ImageFont.load_default(size=17)
-    for index, panel in enumerate(panels):
-        picture = Image.open(io.BytesIO(base64.b64decode(panel.uri.split(",", 1)[1]))).resize((_SIDE, _SIDE))
-        sheet.paste(picture, (index * (_SIDE + 8), _CAPTION))
-        pen.text((index * (_SIDE + 8) + 2, 3), panel.caption, fill="black", font=font)
+    for index, (caption, picture) in enumerate(pictures.items()):
+        sheet.paste(picture.resize((_SIDE, _SIDE), Image.Resampling.NEAREST), (index * (_SIDE + 8), _CAPTION))
+        pen.text((index * (_SIDE + 8) + 2, 3), caption, fill="black", font=font)
     return sheet
 
 

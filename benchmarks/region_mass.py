@@ -13,42 +13,31 @@ from pathlib import Path
 
 import torch
 
-from denseteacher.data.geometry import EvalView, pad_batch, pad_targets
-from denseteacher.data.images import decode_image
-from denseteacher.data.sources import open_data
+from denseteacher.analysis.material import Material
+from denseteacher.analysis.selection import learning_rule, select_region
+from denseteacher.analysis.truth import hidden_truth
 from denseteacher.inference.predictor import Predictor
-from denseteacher.methods import DenseTeacher
 from denseteacher.recipe import load_recipe
 from result_file import write_result
 
 BATCH = 32
 
 
-@torch.no_grad()
 def measure(folder: Path, images: int) -> dict[str, float]:
     """Shares in the region of one run's last teacher, over unlabeled images with their hidden labels."""
-    recipe = load_recipe(folder / "recipe.yaml")
-    assert isinstance(recipe.method, DenseTeacher)
-    data = open_data(recipe.data.model_copy(update={"hidden_labels": True}))
-    assert data.hidden is not None
-    detector = Predictor.load(folder / "last_teacher.safetensors").detector
-    view = EvalView(short_side=recipe.evaluation.short_side, max_side=recipe.evaluation.max_side)
+    predictor, rule = Predictor.load(folder / "last_teacher.safetensors"), learning_rule(folder, None)
+    truth = hidden_truth(folder).select(list(range(images)))
     mass = selected_mass = foreground = covered = selected = locations = 0.0
-    for start in range(0, images, BATCH):
-        records = data.hidden.images[start : start + BATCH]
-        views = [view.apply(decode_image(record.path)) for record in records]
-        batch = pad_batch(views)
-        targets = pad_targets(data.hidden.boxes[start : start + BATCH], data.hidden.labels[start : start + BATCH])
-        output = detector(batch)
-        labels = recipe.method.model_copy(update={"region": "top", "group_size": None}).pseudo_labels(output)
-        richness = output.logits.sigmoid().amax(-1)
-        true = detector.foreground(output.anchors, targets)
+    material = Material(predictor, truth, batch=BATCH)
+    for seen in material:
+        region = select_region(material, seen, rule)
+        richness = seen.output.logits.sigmoid().amax(-1)
         mass += float(richness.sum())
-        selected_mass += float((richness * labels.selected).sum())
-        foreground += float(true.sum())
-        covered += float((true & labels.selected).sum())
-        selected += float(labels.selected.sum())
-        locations += labels.selected.numel()
+        selected_mass += float((richness * region.selected).sum())
+        foreground += float(region.foreground.sum())
+        covered += float((region.foreground & region.selected).sum())
+        selected += float(region.selected.sum())
+        locations += region.selected.numel()
     shares = {
         "locations selected, %": selected / locations,
         "normalizer outside, %": 1 - selected_mass / mass,

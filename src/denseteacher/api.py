@@ -2,27 +2,27 @@
 
 import json
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from torch import nn
 
-from denseteacher.data.formats.coco import coco_ground_truth, read_coco, write_split
+from denseteacher.check import CheckReport, check_data, measure_foreground, notes_before_run, with_ratio
+from denseteacher.data.choices import Format, Protocol
+from denseteacher.data.formats import read_annotations, with_categories, write_split
 from denseteacher.data.geometry import EvalView
 from denseteacher.data.loaders import StepDataset, StreamSettings
-from denseteacher.data.records import LabeledImages
-from denseteacher.data.sources import TrainingData, Validation, open_data
-from denseteacher.data.splits import listed_split, published_split, seeded_split
+from denseteacher.data.sources import TrainingData, Validation, draw_split, open_data
 from denseteacher.detectors import DenseDetector, DetectorCard, build_detector, save_detector
 from denseteacher.errors import InputError
-from denseteacher.evaluation.coco_map import CocoMap
 from denseteacher.evaluation.evaluator import Evaluator
+from denseteacher.evaluation.metrics import Metrics, fitting_metrics
 from denseteacher.inference.predictor import Predictor
-from denseteacher.methods import DenseTeacher, Method
-from denseteacher.recipe import Recipe, dump_recipe, load_recipe, resolve_auto, with_method
-from denseteacher.report.page import SHOWN, environment_text, examples, run_view, write_report
+from denseteacher.methods import Method
+from denseteacher.recipe import Recipe, load_recipe, resolve_auto, with_method
+from denseteacher.report.previews import begin_previews
 from denseteacher.run_folder import (
     choose_folder,
     describe_run,
@@ -30,11 +30,12 @@ from denseteacher.run_folder import (
     start_from_burn_in,
     with_precision_of,
 )
+from denseteacher.run_report import evaluate_run, report_run
 from denseteacher.training.runtime import Runtime
 from denseteacher.training.trainer import Progress, Trainer
 
-_FOREGROUND_MULTIPLE = 2.5  # the paper selects 1 % where 0.4 % of the locations are foreground (section 4.4)
-_FOREGROUND_STEPS = 32  # batches that the share of foreground is measured on
+_ABOUT = {"labeled": ("images", "subset"), "unlabeled": ("unlabeled_images",), "val": ("val_images", "val_subset")}
+"""Keys that say how to read another one's path."""
 
 
 class TrainResult(NamedTuple):
@@ -55,8 +56,9 @@ def train(
     *,
     labeled: str | Path | None = None,
     images: str | Path | None = None,
-    unlabeled: str | Path | None = None,
+    unlabeled: str | Path | Sequence[str | Path] | None = None,
     val: str | Path | None = None,
+    root: str | Path | None = None,
     output: str | Path | None = None,
     method: Method | None = None,
     overrides: Mapping[str, Any] | Iterable[str] = (),
@@ -67,10 +69,12 @@ def train(
 
     Args:
         recipe: Name of a built-in recipe, or path of a YAML file.
-        labeled: COCO JSON of the labeled images.
-        images: Their folder; found beside the JSON if not given.
-        unlabeled: Folder, COCO image-info JSON or text list of unlabeled images.
-        val: COCO JSON to evaluate on.
+        labeled: Annotations of the labeled images, of any format (see ``data.formats.read_annotations``).
+        images: Their folder; found near the annotations if not given.
+        unlabeled: Folder, tar shards, COCO image-info JSON, VOC image set or text list of unlabeled images, or
+            several of them.
+        val: Annotations to evaluate on.
+        root: Folder of the recipe's data set in its published layout.
         output: The run folder; a new one below ``runs`` if not given.
         method: A method of your own in place of the recipe's (``docs/add-a-method.md``).
         overrides: ``{"optim.lr": 0.02}`` or ``["optim.lr=0.02"]``.
@@ -81,9 +85,7 @@ def train(
         InputError: If something given is wrong.
         RunError: If the run can't go on.
     """
-    paths = {"labeled": labeled, "images": images, "unlabeled": unlabeled, "val": val}
-    # a path on the command line is relative to where the user is, not to a recipe's root
-    given = {f"data.{key}": str(Path(value).absolute()) for key, value in paths.items() if value is not None}
+    given = _given_paths(labeled=labeled, unlabeled=unlabeled, val=val, images=images, root=root)
     config = load_recipe(recipe, [*_as_texts(given), *_as_texts(overrides)])
     if method is not None:
         config = with_method(config, method)
@@ -98,7 +100,9 @@ def train(
     torch.manual_seed(config.seed)
     student = build_detector(config.detector, len(data.labeled.categories))
     student = student.to(memory_format=torch.channels_last)
-    config = _with_ratio(config, student, data.labeled)
+    notes = notes_before_run(config, student, data) if runtime.is_main and not resume else []
+    if getattr(config.method, "ratio", None) == "auto":
+        config = with_ratio(config, measure_foreground(config, student, data.labeled))
     if runtime.is_main and not resume:
         describe_run(folder, config, data.split)
     trainer = _build_trainer(config, data, student, runtime, folder)
@@ -106,6 +110,7 @@ def train(
         resume_run(trainer, config, folder)
     elif burn_in_from is not None:
         start_from_burn_in(trainer, config, Path(burn_in_from))
+    trainer.notes += [*data.notes, *notes]
     progress = trainer.fit()
     if runtime.is_main and progress.stopped_by is None:
         _finish(config, data, trainer, progress, folder)
@@ -115,7 +120,7 @@ def train(
 class EvaluationResult(NamedTuple):
     """What an evaluation found."""
 
-    metrics: CocoMap
+    metrics: Metrics
     results: list[dict[str, Any]]
     """COCO result entries that the metrics are computed from."""
     score_floor: float
@@ -132,30 +137,38 @@ def evaluate(
     *,
     data: str | Path,
     images: str | Path | None = None,
+    format: Format | None = None,
+    subset: str | None = None,
     score_floor: float | None = None,
     workers: int = 0,
+    metrics: Sequence[str] | None = None,
 ) -> EvaluationResult:
-    """COCO AP of a detector on a labeled data set.
+    """Metrics of a detector on a labeled data set.
 
     Args:
         detector: Detector file or run folder.
-        data: COCO JSON.
-        images: Folder of its images; found beside the JSON if not given.
+        data: Annotations of any format (see ``data.formats.read_annotations``).
+        images: Folder of its images; found near ``data`` if not given.
+        format: The format of ``data``; told by looking if not given.
+        subset: The part of ``data``, where it has several; ``test`` or ``val`` if not given.
         score_floor: Class scores at or below are no detections; the detector's own if not given.
         workers: Loader processes.
+        metrics: What to measure besides COCO's AP: ``voc``, ``crowdhuman``; what fits the data if not given.
     """
     predictor = Predictor.load(Path(detector), score_floor=score_floor)
-    records = read_coco(
-        Path(data), None if images is None else Path(images), bad_boxes="fix", categories=predictor.categories
+    annotations = read_annotations(
+        Path(data), None if images is None else Path(images), format=format, subset=subset, role="validation"
     )
+    annotations = with_categories(annotations, predictor.categories)
     evaluator = Evaluator(
-        records.images,
-        coco_ground_truth(Path(data)),
+        annotations.records,
+        annotations.content,
         predictor.categories,
         view=predictor.view,
         batch_size=8,
         workers=workers,
         source=Path(data),
+        metrics=fitting_metrics(annotations.content, annotations.format) if metrics is None else metrics,
     )
     floor = predictor.card.detector.score_floor
     return EvaluationResult(*evaluator(predictor.detector, predictor.device), floor)
@@ -165,23 +178,30 @@ def split(
     data: str | Path,
     *,
     output: str | Path,
+    images: str | Path | None = None,
+    format: Format | None = None,
+    subset: str | None = None,
     percent: float | None = None,
     count: int | None = None,
     fold: int = 1,
     seed: int = 0,
-    published: bool = False,
+    protocol: Protocol = "seeded",
     ids: str | Path | None = None,
 ) -> tuple[Path, Path]:
-    """Cuts a COCO data set into a labeled and an unlabeled part.
+    """Cuts a labeled data set into a labeled and an unlabeled part.
 
     Args:
-        data: COCO JSON.
-        output: Folder for ``labeled.json`` and ``unlabeled.json``.
+        data: Annotations of any format (see ``data.formats.read_annotations``).
+        output: Folder for ``labeled.json`` and ``unlabeled.json``, which name files as ``data`` does.
+        images: Folder of its images, for formats that need them.
+        format: The format of ``data``; told by looking if not given.
+        subset: The part of ``data``, where it has several.
         percent: Share of labeled images.
         count: Number of labeled images, instead of a share.
         fold: Which of the splits of this size.
         seed: Of the draw.
-        published: Use COCO-Standard's published table, for train2017.
+        protocol: ``seeded``; ``stratified``, evenly over the classes; ``published``, COCO-Standard's table for
+            train2017; or ``stac``, with replacement.
         ids: File of the labeled images' ids, instead of a draw.
 
     Returns:
@@ -189,20 +209,66 @@ def split(
     """
     if sum(value is not None for value in (percent, count, ids)) != 1:
         raise InputError("split needs exactly one of --percent, --count and --ids")
-    source = Path(data)
-    content = coco_ground_truth(source)
-    everything = [image["id"] for image in content["images"]]
-    if ids is not None:
-        chosen = listed_split(everything, Path(ids))
-    elif published:
-        if percent is None:
-            raise InputError("the published split needs --percent")
-        chosen = published_split(read_coco(source, bad_boxes="fix", check_files=False), percent, fold)
-    else:
-        chosen = seeded_split(everything, percent=percent, count=count, fold=fold, seed=seed)
+    annotations = read_annotations(
+        Path(data), None if images is None else Path(images), format=format, subset=subset, check_files=False
+    )
+    how = protocol if ids is None else Path(ids)
+    chosen = draw_split(annotations, how, percent=percent, count=count, fold=fold, seed=seed)
     folder = Path(output)
     folder.mkdir(parents=True, exist_ok=True)
-    return write_split(source, chosen.labeled_ids, folder)
+    return write_split(annotations.content, chosen.labeled_ids, folder)
+
+
+def check(
+    data: str | Path,
+    *,
+    images: str | Path | None = None,
+    format: Format | None = None,
+    subset: str | None = None,
+    unlabeled: str | Path | Sequence[str | Path] | None = None,
+    val: str | Path | None = None,
+    val_subset: str | None = None,
+    recipe: str | Path = "custom",
+    overrides: Mapping[str, Any] | Iterable[str] = (),
+    quick: bool = False,
+) -> CheckReport:
+    """Looks for whatever is wrong with a data set, and measures what a recipe would make of it.
+
+    Args:
+        data: Annotations of any format (see ``data.formats.read_annotations``).
+        images: Folder of its images; found near ``data`` if not given.
+        format: The format of ``data`` and ``val``; told by looking if not given.
+        subset: The part of ``data``, where it has several.
+        unlabeled: As for ``train``.
+        val: Annotations to evaluate on.
+        val_subset: The part of ``val``, where it has several.
+        recipe: Name of a built-in recipe, or path of a YAML file.
+        overrides: As for ``train``.
+        quick: Do not read the image files.
+
+    Raises:
+        InputError: If something given is wrong, or the data can't be read at all.
+    """
+    # the recipe's own paths are those of other data
+    paths = ("builtin", "root", "images", "unlabeled", "unlabeled_images", "val", "val_images")
+    given: dict[str, Any] = {f"data.{key}": None for key in paths}
+    given |= {"data.format": format, "data.subset": subset, "data.val_subset": val_subset}
+    given |= _given_paths(labeled=data, images=images, unlabeled=unlabeled, val=val)
+    return check_data(load_recipe(recipe, [*_as_texts(given), *_as_texts(overrides)]), quick=quick)
+
+
+def _given_paths(**paths: str | Path | Sequence[str | Path] | None) -> dict[str, Any]:
+    """Recipe keys of paths, which are relative to where the user is, not to a recipe's root.
+
+    What a recipe says about its own data (``data.subset``, ``data.val_images``) says nothing about the user's.
+    """
+    given: dict[str, Any] = {}
+    for key, value in paths.items():
+        if value:
+            several = [str(Path(one).absolute()) for one in ([value] if isinstance(value, str | Path) else value)]
+            given |= {f"data.{about}": None for about in _ABOUT.get(key, ())}
+            given[f"data.{key}"] = several if len(several) > 1 else several[0]
+    return given
 
 
 def _as_texts(overrides: Mapping[str, Any] | Iterable[str]) -> list[str]:
@@ -233,30 +299,6 @@ def stream_settings(config: Recipe, rank: int = 0, world_size: int = 1) -> Strea
     )
 
 
-def _with_ratio(config: Recipe, detector: DenseDetector, labeled: LabeledImages) -> Recipe:
-    """Sets ``ratio: auto`` from the share of foreground locations of the first labeled batches."""
-    method = config.method
-    if getattr(method, "ratio", None) != "auto":
-        return config
-    steps = StepDataset(labeled, [], stream_settings(config)._replace(needs_unlabeled=_never))
-    foreground, locations = 0, 0
-    for step in range(min(_FOREGROUND_STEPS, steps.labeled_sampler.batches_per_epoch)):
-        loaded = steps.load(step)
-        height, width = loaded.labeled.pixels.shape[-2:]
-        anchors = detector.anchors((height, width), torch.device("cpu"))
-        found = detector.foreground(anchors, loaded.targets)
-        foreground += int(found.sum())
-        locations += found.numel()
-    ratio = min(1.0, max(_FOREGROUND_MULTIPLE * foreground / locations, 1e-4))
-    # three digits: the share is an estimate, and the recipe of the run is meant to be read
-    method = method.model_copy(update={"ratio": float(f"{ratio:.3g}")})
-    return config.model_copy(update={"method": method})
-
-
-def _never(step: int) -> bool:
-    return False
-
-
 def _evaluator(config: Recipe, validation: Validation, data: TrainingData) -> Evaluator:
     return Evaluator(
         validation.images,
@@ -266,6 +308,7 @@ def _evaluator(config: Recipe, validation: Validation, data: TrainingData) -> Ev
         batch_size=config.evaluation.batch,
         workers=config.runtime.workers,
         source=validation.path,
+        metrics=config.evaluation.metrics,
     )
 
 
@@ -282,17 +325,18 @@ def _build_trainer(config: Recipe, data: TrainingData, student: nn.Module, runti
         save_detector(folder / "detector.safetensors", teacher.state_dict(), card)
 
     decay, start = config.ema.decay, config.ema.start
+    dataset = StepDataset(
+        data.labeled,
+        data.unlabeled,
+        stream_settings(config, runtime.rank, runtime.world_size),
+        hidden=data.hidden,
+    )
     trainer = Trainer(
         student=student,
         method=config.method,
         strong=config.augment.strong,
         affine=config.augment.affine,
-        dataset=StepDataset(
-            data.labeled,
-            data.unlabeled,
-            stream_settings(config, runtime.rank, runtime.world_size),
-            hidden=data.hidden,
-        ),
+        dataset=dataset,
         schedule=config.schedule,
         optim=config.optim,
         ema=(float(decay), int(start)),
@@ -302,6 +346,16 @@ def _build_trainer(config: Recipe, data: TrainingData, student: nn.Module, runti
         recipe=config.model_dump(mode="json"),
         evaluate=evaluate_one,
         save_best=save_best,
+        preview=begin_previews(
+            folder / "previews",
+            dataset,
+            method=config.method,
+            strong=config.augment.strong,
+            affine=config.augment.affine,
+            device=runtime.device,
+        )
+        if runtime.is_main
+        else None,
     )
     return trainer
 
@@ -326,24 +380,7 @@ def _finish(config: Recipe, data: TrainingData, trainer: Trainer, progress: Prog
         save_detector(folder / f"last_{role}.safetensors", module.state_dict(), card)
     if not progress.best:  # nothing was evaluated, so the last teacher is the one to use
         shutil.copyfile(folder / "last_teacher.safetensors", folder / "detector.safetensors")
-    write_report(
-        folder / "report.html",
-        title=f"denseteacher: {config.name}",
-        summary=_summary(config, data, progress),
-        runs=[run_view(folder, config.method.name)],
-        examples=examples(data.validation, data.labeled.categories),
-        unlabeled=data.unlabeled[:SHOWN],
-        method=config.method if isinstance(config.method, DenseTeacher) else None,
-        recipe=dump_recipe(config),
-        environment=environment_text(folder),
-    )
-
-
-def _summary(config: Recipe, data: TrainingData, progress: Progress) -> str:
-    sentence = (
-        f"{config.method.name} on {len(data.labeled.images)} labeled and {len(data.unlabeled)} unlabeled images, "
-        f"{progress.step} steps"
-    )
-    if "teacher/AP" in progress.metrics:
-        sentence += f": the teacher reaches {progress.metrics['teacher/AP']:.1f} AP"
-    return sentence + "."
+    if data.validation is not None:
+        evaluator = _evaluator(config, data.validation, data)
+        evaluate_run(folder, evaluator, file=data.validation.path, step=int(progress.best.get("step", progress.step)))
+    report_run(folder, config, data, stream_settings(config))

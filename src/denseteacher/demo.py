@@ -7,10 +7,8 @@ from denseteacher import api
 from denseteacher.data.sources import open_data
 from denseteacher.errors import InputError
 from denseteacher.methods import DenseTeacher
-from denseteacher.recipe import dump_recipe, load_recipe
-from denseteacher.report.page import environment_text, examples, run_view, write_report
-
-_FOLDERS = {"dense_teacher": "Dense Teacher", "supervised": "Supervised"}
+from denseteacher.recipe import load_recipe
+from denseteacher.run_report import finished_run, report_runs
 
 
 class DemoOutcome(NamedTuple):
@@ -45,29 +43,26 @@ def run_demo(output: Path, *, steps: int, overrides: list[str]) -> DemoOutcome:
         )
     if dense.stopped_by is not None or supervised.stopped_by is not None:
         raise InputError("the demonstration was stopped; delete its folder and start it again")
-    rows = [("Supervised", supervised.metrics), ("Dense Teacher", dense.metrics)]
-    report = output / "report.html"
-    recipe = load_recipe(dense.folder / "recipe.yaml")
+    runs = [
+        finished_run(result.folder, load_recipe(result.folder / "recipe.yaml"), label)
+        for result, label in ((supervised, "Supervised"), (dense, "Dense Teacher"))
+    ]
+    recipe = runs[-1].recipe
     data = open_data(recipe.data)
-    gain = dense.metrics["teacher/AP"] - supervised.metrics["teacher/AP"]
-    write_report(
-        report,
+    before, after = (result.metrics["teacher/AP"] for result in (supervised, dense))
+    report_runs(
+        output / "report.html",
+        runs,
         title="Dense Teacher and Supervised on Digits",
         summary=(
-            f"With {len(data.labeled.images)} labeled images, {len(data.unlabeled)} unlabeled ones bring the detector "
-            f"from {supervised.metrics['teacher/AP']:.1f} to {dense.metrics['teacher/AP']:.1f} AP ({gain:+.1f})."
+            f"With {len(data.labeled.images)} labeled images, {len(data.unlabeled):,} unlabeled ones bring the "
+            f"detector from {before:.1f} to {after:.1f} AP ({after - before:+.1f})."
         ),
-        runs=[
-            run_view(supervised.folder, _FOLDERS["supervised"]),
-            run_view(dense.folder, _FOLDERS["dense_teacher"]),
-        ],
-        examples=examples(data.validation, data.labeled.categories),
-        unlabeled=data.unlabeled[:6],
-        method=recipe.method if isinstance(recipe.method, DenseTeacher) else None,
-        recipe=dump_recipe(recipe),
-        environment=environment_text(dense.folder),
+        data=data,
+        settings=api.stream_settings(recipe),
     )
-    return DemoOutcome(rows, report)
+    rows = [("Supervised", supervised.metrics), ("Dense Teacher", dense.metrics)]
+    return DemoOutcome(rows, output / "report.html")
 
 
 def scaled_to(steps: int) -> list[str]:

@@ -15,6 +15,7 @@ from denseteacher.data.photometry import StrongView
 from denseteacher.data.sources import DataConfig
 from denseteacher.detectors import DetectorConfig, FCOSConfig
 from denseteacher.errors import InputError
+from denseteacher.evaluation.metrics import Metric
 from denseteacher.methods import DenseTeacher, Method, MethodConfig, SemiSupervised
 from denseteacher.recipe_file import builtin_names, read_chain, read_overrides, suggest
 from denseteacher.training.optim import OptimConfig
@@ -38,6 +39,8 @@ class EvaluationConfig(Config):
     short_side: int = Field(800, gt=0)
     max_side: int = Field(1333, gt=0)
     batch: int = Field(8, gt=0)
+    metrics: tuple[Metric, ...] = ("coco",)
+    """What to measure; COCO's AP is always, since it decides which teacher is the best."""
 
 
 class Recipe(Config):

@@ -22,9 +22,11 @@ MAY_CHANGE = (
     "description",
     "runtime.workers",
     "evaluation.batch",
+    "evaluation.metrics",
     "schedule.evaluate_every",
     "schedule.checkpoint_every",
     "schedule.log_every",
+    "schedule.preview_every",
     "schedule.keep_checkpoints",
 )
 """What a continued run may have different: none of it changes a loss."""

@@ -55,9 +55,7 @@ def test_a_strangers_path(call, coco, unlabeled, tiny, tmp_path, monkeypatch):
     assert len(split["labeled_ids"]) == 6
     assert len(split["digest"]) == 64
     report = (run / "report.html").read_text()
-    assert "http" not in report.replace("http://www.w3.org", "").replace("http://purl.org", "").replace(
-        "http://creativecommons.org", ""
-    ).replace("https://matplotlib.org", "")
+    assert "://" not in report.replace("http://www.w3.org", "")  # the name of SVG
 
     code, out, _ = call("evaluate", run, "--data", coco, "--json", tmp_path / "ap.json")
     assert code == 0
@@ -108,7 +106,7 @@ BROKEN_JSON = {
         r"'\.\./secret\.png' leaves the image folder",
     ),
     "absolute file": (lambda c: c["images"][0].update(file_name="/etc/passwd"), "leaves the image folder"),
-    "missing image": (lambda c: c["images"][4].update(file_name="gone.png"), r"1 of 12 image files .*'gone\.png'"),
+    "missing image": (lambda c: c["images"][4].update(file_name="gone.png"), r"the image file 'gone\.png' is not in"),
     "no categories": (lambda c: c.pop("categories"), "no list 'categories'"),
     "wrong size": (lambda c: c["images"][2].update(width=33, height=44), "annotation says 33 x 44"),
 }

@@ -11,8 +11,13 @@ import torch
 from PIL import Image
 
 from conftest import write_coco
-from denseteacher.data.formats.coco import coco_ground_truth, read_coco, read_image_info, write_split
-from denseteacher.data.formats.folder import read_unlabeled
+from denseteacher.data.formats import (
+    read_annotations,
+    read_image_info,
+    read_labeled,
+    read_unlabeled,
+    write_split,
+)
 from denseteacher.data.images import decode_image, image_size
 from denseteacher.data.records import Category
 from denseteacher.errors import InputError
@@ -114,7 +119,7 @@ def test_a_header_that_claims_too_much_is_not_decoded(tmp_path):
 
 
 def test_coco_is_read_by_rising_ids_without_crowds(coco):
-    data = read_coco(coco)
+    data = read_labeled(coco)
     assert [image.id for image in data.images] == [10 * number for number in range(1, 13)]
     assert data.categories == [Category(2, "red"), Category(5, "green"), Category(11, "blue")]
     content = json.loads(coco.read_text())
@@ -124,7 +129,7 @@ def test_coco_is_read_by_rising_ids_without_crowds(coco):
         assert boxes.tolist() == expected
         assert [data.categories[label].id for label in labels] == [one["category_id"] for one in own]
     assert len(data.boxes[2]) == 0
-    assert any(one["iscrowd"] for one in coco_ground_truth(coco)["annotations"])
+    assert any(one["iscrowd"] for one in read_annotations(coco).content["annotations"])
     assert [image.id for image in read_image_info(coco)] == [image.id for image in data.images]
 
 
@@ -142,7 +147,7 @@ FAULTS = {
     "image without name": (lambda c: c["images"][0].pop("file_name"), "needs a whole-number id and a file_name"),
     "image without width": (lambda c: c["images"][0].pop("width"), "image 10 needs a width"),
     "negative height": (lambda c: c["images"][0].update(height=-3), "image 10 needs a height"),
-    "category without name": (lambda c: c["categories"][0].pop("name"), "needs an id and a name"),
+    "category without name": (lambda c: c["categories"][0].pop("name"), "id and a name"),
     "annotation of no image": (lambda c: c["annotations"][0].update(image_id=4), "image 4, which is not listed"),
     "short box": (lambda c: c["annotations"][0].update(bbox=[1, 2, 3]), "x, y, width, height"),
     "text in a box": (lambda c: c["annotations"][0].update(bbox=["1", 2, 3, 4]), "x, y, width, height"),
@@ -158,13 +163,13 @@ FAULTS = {
 def test_faults_of_a_coco_file_are_named(coco, tmp_path, fault):
     change, message = FAULTS[fault]
     with pytest.raises(InputError, match=message) as caught:
-        read_coco(changed(coco, tmp_path, change), coco.parent / "images")
+        read_labeled(changed(coco, tmp_path, change), coco.parent / "images")
     assert "changed.json" in str(caught.value)
 
 
 def test_a_pixel_of_overhang_is_cut_and_fix_cuts_and_drops(coco, tmp_path):
     images = coco.parent / "images"
-    near = read_coco(changed(coco, tmp_path, lambda c: c["annotations"][0].update(bbox=[-1, 0, 10, 10])), images)
+    near = read_labeled(changed(coco, tmp_path, lambda c: c["annotations"][0].update(bbox=[-1, 0, 10, 10])), images)
     assert near.boxes[0][0].tolist() == [0, 0, 9, 10]
 
     def break_two(content):
@@ -172,8 +177,8 @@ def test_a_pixel_of_overhang_is_cut_and_fix_cuts_and_drops(coco, tmp_path):
         content["annotations"][1].update(bbox=[500, 500, 4, 4])
 
     path = changed(coco, tmp_path, break_two)
-    fixed = read_coco(path, images, bad_boxes="fix")
-    assert sum(map(len, fixed.boxes)) == sum(map(len, read_coco(coco).boxes)) - 1
+    fixed = read_labeled(path, images, bad_boxes="fix")
+    assert sum(map(len, fixed.boxes)) == sum(map(len, read_labeled(coco).boxes)) - 1
     assert fixed.boxes[0][0].tolist() == [0, 0, 20, 10]
 
 
@@ -184,7 +189,7 @@ def test_a_pixel_of_overhang_is_cut_and_fix_cuts_and_drops(coco, tmp_path):
 def test_file_names_that_leave_the_folder_are_refused(coco, tmp_path, name):
     path = changed(coco, tmp_path, lambda c: c["images"][0].update(file_name=name))
     with pytest.raises(InputError, match="leaves the image folder"):
-        read_coco(path, coco.parent / "images")
+        read_labeled(path, coco.parent / "images")
 
 
 def test_a_symbolic_link_out_of_the_folder_is_refused(tmp_path):
@@ -193,7 +198,7 @@ def test_a_symbolic_link_out_of_the_folder_is_refused(tmp_path):
     (tmp_path / "set" / "images" / "001.png").rename(target)
     (tmp_path / "set" / "images" / "001.png").symlink_to(target)
     with pytest.raises(InputError, match="by a symbolic link"):
-        read_coco(path)
+        read_labeled(path)
 
 
 def test_image_folders_are_found_in_the_usual_places(tmp_path):
@@ -201,28 +206,28 @@ def test_image_folders_are_found_in_the_usual_places(tmp_path):
     (tmp_path / "coco" / "annotations").mkdir()
     annotations = published.rename(tmp_path / "coco" / "annotations" / "instances_val2017.json")
     (tmp_path / "coco" / "images").rename(tmp_path / "coco" / "val2017")
-    assert read_coco(annotations).images[0].path.parent.name == "val2017"
+    assert read_labeled(annotations).images[0].path.parent.name == "val2017"
     with pytest.raises(InputError, match="give its folder with --images DIR"):
-        read_coco(annotations.rename(tmp_path / "lonely.json"))
+        read_labeled(annotations.rename(tmp_path / "lonely.json"))
 
 
 def test_validation_classes_must_be_the_training_ones(coco):
     with pytest.raises(InputError, match="other categories"):
-        read_coco(coco, categories=[Category(2, "red"), Category(5, "green")])
+        read_labeled(coco, categories=[Category(2, "red"), Category(5, "green")])
 
 
 def test_a_split_keeps_everything_and_overwrites_nothing(coco, tmp_path):
-    files = write_split(coco, [10, 30], tmp_path)
+    files = write_split(read_annotations(coco).content, [10, 30], tmp_path)
     labeled, unlabeled = (json.loads(file.read_text()) for file in files)
     source = json.loads(coco.read_text())
     assert labeled["images"] == [image for image in source["images"] if image["id"] in (10, 30)]
     assert labeled["annotations"] == [one for one in source["annotations"] if one["image_id"] in (10, 30)]
     assert labeled["categories"] == unlabeled["categories"] == source["categories"]
     assert "annotations" not in unlabeled
-    assert write_split(coco, [10, 30], tmp_path) == files
+    assert write_split(read_annotations(coco).content, [10, 30], tmp_path) == files
     before = [file.read_bytes() for file in files]
     with pytest.raises(InputError, match="other content"):
-        write_split(coco, [20], tmp_path)
+        write_split(read_annotations(coco).content, [20], tmp_path)
     assert [file.read_bytes() for file in files] == before
 
 
@@ -262,6 +267,6 @@ def test_the_hash_of_a_file_does_not_change_by_reading(coco):
         return hashlib.sha256(b"".join(file.read_bytes() for file in files if file.is_file())).hexdigest()
 
     before = digest()
-    for image in read_coco(coco).images:
+    for image in read_labeled(coco).images:
         decode_image(image.path, declared_size=(image.height, image.width))
     assert digest() == before

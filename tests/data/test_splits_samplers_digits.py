@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from denseteacher.data import digits
-from denseteacher.data.formats.coco import read_coco
+from denseteacher.data.formats import read_labeled
 from denseteacher.data.records import ImageRecord, LabeledImages
 from denseteacher.data.samplers import LabeledSampler, UnlabeledSampler
 from denseteacher.data.splits import listed_split, published_split, seeded_split, write_split_ids
@@ -149,14 +149,14 @@ def test_digits_have_the_same_bytes_from_the_same_seed(small, tmp_path):
 
 
 def test_digits_are_an_ordinary_coco_data_set(small):
-    data = read_coco(small.train)
+    data = read_labeled(small.train)
     assert [category.name for category in data.categories] == [str(digit) for digit in range(10)]
     assert len(data.images) == 40
     assert 40 <= sum(map(len, data.boxes)) <= 160
     sides = np.concatenate(data.boxes)[:, 2:] - np.concatenate(data.boxes)[:, :2]
     assert sides.max(axis=1).min() >= 16
     assert sides.max() <= 40
-    assert len(read_coco(small.val, categories=data.categories).images) == 20
+    assert len(read_labeled(small.val, categories=data.categories).images) == 20
 
 
 def test_a_digits_box_is_tight_around_its_ink():
@@ -202,7 +202,7 @@ def test_half_a_data_set_is_never_left(tmp_path, monkeypatch):
         with pytest.raises(InputError, match="No space left"):
             digits.make_digits("small", root=tmp_path, train=10, val=5)
     assert list(tmp_path.iterdir()) == []
-    assert read_coco(digits.make_digits("small", root=tmp_path, train=10, val=5).train).images
+    assert read_labeled(digits.make_digits("small", root=tmp_path, train=10, val=5).train).images
 
 
 def test_the_cache_folder_can_be_chosen(tmp_path, monkeypatch):

@@ -1,4 +1,4 @@
-"""COCO metrics: hand-worked cases, an independent reference, and agreement of the two libraries."""
+"""COCO metrics, worked by hand (random scenes: reference/test_coco_ap.py)."""
 
 import copy
 import logging
@@ -7,11 +7,11 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 import pytest
 
 from denseteacher.errors import InputError
 from denseteacher.evaluation.coco_map import Backend, coco_map
+from scenes import random_scene
 
 BACKENDS: tuple[Backend, ...] = ("faster", "pycocotools")
 both_backends = pytest.mark.parametrize("backend", BACKENDS)
@@ -143,7 +143,9 @@ def test_classes_are_averaged_and_named(backend: Backend) -> None:
         _found([1, 1, 2, 2], category=1234),
     ]
     result = coco_map(truth, results, backend=backend)
-    assert _same(result.per_class, {"cat (1)": 100.0, "cat (7)": 100.0, "dog": 0.0, "90": math.nan})
+    expected = {"cat (1)": 100.0, "cat (7)": 100.0, "dog": 0.0, "90": math.nan}
+    assert _same(result.per_class, expected)
+    assert _same(result.per_class_50, expected)
     assert result.values["AP"] == pytest.approx(200 / 3)
 
 
@@ -220,7 +222,7 @@ def test_bad_results_are_named(backend: Backend, result: dict[str, Any], message
 def test_nothing_is_printed_logged_or_changed(
     backend: Backend, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
 ) -> None:
-    truth, results = _scene(3)
+    truth, results = random_scene(3)
     truth_before, results_before = copy.deepcopy(truth), copy.deepcopy(results)
     with caplog.at_level(logging.INFO):
         coco_map(truth, results, backend=backend)
@@ -237,110 +239,3 @@ def test_the_faster_one_is_taken_where_it_is_installed(monkeypatch: pytest.Monke
     assert coco_map(truth, []).backend == "pycocotools"
     with pytest.raises(InputError, match="needs faster-coco-eval"):
         coco_map(truth, [], backend="faster")
-
-
-# --- random scenes -----------------------------------------------------------------------------------------
-
-
-def _scene(seed: int) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """Images (some empty) of several classes with gaps in all ids, crowds, near hits, misses and ties."""
-    random = np.random.default_rng(seed)
-    images = (random.permutation(60)[:12] * 7 + 3).tolist()
-    categories = sorted((random.permutation(90)[:5] + 1).tolist())
-    annotations: list[dict[str, Any]] = []
-    results: list[dict[str, Any]] = []
-
-    def box() -> list[float]:
-        side = np.exp(random.uniform(math.log(8), math.log(160), 2))
-        return [float(value) for value in (*random.uniform(0, 300, 2), *side)]
-
-    for image in images[:-2]:
-        for _ in range(random.integers(0, 8)):
-            category = int(random.choice(categories[:-1]))  # the last class has no objects
-            crowd = int(random.random() < 0.15)
-            entry = {"id": len(annotations), "image_id": image, "category_id": category, "bbox": box()}
-            annotations.append(entry | ({"iscrowd": crowd} if crowd or random.random() < 0.5 else {}))
-            for _ in range(random.integers(0, 4)):
-                noisy = np.array(entry["bbox"]) + random.normal(0, 0.12, 4) * np.tile(entry["bbox"][2:], 2)
-                noisy[2:] = np.abs(noisy[2:])
-                guessed = category if random.random() < 0.85 else int(random.choice(categories))
-                results.append(_found(noisy.tolist(), round(random.random(), 2), image, guessed))
-    wild = zip(random.choice(images, 40).tolist(), random.choice(categories, 40).tolist(), strict=True)
-    results += [_found(box(), round(random.random(), 2), image, category) for image, category in wild]
-    truth = {
-        "images": [{"id": image} for image in images],
-        "categories": [{"id": category, "name": f"class {category}"} for category in categories],
-        "annotations": annotations,
-    }
-    return truth, results
-
-
-def _reference_ap50(truth: dict[str, Any], results: list[dict[str, Any]]) -> dict[str, float]:
-    """AP at IoU 0.5 of each class, written from the definition: no code shared with either library."""
-    aps = {}
-    for category in truth["categories"]:
-        objects = [one for one in truth["annotations"] if one["category_id"] == category["id"]]
-        real = [one for one in objects if not one.get("iscrowd")]
-        hits: list[bool] = []
-        taken: set[int] = set()
-        mine = [one for one in results if one["category_id"] == category["id"]]
-        for result in sorted(mine, key=lambda one: (-one["score"], one["image_id"])):
-            free = [
-                (_overlap(result["bbox"], one["bbox"]), number)
-                for number, one in enumerate(real)
-                if one["image_id"] == result["image_id"] and number not in taken
-            ]
-            best, number = max(free, default=(0.0, -1))
-            if best >= 0.5:
-                taken.add(number)
-                hits.append(True)
-            elif not any(
-                one.get("iscrowd")
-                and one["image_id"] == result["image_id"]
-                and _overlap(result["bbox"], one["bbox"], crowd=True) >= 0.5
-                for one in objects
-            ):
-                hits.append(False)
-        aps[category["name"]] = _average_precision(hits, len(real))
-    return aps
-
-
-def _overlap(first: Box, second: Box, *, crowd: bool = False) -> float:
-    """IoU, or the share of the first box that lies in the second."""
-    sides = [min(first[i] + first[i + 2], second[i] + second[i + 2]) - max(first[i], second[i]) for i in (0, 1)]
-    common = max(0.0, sides[0]) * max(0.0, sides[1])
-    own = first[2] * first[3]
-    return common / (own if crowd else own + second[2] * second[3] - common)
-
-
-def _average_precision(hits: list[bool], objects: int) -> float:
-    """Mean over 101 recalls of the best precision that reaches at least that recall."""
-    if objects == 0:
-        return math.nan
-    found = np.cumsum(hits)
-    precision, recall = found / np.arange(1, len(hits) + 1), found / objects
-    best = [max(precision[recall >= level], default=0.0) for level in np.linspace(0, 1, 101)]
-    return float(np.mean(best) * 100)
-
-
-@pytest.mark.parametrize("seed", range(20))
-def test_both_libraries_agree(seed: int) -> None:
-    truth, results = _scene(seed)
-    first, second = (coco_map(truth, results, backend=backend) for backend in BACKENDS)
-    assert _same(first.values, second.values)
-    assert _same(first.per_class, second.per_class)
-    assert 5 < first.values["AP"] < 95  # scenes in which there is something to disagree about
-
-
-@both_backends
-@pytest.mark.parametrize("seed", range(20))
-def test_ap50_is_that_of_an_independent_reference(seed: int, backend: Backend) -> None:
-    truth, results = _scene(seed)
-    expected = _reference_ap50(truth, results)
-    assert any(one.get("iscrowd") for one in truth["annotations"])
-    mean = np.nanmean(list(expected.values()))
-    assert coco_map(truth, results, backend=backend).values["AP50"] == pytest.approx(mean, abs=1e-9)
-    for category in truth["categories"]:
-        alone = truth | {"categories": [category]}
-        value = coco_map(alone, results, backend=backend).values["AP50"]
-        assert value == pytest.approx(expected[category["name"]], abs=1e-9, nan_ok=True)

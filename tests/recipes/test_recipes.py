@@ -8,7 +8,7 @@ from denseteacher.errors import InputError
 from denseteacher.methods import DenseTeacher, Supervised, UnbiasedTeacher
 from denseteacher.recipe import builtin_recipes, dump_recipe, load_recipe, resolve_auto
 
-NAMES = ["coco_full", "coco_full_lsj", "coco_standard", "crowdhuman", "custom", "digits", "voc"]
+NAMES = ["coco_full", "coco_full_lsj", "coco_standard", "crowdhuman", "custom", "digits", "voc", "voc_coco20cls"]
 
 
 def test_the_recipes_are_listed_with_their_purpose():

@@ -180,15 +180,15 @@ def test_ten_nonfinite_steps_end_the_run_with_a_dump(run, monkeypatch, tmp_path)
 def test_an_unreadable_image_saves_the_run_and_names_the_file(run, monkeypatch, unlabeled, tmp_path):
     import denseteacher.data.loaders as loaders
 
-    original, calls = loaders.decode_image, []
+    original, calls = loaders.load_image, []
 
-    def failing(path, **options):
-        calls.append(path)
+    def failing(record):
+        calls.append(record)
         if len(calls) == 15:
-            raise InputError(f"{path} is damaged and can't be decoded (test)")
-        return original(path, **options)
+            raise InputError(f"{record.name} is damaged and can't be decoded (test)")
+        return original(record)
 
-    monkeypatch.setattr(loaders, "decode_image", failing)
+    monkeypatch.setattr(loaders, "load_image", failing)
     with pytest.raises(InputError, match="is damaged"):
         run("run")
     assert last_state(tmp_path / "run")["step"] >= 3

@@ -6,6 +6,8 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from denseteacher.data.choices import Format
+
 _ORDER = (
     *("demo", "check", "split", "train", "evaluate", "predict", "label", "compare"),
     *("reproduce", "analyze", "recipes"),
@@ -34,3 +36,9 @@ Overrides = Annotated[
     typer.Option("--set", metavar="KEY=VALUE", help="A recipe key over its value, e.g. optim.lr=0.02."),
 ]
 Detector = Annotated[Path, typer.Argument(metavar="DETECTOR", help="Detector file or run folder.")]
+DataFormat = Annotated[
+    Format | None, typer.Option("--format", help="Format of the annotations; told by looking if not given.")
+]
+Subset = Annotated[
+    str | None, typer.Option("--subset", help="Part of a data set that has several, e.g. trainval, val or test.")
+]

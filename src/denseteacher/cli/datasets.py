@@ -5,25 +5,89 @@ from typing import Annotated
 
 import typer
 
-from denseteacher.cli.app import app
-from denseteacher.cli.printing import say
+from denseteacher.cli.app import DataFormat, Images, Overrides, Subset, app
+from denseteacher.cli.findings import print_check
+from denseteacher.cli.printing import say, write_json
+from denseteacher.data.choices import Protocol
+
+
+@app.command()
+def check(
+    data: Annotated[Path, typer.Argument(metavar="DATA", help="Labeled data set, of any format.")],
+    images: Images = None,
+    format: DataFormat = None,
+    subset: Subset = None,
+    unlabeled: Annotated[
+        list[Path] | None, typer.Option("--unlabeled", help="Unlabeled images, as for train; repeatable.")
+    ] = None,
+    val: Annotated[Path | None, typer.Option("--val", help="Labeled data set to evaluate on.")] = None,
+    val_subset: Annotated[str | None, typer.Option("--val-subset", help="Part of --val, where it has several.")] = None,
+    recipe: Annotated[str, typer.Option("--recipe", help="Recipe to check against.")] = "custom",
+    overrides: Overrides = None,
+    quick: Annotated[bool, typer.Option("--quick", help="Do not read the image files.")] = False,
+    json: Annotated[Path | None, typer.Option("--json", help="File for all that was found.")] = None,
+) -> None:
+    """Look for what is wrong with a data set, and for the recipe values that fit it.
+
+    Exit code 0: no errors (there may be warnings); 1: errors, with which training would refuse the data or its
+    numbers would be wrong; 2: wrong usage, or data that can't be read at all.
+    """
+    from denseteacher import api
+
+    report = api.check(
+        data,
+        images=images,
+        format=format,
+        subset=subset,
+        unlabeled=unlabeled,
+        val=val,
+        val_subset=val_subset,
+        recipe=recipe,
+        overrides=overrides or [],
+        quick=quick,
+    )
+    print_check(report)
+    if json is not None:
+        write_json(json, report.content())
+    if report.errors:
+        raise typer.Exit(1)
 
 
 @app.command()
 def split(
-    data: Annotated[Path, typer.Argument(metavar="COCO_JSON", help="COCO JSON to cut.")],
+    data: Annotated[Path, typer.Argument(metavar="DATA", help="Labeled data set to cut, of any format.")],
     output: Annotated[Path, typer.Option("--output", help="Folder for labeled.json and unlabeled.json.")],
     percent: Annotated[float | None, typer.Option("--percent", help="Share of labeled images.")] = None,
     count: Annotated[int | None, typer.Option("--count", help="Number of labeled images.")] = None,
     fold: Annotated[int, typer.Option("--fold", help="Which of the splits of this size.")] = 1,
     seed: Annotated[int, typer.Option("--seed", help="Seed of the draw.")] = 0,
-    published: Annotated[bool, typer.Option("--published", help="COCO-Standard's own table (train2017 only).")] = False,
+    protocol: Annotated[
+        Protocol,
+        typer.Option(
+            "--protocol",
+            help="'seeded'; 'stratified': evenly over the classes; 'published': COCO-Standard's table (train2017); "
+            "'stac': with replacement.",
+        ),
+    ] = "seeded",
     ids: Annotated[Path | None, typer.Option("--ids", help="File of the labeled images' ids.")] = None,
+    images: Images = None,
+    format: DataFormat = None,
+    subset: Subset = None,
 ) -> None:
-    """Cut a COCO data set into labeled.json and unlabeled.json."""
+    """Cut a labeled data set into labeled.json and unlabeled.json."""
     from denseteacher import api
 
     labeled, unlabeled = api.split(
-        data, output=output, percent=percent, count=count, fold=fold, seed=seed, published=published, ids=ids
+        data,
+        output=output,
+        images=images,
+        format=format,
+        subset=subset,
+        percent=percent,
+        count=count,
+        fold=fold,
+        seed=seed,
+        protocol=protocol,
+        ids=ids,
     )
     say(f"{labeled}\n{unlabeled}")

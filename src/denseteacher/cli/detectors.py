@@ -1,37 +1,51 @@
 """Commands that use a trained detector."""
 
+import math
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.table import Table
 
-from denseteacher.cli.app import Detector, Images, app
+from denseteacher.cli.app import DataFormat, Detector, Images, Subset, app
 from denseteacher.cli.printing import console, count, say, write_json
-from denseteacher.errors import RunError
+from denseteacher.data.choices import LabelFormat
+from denseteacher.errors import InputError, RunError
+
+if TYPE_CHECKING:  # it imports NumPy
+    from denseteacher.evaluation.metrics import Metrics
+
+_CLASSES_SHOWN = 30
+_NAMES_SHOWN = 5
 
 
 @app.command()
 def evaluate(
     detector: Detector,
-    data: Annotated[Path, typer.Option("--data", help="COCO JSON of labeled images.")],
+    data: Annotated[Path, typer.Option("--data", help="Labeled data set, of any format.")],
     images: Images = None,
+    format: DataFormat = None,
+    subset: Subset = None,
     json_file: Annotated[Path | None, typer.Option("--json", help="File to write the metrics to.")] = None,
     score_floor: Annotated[
         float | None, typer.Option("--score-floor", help="Class scores at or below are no detections.")
     ] = None,
+    metrics: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--metric", help="coco (always), voc, crowdhuman; may be repeated. What fits the data if not given."
+        ),
+    ] = None,
+    all_classes: Annotated[bool, typer.Option("--classes", help="Print all classes, however many.")] = False,
 ) -> None:
-    """Measure a detector's COCO AP."""
+    """Measure a detector: COCO AP, VOC AP, CrowdHuman's miss rate."""
     from denseteacher import api
 
-    result = api.evaluate(detector, data=data, images=images, score_floor=score_floor)
-    table = Table(title=f"{detector} on {data}")
-    table.add_column("metric")
-    table.add_column("value", justify="right")
-    for name, value in result.metrics.values.items():
-        table.add_row(name, f"{value:.2f}")
-    console().print(table)
+    result = api.evaluate(
+        detector, data=data, images=images, format=format, subset=subset, score_floor=score_floor, metrics=metrics
+    )
+    _print_metrics(f"{detector} on {data}", result.metrics, all_classes=all_classes)
     say(f"score floor {result.score_floor}, {result.metrics.backend}")
     if json_file is not None:
         content = {
@@ -42,6 +56,29 @@ def evaluate(
             "data": str(data),
         }
         write_json(json_file, content)
+
+
+def _print_metrics(title: str, metrics: "Metrics", *, all_classes: bool) -> None:
+    """A table of the metrics, and one of the classes."""
+    _print_table(title, ["metric", "value"], [[name, _number(value)] for name, value in metrics.values.items()])
+    shown = list(metrics.per_class.items())[: None if all_classes else _CLASSES_SHOWN]
+    heads = ["class", *shown[0][1]]
+    _print_table("By class", heads, [[name, *map(_number, row.values())] for name, row in shown])
+    if len(shown) < len(metrics.per_class):
+        say(f"{len(shown)} of {len(metrics.per_class)} classes; --classes shows all")
+
+
+def _print_table(title: str, heads: list[str], rows: list[list[str]]) -> None:
+    table = Table(title=title)
+    for place, head in enumerate(heads):
+        table.add_column(head, justify="right" if place else "left")
+    for row in rows:
+        table.add_row(*row)
+    console().print(table)
+
+
+def _number(value: float) -> str:
+    return "-" if math.isnan(value) else f"{value:.2f}"
 
 
 @app.command()
@@ -64,3 +101,58 @@ def predict(
     )
     if outcome.unreadable:
         raise RunError(f"{count(len(outcome.unreadable), 'image')} could not be read; all others are done")
+
+
+@app.command()
+def label(
+    detector: Detector,
+    source: Annotated[
+        Path, typer.Argument(metavar="FOLDER", help="Images: folder, tar shards, COCO JSON, VOC folder or text list.")
+    ],
+    to: Annotated[
+        LabelFormat,
+        typer.Option(
+            "--to",
+            help="coco: CVAT (COCO 1.0). yolo: CVAT (YOLO 1.1), LabelImg, label-studio-converter. "
+            "voc: CVAT (PASCAL VOC 1.1), LabelImg. label-studio: its import of tasks. yolo and voc copy the images, "
+            "the others refer to them.",
+        ),
+    ],
+    output: Annotated[Path, typer.Option("--output", help="Folder to write to, new or empty.")],
+    images: Images = None,
+    score: Annotated[float, typer.Option("--score", min=0, max=1, help="Boxes with lower scores are left out.")] = 0.3,
+    top: Annotated[int, typer.Option("--top", min=1, help="Most boxes an image.")] = 100,
+    class_scores: Annotated[
+        list[str] | None,
+        typer.Option("--class-score", metavar="NAME=SCORE", help="Another --score for a class; repeatable."),
+    ] = None,
+) -> None:
+    """Pre-annotate images for a labeling tool."""
+    from denseteacher.inference.labeling import label_images
+
+    by_class = dict(map(_parse_class_score, class_scores or []))
+    outcome = label_images(detector, source, output, to=to, images=images, score=score, top=top, class_scores=by_class)
+    for message in outcome.unreadable:
+        print(message, file=sys.stderr)
+    rows = [[one.name, str(one.images), str(one.boxes), _number(one.mean_score)] for one in outcome.classes]
+    boxes = f"{outcome.boxes} box{'' if outcome.boxes == 1 else 'es'}"
+    _print_table(f"{boxes} in {count(outcome.images, 'image')}", ["class", "images", "boxes", "mean score"], rows)
+    if outcome.without_boxes:
+        more = "" if len(outcome.without_boxes) <= _NAMES_SHOWN else ", ..."
+        names = ", ".join(outcome.without_boxes[:_NAMES_SHOWN])
+        say(f"{count(len(outcome.without_boxes), 'image')} without boxes: {names}{more}")
+    say(f"{output}: {outcome.hint}")
+    if outcome.unreadable:
+        raise RunError(f"{count(len(outcome.unreadable), 'image')} could not be read; all others are done")
+
+
+def _parse_class_score(text: str) -> tuple[str, float]:
+    """``person=0.5`` as name and number."""
+    name, _, score = text.rpartition("=")
+    try:
+        value = float(score)
+    except ValueError:
+        value = math.nan
+    if not name or not 0 <= value <= 1:
+        raise InputError(f"--class-score takes NAME=SCORE with a score from 0 to 1, as person=0.5, not {text!r}")
+    return name, value

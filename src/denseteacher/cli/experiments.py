@@ -6,7 +6,7 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
-from denseteacher.cli.app import Overrides, app
+from denseteacher.cli.app import DataFormat, Images, Overrides, Subset, app
 from denseteacher.cli.printing import console, count, remark, say
 from denseteacher.errors import InputError, RunError
 
@@ -67,6 +67,48 @@ def reproduce(
     if result.failures:
         failed = count(len(result.failures), "run")
         raise RunError(f"{failed} failed and can't be in the table: {'; '.join(result.failures)}")
+
+
+@app.command()
+def analyze(
+    figure: Annotated[str, typer.Argument(metavar="FIGURE", help="fig2ab, fig2cd, fig3, fig4 or region.")],
+    detectors: Annotated[
+        list[Path] | None, typer.Argument(metavar="DETECTOR...", help="Detector file or run folder; of region several.")
+    ] = None,
+    data: Annotated[
+        Path | None,
+        typer.Option("--data", help="Labeled images; a run's unlabeled ones, with their hidden labels, if not given."),
+    ] = None,
+    images: Images = None,
+    format: DataFormat = None,
+    subset: Subset = None,
+    tables: Annotated[Path | None, typer.Option("--tables", help="Folder of reproduce's tables, for fig2ab.")] = None,
+    output: Annotated[Path, typer.Option("--output", help="Folder for FIGURE.png and FIGURE.json.")] = Path("figures"),
+    limit: Annotated[int, typer.Option("--limit", min=1, help="Most images looked at.")] = 128,
+    threshold: Annotated[
+        float, typer.Option("--threshold", min=0, max=1, help="Pseudo-boxes score above it (fig3, fig4).")
+    ] = 0.5,
+    ratio: Annotated[
+        float | None, typer.Option("--ratio", help="Share of the learning region; the run's own if not given.")
+    ] = None,
+) -> None:
+    """Draw a figure of the paper from a detector and labeled images, as PNG and JSON."""
+    from denseteacher.analysis.analyze import analyze as draw_figure
+
+    done = draw_figure(
+        figure,
+        detectors or [],
+        output=output,
+        data=data,
+        images=images,
+        format=format,
+        subset=subset,
+        tables=tables,
+        limit=limit,
+        threshold=threshold,
+        ratio=ratio,
+    )
+    say(f"{done.summary}\nFigure: {done.picture}\nNumbers: {done.numbers}")
 
 
 @recipes_app.command("list")

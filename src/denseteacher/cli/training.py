@@ -1,13 +1,17 @@
 """Commands that train."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich.table import Column, Table
 
-from denseteacher.cli.app import Images, Output, Overrides, app
-from denseteacher.cli.printing import print_comparison, say
+from denseteacher.cli.app import DataFormat, Images, Output, Overrides, Subset, app
+from denseteacher.cli.printing import console, print_comparison, say
 from denseteacher.errors import RunError
+
+if TYPE_CHECKING:
+    from denseteacher.compare import Comparison
 
 
 @app.command()
@@ -30,13 +34,20 @@ def train(
         str,
         typer.Argument(metavar="RECIPE", help="Built-in recipe (see 'denseteacher recipes list') or a YAML file."),
     ],
-    labeled: Annotated[Path | None, typer.Option("--labeled", help="COCO JSON of the labeled images.")] = None,
+    labeled: Annotated[
+        Path | None, typer.Option("--labeled", help="Labeled data set: COCO JSON, VOC, YOLO or CrowdHuman.")
+    ] = None,
     images: Images = None,
     unlabeled: Annotated[
-        Path | None,
-        typer.Option("--unlabeled", help="Unlabeled images: a folder, a COCO image-info JSON or a text list."),
+        list[Path] | None,
+        typer.Option("--unlabeled", help="Unlabeled images: folder, tar shards, COCO JSON or list; repeatable."),
     ] = None,
-    val: Annotated[Path | None, typer.Option("--val", help="COCO JSON to evaluate on.")] = None,
+    val: Annotated[Path | None, typer.Option("--val", help="Labeled data set to evaluate on.")] = None,
+    data: Annotated[
+        Path | None, typer.Option("--data", metavar="ROOT", help="Folder of the recipe's data set, as published.")
+    ] = None,
+    format: DataFormat = None,
+    subset: Subset = None,
     output: Output = None,
     overrides: Overrides = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue the run in --output.")] = False,
@@ -52,12 +63,15 @@ def train(
     given = list(overrides or [])
     given += [f"runtime.devices={devices}"] if devices is not None else []
     given += [f"runtime.nodes={nodes}"] if nodes is not None else []
+    given += [f"data.format={format}"] if format is not None else []
+    given += [f"data.subset={subset}"] if subset is not None else []
     result = api.train(
         recipe,
         labeled=labeled,
         images=images,
         unlabeled=unlabeled,
         val=val,
+        root=data,
         output=output,
         overrides=given,
         resume=resume,
@@ -72,3 +86,38 @@ def train(
         print_comparison([(result.folder.name, result.metrics)])
     say(f"Detector: {result.folder / 'detector.safetensors'}")
     say(f"Report: {result.folder / 'report.html'}")
+
+
+@app.command()
+def compare(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Folders of two or more finished runs.")],
+    output: Annotated[Path | None, typer.Option("--output", metavar="FILE.html", help="Page to write.")] = None,
+) -> None:
+    """Put finished runs side by side; gains are over the first."""
+    from denseteacher.compare import compare_runs
+
+    compared = compare_runs(runs, output=output)
+    _print_runs(compared)
+    for note in compared.notes:
+        say(note)
+    if output is not None:
+        say(f"Report: {output}")
+
+
+def _print_runs(compared: "Comparison") -> None:
+    """A table of what the runs reach and of what their recipes have different, a column a run."""
+    heads = [Column(run.label, justify="right", overflow="fold") for run in compared.runs]
+    table = Table(Column("", no_wrap=True), *heads, title="COCO AP at the last step")
+    for role in ("teacher", "student"):
+        for name in ("AP", "AP50", "AP75"):
+            values = [run.metrics.get(f"{role}/{name}") for run in compared.runs]
+            table.add_row(f"{role} {name}", *("-" if value is None else f"{value:.1f}" for value in values))
+    table.add_section()
+    table.add_row("best step", *("-" if run.best_step is None else f"{run.best_step:,}" for run in compared.runs))
+    seconds = [run.step_seconds for run in compared.runs]
+    table.add_row("seconds a step", *("-" if value is None else f"{value:.2g}" for value in seconds))
+    table.add_row("labeled images", *(f"{run.labeled:,}" for run in compared.runs))
+    table.add_row("unlabeled images", *(f"{run.unlabeled:,}" for run in compared.runs), end_section=True)
+    for key, texts in compared.differences.items():
+        table.add_row(key, *texts)
+    console().print(table)

@@ -111,15 +111,20 @@ def transform(image: Tensor, boxes: Boxes, geometry: Geometry) -> tuple[Tensor, 
         boxes: (n, 4) xyxy in its pixels.
         geometry: What to do.
     """
-    height, width, flip = geometry
-    # the ratios of the rounded sizes, which differ between the axes: boxes follow the pixels
-    ratio_x, ratio_y = width / image.shape[2], height / image.shape[1]
-    moved = boxes.astype(np.float32).reshape(-1, 4) * np.array([ratio_x, ratio_y] * 2, dtype=np.float32)
-    resized = _resize(image, height, width)
-    if flip:
+    resized = _resize(image, geometry.height, geometry.width)
+    if geometry.flip:
         resized = resized.flip(-1)
-        moved[:, [0, 2]] = width - moved[:, [2, 0]]
-    return resized, moved
+    return resized, move_boxes(boxes, image.shape[1], image.shape[2], geometry)
+
+
+def move_boxes(boxes: Boxes, height: int, width: int, geometry: Geometry) -> Boxes:
+    """The (n, 4) boxes of an image of this size in the pixels of its view."""
+    # the ratios of the rounded sizes, which differ between the axes: boxes follow the pixels
+    ratio_x, ratio_y = geometry.width / width, geometry.height / height
+    moved = boxes.astype(np.float32).reshape(-1, 4) * np.array([ratio_x, ratio_y] * 2, dtype=np.float32)
+    if geometry.flip:
+        moved[:, [0, 2]] = geometry.width - moved[:, [2, 0]]
+    return moved
 
 
 def _resize(image: Tensor, height: int, width: int) -> Tensor:
@@ -127,6 +132,12 @@ def _resize(image: Tensor, height: int, width: int) -> Tensor:
         return image
     resized: Tensor = functional.resize(image, [height, width], antialias=True)
     return resized
+
+
+def common_canvas(sizes: Sequence[Sequence[int]], *, multiple: int = 32) -> tuple[int, int]:
+    """Height and width of the smallest canvas that holds images of these heights and widths."""
+    height, width = (-(-max(sides) // multiple) * multiple for sides in zip(*sizes, strict=True))
+    return height, width
 
 
 def pad_batch(images: Sequence[Tensor], *, multiple: int = 32, canvas: tuple[int, int] | None = None) -> ImageBatch:
@@ -139,7 +150,7 @@ def pad_batch(images: Sequence[Tensor], *, multiple: int = 32, canvas: tuple[int
     """
     sizes = torch.tensor([image.shape[1:] for image in images], dtype=torch.int64)
     if canvas is None:
-        height, width = (-(-int(side) // multiple) * multiple for side in sizes.amax(0))
+        height, width = common_canvas(sizes.tolist(), multiple=multiple)
     else:
         height, width = canvas
     if height < int(sizes[:, 0].max()) or width < int(sizes[:, 1].max()):

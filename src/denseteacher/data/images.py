@@ -5,6 +5,7 @@ declares the image's size and that fits only the unrotated pixels, its boxes wer
 stay as they are. Where neither fits, the file is not the one that was annotated, which is an error.
 """
 
+import io
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
+from denseteacher.data.records import ImageRecord, TarMember
 from denseteacher.errors import InputError
 
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".gif", ".ppm", ".pgm"})
@@ -21,12 +23,24 @@ _ORIENTATION = 0x0112
 _QUARTER_TURNS = (5, 6, 7, 8)
 
 
-def decode_image(path: Path, *, declared_size: tuple[int, int] | None = None) -> Tensor:
+def load_image(record: ImageRecord) -> Tensor:
+    """(3, H, W) uint8 RGB of a data set's image.
+
+    Raises:
+        InputError: As ``decode_image``.
+    """
+    return decode_image(record.path, declared_size=(record.height, record.width), member=record.member)
+
+
+def decode_image(
+    path: Path, *, declared_size: tuple[int, int] | None = None, member: TarMember | None = None
+) -> Tensor:
     """Reads an image file.
 
     Args:
         path: JPEG, PNG, BMP, TIFF, WebP, GIF (first frame) or PPM, of any color mode.
         declared_size: Height and width that the data set says it has.
+        member: The part of a tar file at ``path`` that is the image.
 
     Returns:
         (3, H, W) uint8 RGB.
@@ -34,9 +48,11 @@ def decode_image(path: Path, *, declared_size: tuple[int, int] | None = None) ->
     Raises:
         InputError: If the file is missing, damaged, no image, too large, or not of the declared size.
     """
-    image = _open(path)
+    image = open_image(path, member)
+    name = str(path) if member is None else f"{path}, {member.name}"
     try:
-        image = _oriented(image, path, declared_size)
+        if is_turned(image, name, declared_size):
+            image = ImageOps.exif_transpose(image)
         if image.mode in ("I;16", "I;16B", "I;16L", "I"):
             image = Image.fromarray((np.asarray(image).astype(np.int64) >> 8).clip(0, 255).astype(np.uint8))
         pixels = np.array(image.convert("RGB"))
@@ -44,34 +60,56 @@ def decode_image(path: Path, *, declared_size: tuple[int, int] | None = None) ->
         raise
     except Exception as error:
         # Pillow's decoders raise whatever their format's parser meets: OSError, ValueError, struct.error, ...
-        raise InputError(f"{path} is damaged and can't be decoded ({_reason(error)})") from error
+        raise InputError(f"{name} is damaged and can't be decoded ({_reason(error)})") from error
     return torch.from_numpy(pixels).permute(2, 0, 1).contiguous()
 
 
-def image_size(path: Path) -> tuple[int, int]:
+def image_size(path: Path, member: TarMember | None = None) -> tuple[int, int]:
     """Height and width of an image file after EXIF orientation, from its header.
 
     Raises:
         InputError: If the file is missing or no image.
     """
-    with _open(path) as image:
+    with open_image(path, member) as image:
         height, width = image.height, image.width
-        return (width, height) if _orientation(image) in _QUARTER_TURNS else (height, width)
+        return (width, height) if orientation(image) in _QUARTER_TURNS else (height, width)
 
 
-def _open(path: Path) -> Image.Image:
+def open_image(path: Path, member: TarMember | None = None, content: bytes | None = None) -> Image.Image:
+    """An image file whose header is read and whose pixels are not yet.
+
+    Args:
+        path: The file.
+        member: The part of a tar file at ``path`` that is the image.
+        content: The bytes of the image, where they are read already.
+
+    Raises:
+        InputError: If the file is missing, no image, or claims to be too large.
+    """
+    name = str(path) if member is None else f"{path}, {member.name}"
+    if content is None and member is not None:
+        content = read_content(path, member)
     try:
-        image = Image.open(path, formats=_FORMATS)
+        image = Image.open(path if content is None else io.BytesIO(content), formats=_FORMATS)
     except FileNotFoundError as error:
-        raise InputError(f"there is no image file {path}") from error
+        raise InputError(f"there is no image file {name}") from error
     except (UnidentifiedImageError, Image.DecompressionBombError, OSError, ValueError, SyntaxError) as error:
         reason = "it is a folder" if path.is_dir() else _reason(error)
-        raise InputError(f"{path} can't be read as an image ({reason})") from error
+        raise InputError(f"{name} can't be read as an image ({reason})") from error
     if image.width * image.height > _MOST_PIXELS:
         raise InputError(
-            f"{path} claims {image.width} x {image.height} pixels, more than {_MOST_PIXELS}: it is not decoded"
+            f"{name} claims {image.width} x {image.height} pixels, more than {_MOST_PIXELS}: it is not decoded"
         )
     return image
+
+
+def read_content(path: Path, member: TarMember | None = None) -> bytes:
+    """The bytes of an image file or of an image in a tar file."""
+    with path.open("rb") as file:
+        if member is None:
+            return file.read()
+        file.seek(member.offset)
+        return file.read(member.size)
 
 
 def _reason(error: Exception) -> str:
@@ -80,21 +118,25 @@ def _reason(error: Exception) -> str:
     return (str(error) or type(error).__name__).splitlines()[0]
 
 
-def _orientation(image: Image.Image) -> int:
+def orientation(image: Image.Image) -> int:
+    """EXIF's number for how the pixels lie; 1 where they stand upright or nothing is said."""
     try:
         return int(image.getexif().get(_ORIENTATION, 1))
     except Exception:  # a broken EXIF block says nothing about the pixels
         return 1
 
 
-def _oriented(image: Image.Image, path: Path, declared_size: tuple[int, int] | None) -> Image.Image:
+def is_turned(image: Image.Image, name: str, declared_size: tuple[int, int] | None) -> bool:
+    """Whether the pixels of an opened file are to be turned as its EXIF orientation says.
+
+    Raises:
+        InputError: If it is not of the declared size, however it is turned.
+    """
     stored = (image.height, image.width)
-    turned = stored[::-1] if _orientation(image) in _QUARTER_TURNS else stored
+    turned = stored[::-1] if orientation(image) in _QUARTER_TURNS else stored
     if declared_size is not None and declared_size not in (stored, turned):
         raise InputError(
-            f"{path} has {turned[1]} x {turned[0]} pixels, but its annotation says {declared_size[1]} x "
+            f"{name} has {turned[1]} x {turned[0]} pixels, but its annotation says {declared_size[1]} x "
             f"{declared_size[0]}: it is another image, or its width and height are wrong"
         )
-    if _orientation(image) == 1 or (declared_size == stored and stored != turned):
-        return image
-    return ImageOps.exif_transpose(image)
+    return orientation(image) != 1 and not (declared_size == stored and stored != turned)

@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from denseteacher.data.affine import AffineView
 from denseteacher.data.geometry import WeakView, pad_batch, pad_targets, transform
-from denseteacher.data.images import decode_image
+from denseteacher.data.images import load_image
 from denseteacher.data.photometry import StrongView
 from denseteacher.data.randomness import Draw, keyed_generator, keyed_uniforms
 from denseteacher.data.records import ImageRecord, LabeledImages
@@ -114,7 +114,7 @@ class StepDataset(Dataset[LoadedStep | InputError]):
             pad_targets([view.boxes for view in views], [self.labeled.labels[position] for position in positions]),
             slots,
             self._unlabeled_views(others, ImageBatch(padded.pixels[count:], padded.sizes[count:])),
-            [str(record.path) for record in (*records, *others.records)],
+            [record.name for record in (*records, *others.records)],
         )
 
     def _unlabeled(self, step: int, *, portrait: bool) -> "_Unlabeled":
@@ -149,7 +149,7 @@ class StepDataset(Dataset[LoadedStep | InputError]):
 
     def _weak_view(self, record: ImageRecord, boxes: Boxes, draw: Draw, step: int, slot: int) -> "_WeakView":
         rng = keyed_generator(self.settings.seed, draw, step, slot)
-        image = decode_image(record.path, declared_size=(record.height, record.width))
+        image = load_image(record)
         geometry = self.settings.weak.draw(image.shape[1], image.shape[2], rng)
         return _WeakView(*transform(image, boxes, geometry), geometry.matrix(image.shape[1], image.shape[2]))
 

@@ -2,9 +2,20 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+
+
+class TarMember(NamedTuple):
+    """Where an image lies in an uncompressed tar file."""
+
+    name: str
+    offset: int
+    """Bytes before its content."""
+    size: int
+    """Bytes of its content."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -14,9 +25,16 @@ class ImageRecord:
     id: int
     """Its id in the data set; unique there."""
     path: Path
+    """The file; the tar file of one that lies in a shard."""
     width: int
     """Pixels, after the EXIF policy of ``data.images``."""
     height: int
+    member: TarMember | None = None
+
+    @property
+    def name(self) -> str:
+        """The file as a message names it."""
+        return str(self.path) if self.member is None else f"{self.path}, {self.member.name}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +47,7 @@ class Category:
 
 @dataclass(frozen=True, slots=True)
 class LabeledImages:
-    """Images with their boxes. Lists run in parallel; crowd regions are already left out."""
+    """Images with their boxes. Lists run in parallel; regions to ignore are already left out."""
 
     images: list[ImageRecord]
     boxes: list[npt.NDArray[np.float32]]

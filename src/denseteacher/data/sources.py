@@ -1,17 +1,42 @@
 """From what a recipe says about data to records: which images are labeled, unlabeled, for validation."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from pydantic import Field, model_validator
 
 from denseteacher.config import Config
+from denseteacher.data.choices import Format, Protocol
+from denseteacher.data.coco20cls import COCO20CLS_COUNT, only_voc_classes
 from denseteacher.data.digits import make_digits
-from denseteacher.data.formats.coco import coco_ground_truth, read_coco
-from denseteacher.data.formats.folder import read_unlabeled
+from denseteacher.data.formats import (
+    Annotations,
+    labeled_images,
+    read_annotations,
+    read_unlabeled,
+    with_categories,
+)
 from denseteacher.data.records import ImageRecord, LabeledImages
-from denseteacher.data.splits import Split, listed_split, published_split, seeded_split
+from denseteacher.data.splits import (
+    Split,
+    listed_split,
+    published_split,
+    seeded_split,
+    stac_split,
+    stratified_split,
+)
 from denseteacher.errors import InputError
+
+
+class UnlabeledSource(Config):
+    """One of several places with unlabeled images."""
+
+    path: Path
+    """As ``DataConfig.unlabeled``."""
+    images: Path | None = None
+    only: Literal["voc"] | None = None
+    """``voc`` takes those images of a COCO data set that show objects of VOC's twenty classes and no others."""
 
 
 class DataConfig(Config):
@@ -21,21 +46,27 @@ class DataConfig(Config):
     """A data set that is made on first use, in place of ``labeled``, ``images`` and ``val``."""
     root: Path | None = None
     """Folder of a data set in its published layout; relative paths below are relative to it."""
+    format: Format | None = None
+    """Of ``labeled`` and ``val``; told by looking if not given."""
     labeled: Path | None = None
-    """COCO JSON of the labeled images."""
+    """Annotations of the labeled images: a COCO JSON, a VOC or YOLO data set, a CrowdHuman ``.odgt``."""
+    subset: str | None = None
+    """The part of ``labeled`` to train on, where it has several (``trainval`` or ``train`` if not given)."""
     images: Path | None = None
-    """Folder of the labeled images; found beside the JSON if not given."""
-    unlabeled: Path | None = None
-    """Folder, COCO image-info JSON or text list of unlabeled images; without it, and with a split, the images
-    of ``labeled`` that the split leaves out."""
+    """Folder of the labeled images; found near the annotations if not given."""
+    unlabeled: Path | tuple[Path | UnlabeledSource, ...] | None = None
+    """Folder, tar shards, COCO image-info JSON, VOC image set or text list of unlabeled images, or several of them;
+    without it, and with a split, the images of ``labeled`` that the split leaves out."""
     unlabeled_images: Path | None = None
     """Folder of the files that a JSON or list in ``unlabeled`` names."""
     val: Path | None = None
-    """COCO JSON to evaluate on; without it nothing is evaluated."""
+    """Annotations to evaluate on; without them nothing is evaluated."""
+    val_subset: str | None = None
+    """The part of ``val`` to evaluate on (``test`` or ``val`` if not given)."""
     val_images: Path | None = None
-    split: Literal["none", "seeded", "published"] | Path = "none"
-    """How ``labeled`` is cut: ``seeded`` draws by percent or count, ``published`` is COCO-Standard's table, a
-    path is a file of image ids."""
+    split: Literal["none"] | Protocol | Path = "none"
+    """How ``labeled`` is cut: ``seeded`` draws by percent or count, ``stratified`` too but evenly over the classes,
+    ``published`` is COCO-Standard's table, ``stac`` STAC's draw with replacement, a path is a file of image ids."""
     percent: float | None = Field(None, gt=0, le=100)
     count: int | None = Field(None, gt=0)
     """Labeled images, instead of a percentage."""
@@ -50,10 +81,10 @@ class DataConfig(Config):
 
     @model_validator(mode="after")
     def _check_split(self) -> "DataConfig":
-        if self.split == "seeded" and (self.percent is None) == (self.count is None):
-            raise ValueError("split 'seeded' needs either percent or count")
-        if self.split == "published" and self.percent is None:
-            raise ValueError("split 'published' needs percent")
+        if self.split in ("seeded", "stratified") and (self.percent is None) == (self.count is None):
+            raise ValueError(f"split {str(self.split)!r} needs either percent or count")
+        if self.split in ("published", "stac") and self.percent is None:
+            raise ValueError(f"split {str(self.split)!r} needs percent")
         if self.hidden_labels and (self.split == "none" or self.unlabeled is not None):
             raise ValueError(
                 "hidden_labels needs unlabeled images that have labels: those that data.split leaves out of "
@@ -63,8 +94,21 @@ class DataConfig(Config):
 
     def path(self, key: str) -> Path | None:
         """The path under a key, below ``root`` where it is relative."""
-        value: Path | None = getattr(self, key)
-        return value if value is None or self.root is None else self.root / value
+        return self.below_root(getattr(self, key))
+
+    def below_root(self, path: Path | None) -> Path | None:
+        """The path below ``root`` where it is relative."""
+        return path if path is None or self.root is None else self.root / path
+
+    @property
+    def unlabeled_sources(self) -> list[UnlabeledSource]:
+        """What ``unlabeled`` names, as one list."""
+        given = self.unlabeled if isinstance(self.unlabeled, tuple) else [self.unlabeled]
+        return [
+            one if isinstance(one, UnlabeledSource) else UnlabeledSource(path=one, images=self.unlabeled_images)
+            for one in given
+            if one is not None
+        ]
 
 
 class Validation(NamedTuple):
@@ -85,6 +129,8 @@ class TrainingData(NamedTuple):
     split: Split
     hidden: LabeledImages | None = None
     """The unlabeled images with their labels after all, where ``DataConfig.hidden_labels`` asks for them."""
+    notes: tuple[str, ...] = ()
+    """Sentences for the user on what was found."""
 
 
 def open_data(config: DataConfig) -> TrainingData:
@@ -96,21 +142,23 @@ def open_data(config: DataConfig) -> TrainingData:
     config = _with_builtin(config)
     source = config.path("labeled")
     if source is None:
-        raise InputError("there are no labeled images: give --labeled PATH, the COCO JSON that describes them")
-    everything = read_coco(source, config.path("images"), bad_boxes=config.bad_boxes)
-    split = _split(everything, config)
+        raise InputError("there are no labeled images: give --labeled PATH, the annotations that describe them")
+    annotations = read_annotations(source, config.path("images"), format=config.format, subset=config.subset)
+    everything = labeled_images(annotations, bad_boxes=config.bad_boxes)
+    split = _split(annotations, config)
     positions = {image.id: position for position, image in enumerate(everything.images)}
     labeled = everything.select([positions[id_] for id_ in split.labeled_ids])
     if not any(len(boxes) for boxes in labeled.boxes):
         raise InputError(f"none of the {len(labeled.images)} labeled images of {source} has a box")
-    given = config.path("unlabeled")
-    if given is not None:
-        unlabeled = read_unlabeled(given, config.path("unlabeled_images"))
-        split = Split(split.labeled_ids, [image.id for image in unlabeled], f"{split.source}; unlabeled: {given}")
+    unlabeled, notes = _unlabeled(config)
+    if config.unlabeled is not None:
+        ids = [image.id for image in unlabeled]
+        named = ", ".join(str(one.path) for one in config.unlabeled_sources)
+        split = Split(split.labeled_ids, ids, f"{split.source}; unlabeled: {named}")
     else:
         unlabeled = [everything.images[positions[id_]] for id_ in split.unlabeled_ids]
     hidden = everything.select([positions[id_] for id_ in split.unlabeled_ids]) if config.hidden_labels else None
-    return TrainingData(labeled, unlabeled, _validation(config, labeled), split, hidden)
+    return TrainingData(labeled, unlabeled, _validation(config, labeled), split, hidden, notes)
 
 
 def _with_builtin(config: DataConfig) -> DataConfig:
@@ -120,23 +168,78 @@ def _with_builtin(config: DataConfig) -> DataConfig:
     return config.model_copy(update={"root": None, "labeled": paths.train, "val": paths.val})
 
 
-def _split(everything: LabeledImages, config: DataConfig) -> Split:
-    ids = [image.id for image in everything.images]
+def draw_split(
+    annotations: Annotations,
+    protocol: Protocol | Path,
+    *,
+    percent: float | None = None,
+    count: int | None = None,
+    fold: int = 1,
+    seed: int = 0,
+) -> Split:
+    """Cuts a data set into a labeled and an unlabeled part.
+
+    Args:
+        annotations: The data set.
+        protocol: See ``DataConfig.split``.
+        percent: Labeled share.
+        count: Number of labeled images, instead of a share, where images are drawn.
+        fold: Which of the draws of this size.
+        seed: Of the draws of ``seeded`` and ``stratified``.
+
+    Raises:
+        InputError: If the protocol needs something else, or doesn't fit the data.
+    """
+    ids = [image["id"] for image in annotations.content["images"]]
+    if isinstance(protocol, Path):
+        return listed_split(ids, protocol)
+    if protocol == "seeded":
+        return seeded_split(ids, percent=percent, count=count, fold=fold, seed=seed)
+    everything = labeled_images(annotations, bad_boxes="fix")
+    if protocol == "stratified":
+        return stratified_split(everything, percent=percent, count=count, fold=fold, seed=seed)
+    if percent is None:
+        raise InputError(f"the split {protocol!r} needs a percentage")
+    return published_split(everything, percent, fold) if protocol == "published" else stac_split(ids, percent, fold)
+
+
+def _split(annotations: Annotations, config: DataConfig) -> Split:
     if config.split == "none":
+        ids = [image.id for image in annotations.records]
         return Split(ids, [], f"all of {config.path('labeled')}")
-    if config.split == "seeded":
-        # a split belongs to the data, not to the run: two seeds of a run train on the same labels
-        return seeded_split(ids, percent=config.percent, count=config.count, fold=config.fold, seed=0)
-    if config.split == "published":
-        assert config.percent is not None
-        return published_split(everything, config.percent, config.fold)
-    return listed_split(ids, Path(config.split))
+    # a split belongs to the data, not to the run: two seeds of a run train on the same labels
+    size: dict[str, Any] = {"percent": config.percent, "count": config.count, "fold": config.fold}
+    return draw_split(annotations, config.split, **size, seed=0)
+
+
+def _unlabeled(config: DataConfig) -> tuple[list[ImageRecord], tuple[str, ...]]:
+    """The images of all unlabeled sources, and what there is to say about them."""
+    sources = config.unlabeled_sources
+    found: list[list[ImageRecord]] = []
+    chosen = 0
+    for source in sources:
+        path, images = config.below_root(source.path), config.below_root(source.images)
+        assert path is not None
+        if source.only is None:
+            found.append(read_unlabeled(path, images))
+        else:
+            found.append(only_voc_classes(read_annotations(path, images)))
+            chosen += len(found[-1])
+    notes = (f"COCO20cls: {chosen:,} images; the list that is known has {COCO20CLS_COUNT:,}",) if chosen else ()
+    if len(found) == 1:
+        return found[0], notes
+    records = (record for part in found for record in part)  # ids of several sources would stand twice
+    return [replace(record, id=number) for number, record in enumerate(records, 1)], notes
 
 
 def _validation(config: DataConfig, labeled: LabeledImages) -> Validation | None:
     path = config.path("val")
     if path is None:
         return None
-    images = config.path("val_images") or (None if config.builtin else config.path("images"))
-    data = read_coco(path, images, bad_boxes=config.bad_boxes, categories=labeled.categories)
-    return Validation(data.images, coco_ground_truth(path), path)
+    # the images of one data set may lie where a JSON says nothing of; those of another YOLO folder are its own
+    shared = config.builtin is None and (path.suffix in (".json", ".odgt") or path == config.path("labeled"))
+    images = config.path("val_images") or (config.path("images") if shared else None)
+    annotations = read_annotations(path, images, format=config.format, subset=config.val_subset, role="validation")
+    annotations = with_categories(annotations, labeled.categories)
+    labeled_images(annotations, bad_boxes=config.bad_boxes)  # complains about bad boxes before a step is made
+    return Validation(annotations.records, annotations.content, path)

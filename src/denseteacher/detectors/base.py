@@ -5,6 +5,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from denseteacher.ops.assigners import Assignment
 from denseteacher.structures import DenseOutput, Detections, ImageBatch, LossDict, LossWeights, Targets
 
 
@@ -42,6 +43,9 @@ class DenseDetector(Protocol):
 
     def anchors(self, canvas: tuple[int, int], device: torch.device) -> Tensor:
         """(N, 4) the anchors that a forward on a canvas of this height and width has."""
+
+    def assign(self, anchors: Tensor, targets: Targets) -> Assignment:
+        """What this detector's assigner trains each anchor on."""
 
     def foreground(self, anchors: Tensor, targets: Targets) -> Tensor:
         """(B, N) bool, which anchors this detector's assigner trains on a box."""

@@ -22,8 +22,10 @@ from denseteacher.ops.losses import giou_loss, sigmoid_focal_loss
 from denseteacher.ops.reduction import mean_over_processes
 from denseteacher.structures import DenseOutput, ImageBatch, LossDict, LossWeights, Targets
 
-_SCALES = (2 ** (0 / 3), 2 ** (1 / 3), 2 ** (2 / 3))
-_RATIOS = (0.5, 1.0, 2.0)
+ANCHOR_SCALES = (2 ** (0 / 3), 2 ** (1 / 3), 2 ** (2 / 3))
+"""Sides of a location's square anchors, in the smallest one's."""
+ANCHOR_RATIOS = (0.5, 1.0, 2.0)
+"""Height over width."""
 
 
 class RetinaNetConfig(PyramidConfig):
@@ -80,7 +82,7 @@ class RetinaNet(PyramidDetector):
     order of torchvision, whose weights ``load_torchvision_retinanet`` takes.
     """
 
-    anchors_per_location: ClassVar[int] = len(_SCALES) * len(_RATIOS)
+    anchors_per_location: ClassVar[int] = len(ANCHOR_SCALES) * len(ANCHOR_RATIOS)
     config: RetinaNetConfig
 
     def __init__(self, *, num_classes: int, **options: Any) -> None:
@@ -109,8 +111,8 @@ class RetinaNet(PyramidDetector):
 
     def anchors(self, canvas: tuple[int, int], device: torch.device) -> Tensor:
         """See ``DenseDetector``: (N, 4) boxes around the locations."""
-        sides = tuple(self.config.anchor_scale * scale for scale in _SCALES)
-        return box_anchors(self.shapes(canvas), self.strides, sides, _RATIOS, device)
+        sides = tuple(self.config.anchor_scale * scale for scale in ANCHOR_SCALES)
+        return box_anchors(self.shapes(canvas), self.strides, sides, ANCHOR_RATIOS, device)
 
     def foreground(self, anchors: Tensor, targets: Targets) -> Tensor:
         """See ``DenseDetector``: (B, N) bool."""

@@ -3,7 +3,6 @@
 import importlib.util
 import io
 import math
-from collections import Counter
 from collections.abc import Sequence
 from contextlib import redirect_stdout
 from typing import Any, Literal, NamedTuple
@@ -12,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from denseteacher.errors import InputError
+from denseteacher.evaluation.scene import check_results, class_names
 
 Backend = Literal["faster", "pycocotools"]
 
@@ -28,6 +28,8 @@ class CocoMap(NamedTuple):
     """AP, AP50, AP75, APs, APm, APl, AR1, AR10, AR100 (as many as ``max_detections``), ARs, ARm, ARl."""
     per_class: dict[str, float]
     """AP by class name, in the order of the category ids."""
+    per_class_50: dict[str, float]
+    """AP50 likewise."""
     backend: Backend
     """The library that computed them."""
 
@@ -77,11 +79,10 @@ def coco_map(
         **{f"AR{limit}": _percent(recall[..., _ALL, at]) for at, limit in enumerate(limits)},
         **{f"AR{letter}": _percent(recall[..., area, -1]) for letter, area in _AREAS.items()},
     }
-    per_class = {
-        name: _percent(precision[:, :, number, _ALL, -1])
-        for number, name in enumerate(_class_names(content.categories))
-    }
-    return CocoMap(values, per_class, chosen)
+    places = list(enumerate(class_names(sorted(ground_truth["categories"], key=lambda category: category["id"]))))
+    per_class = {name: _percent(precision[:, :, place, _ALL, -1]) for place, name in places}
+    per_class_50 = {name: _percent(precision[_IOU_50, :, place, _ALL, -1]) for place, name in places}
+    return CocoMap(values, per_class, per_class_50, chosen)
 
 
 def _choose(backend: Literal["auto"] | Backend) -> Backend:
@@ -99,16 +100,6 @@ def _percent(values: NDArray[np.float64]) -> float:
     return float(existing.mean() * 100) if existing.size else math.nan
 
 
-def _class_names(categories: list[dict[str, Any]]) -> list[str]:
-    """Names of the categories, told apart by id where one occurs twice."""
-    names = [str(category.get("name", category["original_id"])) for category in categories]
-    count = Counter(names)
-    return [
-        f"{name} ({category['original_id']})" if count[name] > 1 else name
-        for name, category in zip(names, categories, strict=True)
-    ]
-
-
 def _renumbered(ground_truth: dict[str, Any], results: Sequence[dict[str, Any]]) -> _Content:
     """Copies what is compared, and numbers everything from 1.
 
@@ -119,7 +110,7 @@ def _renumbered(ground_truth: dict[str, Any], results: Sequence[dict[str, Any]])
     categories = sorted(ground_truth["categories"], key=lambda category: category["id"])
     image_numbers = {image_id: number for number, image_id in enumerate(image_ids, 1)}
     category_numbers = {category["id"]: number for number, category in enumerate(categories, 1)}
-    _check_results(results, image_numbers)
+    check_results(results, image_numbers)
     known = (
         annotation
         for annotation in ground_truth["annotations"]
@@ -147,23 +138,10 @@ def _renumbered(ground_truth: dict[str, Any], results: Sequence[dict[str, Any]])
         annotations.append(annotation)
     return _Content(
         images=[{"id": number} for number in image_numbers.values()],
-        categories=[
-            {**category, "id": category_numbers[category["id"]], "original_id": category["id"]}
-            for category in categories
-        ],
+        categories=[{**category, "id": category_numbers[category["id"]]} for category in categories],
         annotations=annotations,
         results=[{**entry(number, result), "score": float(result["score"])} for number, result in enumerate(kept, 1)],
     )
-
-
-def _check_results(results: Sequence[dict[str, Any]], images: dict[Any, int]) -> None:
-    for position, result in enumerate(results):
-        if result["image_id"] not in images:
-            raise InputError(
-                f"result {position} is of image {result['image_id']!r}, which the ground truth doesn't have"
-            )
-        if not all(map(math.isfinite, (result["score"], *result["bbox"]))):
-            raise InputError(f"result {position}, of image {result['image_id']!r}, has a score or box not finite")
 
 
 def _pycocotools(content: _Content, limits: list[int]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

@@ -9,12 +9,12 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from denseteacher.data.geometry import EvalView, pad_batch
-from denseteacher.data.images import decode_image
+from denseteacher.data.images import load_image
 from denseteacher.data.loaders import ignore_signals
 from denseteacher.data.records import Category, ImageRecord
 from denseteacher.detectors import DenseDetector
 from denseteacher.errors import InputError
-from denseteacher.evaluation.coco_map import CocoMap, coco_map
+from denseteacher.evaluation.metrics import Metrics, check_metrics, measure
 from denseteacher.structures import Detections, ImageBatch
 
 
@@ -30,12 +30,7 @@ class _Batches(Dataset[ImageBatch | InputError]):
 
     def __getitem__(self, index: int) -> ImageBatch | InputError:
         try:
-            return pad_batch(
-                [
-                    self.view.apply(decode_image(record.path, declared_size=(record.height, record.width)))
-                    for record in self.batches[index]
-                ]
-            )
+            return pad_batch([self.view.apply(load_image(record)) for record in self.batches[index]])
         except InputError as error:  # an exception would lose its type on the way out of a worker
             return error
 
@@ -114,7 +109,7 @@ def coco_results(image_id: int, detections: Detections, categories: Sequence[Cat
 
 
 class Evaluator:
-    """COCO AP of any detector on one data set."""
+    """Metrics of any detector on one data set."""
 
     def __init__(
         self,
@@ -126,18 +121,20 @@ class Evaluator:
         batch_size: int,
         workers: int = 0,
         source: Path | None = None,
+        metrics: Sequence[str] = ("coco",),
     ) -> None:
         """Takes the records, the COCO content they come from (crowd regions included) and the classes.
 
         Raises:
-            InputError: If there is nothing to evaluate on.
+            InputError: If there is nothing to evaluate on, or no such metric.
         """
         if not images or not ground_truth["annotations"]:
             raise InputError(f"{source or 'the validation data'} has no annotated images to evaluate on")
-        self.images, self.ground_truth, self.categories = images, ground_truth, categories
+        check_metrics(metrics)
+        self.images, self.ground_truth, self.categories, self.metrics = images, ground_truth, categories, metrics
         self.view, self.batch_size, self.workers = view, batch_size, workers
 
-    def __call__(self, detector: DenseDetector, device: torch.device) -> tuple[CocoMap, list[dict[str, Any]]]:
+    def __call__(self, detector: DenseDetector, device: torch.device) -> tuple[Metrics, list[dict[str, Any]]]:
         """The metrics, and the COCO results they are computed from."""
         results: list[dict[str, Any]] = []
         for record, detections in detect_images(
@@ -149,4 +146,4 @@ class Evaluator:
             workers=self.workers,
         ):
             results.extend(coco_results(record.id, detections, self.categories))
-        return coco_map(self.ground_truth, results), results
+        return measure(self.ground_truth, results, self.metrics), results

@@ -1,7 +1,8 @@
-"""Boxes on pictures."""
+"""Boxes on pictures, and pictures on sheets."""
 
 import colorsys
 from collections.abc import Sequence
+from itertools import zip_longest
 
 from PIL import Image, ImageDraw, ImageFont
 
@@ -35,8 +36,8 @@ def draw_boxes(
     picture = image.convert("RGB")
     pen = ImageDraw.Draw(picture)
     width = max(1, round(min(picture.size) / 200))
-    font = ImageFont.load_default(size=max(9, min(picture.size) / 40))
-    for index, (box, label) in enumerate(zip(boxes, labels, strict=True)):
+    font = ImageFont.load_default(size=max(12, min(picture.size) / 40))
+    for index, (box, label) in reversed(list(enumerate(zip(boxes, labels, strict=True)))):  # the first on top
         color = class_color(label)
         pen.rectangle(tuple(box), outline=color, width=width)
         text = class_names[label] if scores is None else f"{class_names[label]} {scores[index]:.2f}"
@@ -59,3 +60,31 @@ def draw_detections(
         class_names,
         detections.scores[kept].tolist(),
     )
+
+
+def fitted(image: Image.Image, side: int) -> Image.Image:
+    """The image enlarged or reduced until its longer side has this many pixels."""
+    factor = side / max(image.size)
+    size = (max(1, round(image.width * factor)), max(1, round(image.height * factor)))
+    return image.resize(size, Image.Resampling.BICUBIC)
+
+
+def picture_sheet(rows: Sequence[Sequence[Image.Image]], heads: Sequence[str] = ()) -> Image.Image:
+    """Pictures in rows and columns on one white sheet.
+
+    Args:
+        rows: Each with one picture a column; the last may be shorter.
+        heads: Captions of the columns.
+    """
+    gap, head = 8, 24 if heads else 0
+    columns = [[one for one in column if one is not None] for column in zip_longest(*rows)]
+    widths = [max(one.width for one in column) + gap for column in columns]
+    heights = [max(one.height for one in row) + gap for row in rows]
+    sheet = Image.new("RGB", (sum(widths) - gap, head + sum(heights) - gap), "white")
+    pen, font = ImageDraw.Draw(sheet), ImageFont.load_default(size=15)
+    for column, text in enumerate(heads):
+        pen.text((sum(widths[:column]) + 2, 3), text, fill="black", font=font)
+    for place, row in enumerate(rows):
+        for column, one in enumerate(row):
+            sheet.paste(one, (sum(widths[:column]), head + sum(heights[:place])))
+    return sheet

@@ -1,9 +1,12 @@
-"""Curves and dense-label pictures, as strings that an HTML page can hold."""
+"""Figures as files and as SVG that follows the page's colors, curves of the log, and heat maps over images."""
 
-import base64
 import io
-from collections.abc import Mapping, Sequence
-from typing import Any
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from html import escape
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -11,47 +14,63 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-# Okabe and Ito's palette, told apart with any color vision; line styles say the same a second time
-_COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7")
-_STYLES = ("-", "--", "-.", ":")
+from denseteacher.report.curves import Series
 
-Series = tuple[Sequence[float], Sequence[float]]
-Pixels = npt.NDArray[np.uint8]
-
-
-def curve_figure(series: Mapping[str, Series], *, title: str, ylabel: str) -> str:
-    """Lines over training steps, as an inline SVG.
-
-    Args:
-        series: Steps and values under the line's name.
-        title: Above the axes.
-        ylabel: What the values are.
-    """
-    from matplotlib.backends.backend_svg import FigureCanvasSVG
+if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(5.2, 3.2), layout="constrained")
-    axes = figure.add_subplot()
-    for index, (name, (steps, values)) in enumerate(series.items()):
-        axes.plot(
-            steps,
-            values,
-            color=_COLORS[index % len(_COLORS)],
-            linestyle=_STYLES[index % len(_STYLES)],
-            marker="o" if len(steps) < 30 else None,
-            markersize=3.5,
-            label=name,
-        )
-    axes.set(title=title, xlabel="step", ylabel=ylabel)
-    axes.grid(alpha=0.3)
-    for side in ("top", "right"):
-        axes.spines[side].set_visible(False)
-    if series:
-        axes.legend(frameon=False, fontsize="small")
+# Okabe and Ito's palette, told apart with any color vision; the page has it as --line-1, ...
+COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+INK, FAINT = "#1c2430", "#8a94a3"
+_STYLE: dict[Any, Any] = {
+    **dict.fromkeys(("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color"), INK),
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "grid.color": FAINT,
+    "grid.alpha": 0.35,
+    "font.size": 11,
+    "axes.labelsize": "small",
+    "xtick.labelsize": "small",
+    "ytick.labelsize": "small",
+    "legend.fontsize": "small",
+    "svg.hashsalt": "denseteacher",  # the same figure is the same text
+}
+Pixels = npt.NDArray[np.uint8]
+Heat = npt.NDArray[np.float32]
+
+
+@contextmanager
+def figure_style() -> Iterator[None]:
+    """Colors and lines of all figures that are made inside."""
+    from matplotlib import rc_context
+
+    with rc_context(_STYLE):
+        yield
+
+
+def as_svg(figure: "Figure", alt: str) -> str:
+    """The figure as inline SVG without background, whose colors are the page's CSS variables.
+
+    Args:
+        figure: Drawn in ``figure_style``.
+        alt: What it shows, for readers who don't see it.
+    """
     buffer = io.StringIO()
-    FigureCanvasSVG(figure).print_svg(buffer)  # type: ignore[no-untyped-call]
+    with figure_style():
+        figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
     text = buffer.getvalue()
-    return text[text.index("<svg") :]
+    # neither the links of its metadata nor a style that would be the whole page's
+    text = re.sub(r"<(metadata|style)\b.*?</\1>", "", text[text.index("<svg") :], flags=re.S)
+    text = re.sub(INK, "currentColor", text, flags=re.I)
+    for number, color in enumerate(COLORS, 1):
+        text = re.sub(color, f"var(--line-{number}, {color.lower()})", text, flags=re.I)
+    return text.replace("<svg ", f'<svg role="img" aria-label="{escape(alt)}" ', 1)
+
+
+def save_png(path: Path, figure: "Figure") -> None:
+    """Writes the figure on white."""
+    with figure_style():
+        figure.savefig(path, format="png", dpi=150)
 
 
 def smooth(values: Sequence[float], window: int = 9) -> list[float]:
@@ -66,18 +85,9 @@ def metric_series(rows: Sequence[Mapping[str, Any]], key: str) -> Series:
     return [step for step, _ in pairs], [value for _, value in pairs]
 
 
-def picture_uri(image: Image.Image, *, zoom: int = 1) -> str:
-    """The picture as a data URI."""
-    if zoom > 1:
-        image = image.resize((image.width * zoom, image.height * zoom), Image.Resampling.NEAREST)
-    buffer = io.BytesIO()
-    image.convert("RGB").save(buffer, "JPEG", quality=88)
-    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
-
-
 def richness_map(
     values: Tensor, shapes: Sequence[tuple[int, int]], strides: Sequence[int], size: tuple[int, int]
-) -> npt.NDArray[np.float32]:
+) -> Heat:
     """One value an anchor of one image, as a map over its pixels: the highest of a location and of all levels.
 
     Args:
@@ -100,12 +110,22 @@ def richness_map(
     return picture.numpy()
 
 
-def heat_overlay(image: Pixels, heat: npt.NDArray[np.float32]) -> Image.Image:
-    """The image in gray under a heat map of values in [0, 1]."""
+def heat_layer(heat: Heat) -> Image.Image:
+    """Values in [0, 1] as a picture to lay over an image: bright and opaque where high, clear where 0.
+
+    The scale ends at the highest value, but not below 0.3: a teacher that is sure of nothing stays dark.
+    """
     from matplotlib import colormaps
 
-    gray = np.asarray(Image.fromarray(image).convert("L").convert("RGB"), dtype=np.float32)
-    strength = np.clip(heat / max(float(heat.max()), 1e-6), 0, 1)[..., None]
-    colors = np.asarray(colormaps["viridis"](strength[..., 0]))[..., :3] * 255
-    blended = gray * (1 - 0.75 * strength) * 0.6 + colors * 0.75 * strength
-    return Image.fromarray(blended.clip(0, 255).astype(np.uint8))
+    strength = np.clip(heat / max(float(heat.max()), 0.3), 0, 1)
+    colors = np.asarray(colormaps["viridis"](strength))
+    colors[..., 3] = strength
+    return Image.fromarray((colors * 255).round().astype(np.uint8))
+
+
+def heat_overlay(image: Pixels, heat: Heat) -> Image.Image:
+    """The image, dark and gray, under its heat layer."""
+    gray = Image.fromarray(image).convert("L").point(lambda value: value * 0.6).convert("RGBA")
+    layer = heat_layer(heat)
+    layer.putalpha(layer.getchannel("A").point(lambda value: value * 0.75))
+    return Image.alpha_composite(gray, layer).convert("RGB")

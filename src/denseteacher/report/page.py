@@ -1,212 +1,122 @@
 """One self-contained HTML page that shows a run, or several side by side."""
 
-import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import NamedTuple
 
 import jinja2
-import numpy as np
-import torch
-from PIL import Image
 
-from denseteacher.data.geometry import pad_batch
-from denseteacher.data.images import decode_image
-from denseteacher.data.records import Category, ImageRecord
-from denseteacher.data.sources import Validation
-from denseteacher.inference.draw import draw_boxes, draw_detections
-from denseteacher.inference.predictor import Predictor
-from denseteacher.methods import DenseTeacher
-from denseteacher.report.figures import (
-    curve_figure,
-    heat_overlay,
-    metric_series,
-    picture_uri,
-    richness_map,
-    smooth,
+from denseteacher.report.charts import (
+    RunView,
+    loss_charts,
+    optimizer_charts,
+    precision_charts,
+    pseudo_label_charts,
 )
-from denseteacher.structures import ImageBatch
-from denseteacher.training.logging import read_metrics
-
-_ZOOM_BELOW = 300  # px; smaller pictures are shown enlarged
-SHOWN = 8  # images of each gallery
-_METRICS = ("AP", "AP50", "AP75")
+from denseteacher.report.curves import Chart
+from denseteacher.report.pictures import SHOWN_ABOVE, Picture
 
 
-class RunView(NamedTuple):
-    """One run to show."""
+class Report(NamedTuple):
+    """What a page shows; what is empty is left out."""
 
-    label: str
-    rows: list[dict[str, Any]]
-    """Of ``metrics.jsonl``."""
-    metrics: dict[str, float]
-    """Of the last evaluation; empty where nothing was evaluated."""
-    teacher: Predictor
+    title: str
+    summary: str
+    """The sentence that a reader with ten seconds reads."""
+    runs: Sequence[RunView]
+    """One or several; the last is the one that the page is about, the first what it is measured against."""
+    facts: Sequence[tuple[str, str]] = ()
+    """Numbers to put first, each with what it is."""
+    notes: Sequence[str] = ()
+    """What a reader must know before comparing."""
+    comparable: bool = True
+    """Whether all runs were evaluated on the same images."""
+    figures: Sequence[Chart] = ()
+    """Of the last run's evaluation."""
+    confusions: Sequence[tuple[str, str, int]] = ()
+    guidance: Sequence[Sequence[Picture]] = ()
+    taught: str = ""
+    """What becomes of the teacher's predictions, in a sentence."""
+    mistakes: Sequence[Sequence[Picture]] = ()
+    examples: Sequence[Sequence[Picture]] = ()
+    differences: Mapping[str, Sequence[str]] = {}
+    """Keys of the recipes that differ, with each run's value."""
+    recipe: str = ""
+    """YAML."""
+    environment: str = ""
+    """JSON text."""
 
 
-class Example(NamedTuple):
-    """A validation image with its ground truth."""
+class Cell(NamedTuple):
+    """A number in a table; ``kind`` is ``count``, ``number``, ``bar`` (of 100) or ``gain``."""
 
-    record: ImageRecord
-    boxes: list[list[float]]
-    labels: list[int]
-
-
-class Panel(NamedTuple):
-    """A picture under a caption."""
-
-    caption: str
-    uri: str
+    kind: str
+    value: float | None
 
 
-def write_report(
-    path: Path,
-    *,
-    title: str,
-    summary: str,
-    runs: Sequence[RunView],
-    examples: Sequence[Example] = (),
-    unlabeled: Sequence[ImageRecord] = (),
-    method: DenseTeacher | None = None,
-    recipe: str = "",
-    environment: str = "",
-) -> None:
+def write_report(path: Path, report: Report) -> None:
     """Writes the page.
 
-    Args:
-        path: The HTML file.
-        title: Of the page.
-        summary: The sentence that a reader with ten seconds reads.
-        runs: One or several.
-        examples: Validation images shown with every run's detections.
-        unlabeled: Images shown with the last run's dense pseudo-label.
-        method: Says how the learning region is selected; without it no dense label is shown.
-        recipe: YAML.
-        environment: JSON text.
+    Raises:
+        OSError: If the disk refuses.
     """
-    template = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined).from_string(
-        (resources.files("denseteacher.report") / "page.html.j2").read_text(encoding="utf-8")
-    )
-    dense = [] if method is None else [dense_label(runs[-1].teacher, record, method) for record in unlabeled]
-    page = template.render(
-        title=title,
-        summary=summary,
-        metrics=_METRICS,
-        table=[
-            (run.label, role, [run.metrics.get(f"{role}/{metric}") for metric in _METRICS])
-            for run in runs
-            if run.metrics
-            for role in ("teacher", "student")
-        ],
-        curves=_curves(runs),
-        examples=[_example(runs, example) for example in examples],
-        dense=dense,
-        recipe=recipe,
-        environment=environment,
+    loader = jinja2.FunctionLoader(lambda name: resources.files(__package__).joinpath(name).read_text("utf-8"))
+    environment = jinja2.Environment(loader=loader, autoescape=True, undefined=jinja2.StrictUndefined)
+    page = environment.get_template("page.html.j2").render(
+        report=report,
+        metrics=(metrics := _metrics(report.runs)),
+        table=_table(report.runs, metrics),
+        progress=precision_charts(report.runs) + loss_charts(report.runs),
+        pseudo_labels=pseudo_label_charts(report.runs),
+        optimizer=optimizer_charts(report.runs),
+        classes=class_table(report.runs, comparable=report.comparable),
+        shown_above=SHOWN_ABOVE,
     )
     path.write_text(page, encoding="utf-8")
 
 
-def run_view(folder: Path, label: str) -> RunView:
-    """A finished run as a report shows it."""
-    rows = read_metrics(folder / "metrics.jsonl")
-    evaluations = [row for row in rows if "teacher/AP" in row]
-    metrics = {key: value for key, value in evaluations[-1].items() if value is not None} if evaluations else {}
-    return RunView(label, rows, metrics, Predictor.load(folder))
+def class_table(runs: Sequence[RunView], *, comparable: bool = True) -> tuple[list[str], list[tuple[str, list[Cell]]]]:
+    """Headings and rows: objects, AP of every run with its gain over the first, other metrics of the last.
+
+    Runs without a scorecard are left out; of runs that don't compare only the last is shown.
+    """
+    shown = [(run.label, run.scorecard) for run in runs if run.scorecard is not None]
+    shown = shown if comparable else shown[-1:]
+    if not shown:
+        return [], []
+    *_, (_, last) = shown
+    ap = [{one.name: one.scores["AP"] for one in card.classes} for _, card in shown]
+    heads = ["objects"]
+    for number, (label, _) in enumerate(shown):
+        heads += ["AP" if len(shown) == 1 else f"AP, {label}", *(["gain"] if number else [])]
+    rows = []
+    for one in last.classes:
+        cells = [Cell("count", one.objects)]
+        for number, values in enumerate(ap):
+            cells.append(Cell("bar", values.get(one.name)))
+            cells += [Cell("gain", _difference(values.get(one.name), ap[0].get(one.name)))] if number else []
+        others = [value for name, value in one.scores.items() if name != "AP"]
+        rows.append((one.name, [*cells, *(Cell("number", value) for value in others)]))
+    return [*heads, *(name for name in last.classes[0].scores if name != "AP")], rows
 
 
-def examples(validation: Validation | None, categories: Sequence[Category]) -> list[Example]:
-    """A few validation images, spread over the set, with their ground truth."""
-    if validation is None:
-        return []
-    by_id: dict[int, list[dict[str, Any]]] = {}
-    for annotation in validation.ground_truth["annotations"]:
-        by_id.setdefault(annotation["image_id"], []).append(annotation)
-    classes = {category.id: index for index, category in enumerate(categories)}
-    chosen = validation.images[:: max(1, len(validation.images) // SHOWN)][:SHOWN]
-    shown = []
-    for record in chosen:
-        annotations = [one for one in by_id.get(record.id, []) if not one.get("iscrowd")]
-        boxes = [[x, y, x + width, y + height] for x, y, width, height in (one["bbox"] for one in annotations)]
-        shown.append(Example(record, boxes, [classes[one["category_id"]] for one in annotations]))
-    return shown
+def _difference(value: float | None, base: float | None) -> float | None:
+    return None if value is None or base is None else value - base
 
 
-def _curves(runs: Sequence[RunView]) -> list[str]:
-    """SVG figures: AP of all runs, then the losses of each."""
-    ap = {
-        f"{run.label}, {role}": metric_series(run.rows, f"{role}/AP")
-        for run in runs
-        for role in ("teacher", "student")
-        if metric_series(run.rows, f"{role}/AP")[0]
-    }
-    figures = [curve_figure(ap, title="COCO AP on the validation images", ylabel="AP")] if ap else []
-    for run in runs:
-        for prefix, name in (("sup", "labeled"), ("unsup", "unlabeled")):
-            keys = sorted({key for row in run.rows for key in row if key.startswith(f"{prefix}/")})
-            series = {}
-            for key in keys:
-                steps, values = metric_series(run.rows, key)
-                series[key] = (steps, smooth(values))
-            if series:
-                figures.append(curve_figure(series, title=f"{run.label}: {name} losses", ylabel="weighted loss"))
-    return figures
+def _metrics(runs: Sequence[RunView]) -> list[str]:
+    """Names of the metrics that some run has, without the recalls."""
+    keys = dict.fromkeys(key for run in runs for key in run.metrics)
+    names = [key.removeprefix("teacher/") for key in keys if key.startswith("teacher/")]
+    return [name for name in names if not name.startswith("AR")]
 
 
-def _example(runs: Sequence[RunView], example: Example) -> list[Panel]:
-    image = Image.fromarray(_pixels(example.record))
-    names = runs[0].teacher.class_names
-    zoom = _zoom(image)
-    large = image.resize((image.width * zoom, image.height * zoom), Image.Resampling.BICUBIC)
-    boxes = [[value * zoom for value in box] for box in example.boxes]
-    panels = [Panel("ground truth", picture_uri(draw_boxes(large, boxes, example.labels, names)))]
-    for run in runs:
-        found = run.teacher.predict([image])[0]
-        found = found._replace(boxes=found.boxes * zoom)
-        panels.append(Panel(f"{run.label}, teacher", picture_uri(draw_detections(large, found, names))))
-    return panels
-
-
-@torch.no_grad()
-def dense_label(teacher: Predictor, record: ImageRecord, method: DenseTeacher) -> list[Panel]:
-    """What a student is told about an unlabeled image: the image, the teacher's scores, the region kept."""
-    tensor = teacher.view.apply(decode_image(record.path, declared_size=(record.height, record.width)))
-    batch = pad_batch([tensor])
-    output = teacher.detector(ImageBatch(batch.pixels.to(teacher.device), batch.sizes.to(teacher.device)))
-    labels = method.model_copy(update={"group_size": None}).pseudo_labels(output)
-    size = cast(tuple[int, int], tuple(tensor.shape[1:]))
-    pixels = tensor.permute(1, 2, 0).contiguous().numpy()
-    canvas = cast(tuple[int, int], tuple(batch.pixels.shape[-2:]))
-    levels = teacher.detector.shapes(canvas), teacher.detector.strides
-    everything = richness_map(output.logits[0].sigmoid().amax(-1), *levels, size)
-    kept = richness_map(labels.targets[0].amax(-1), *levels, size)
-    found = teacher.detector.detect(output, batch.sizes)[0]
-    image = Image.fromarray(pixels)
-    zoom = _zoom(image)
-    large = image.resize((image.width * zoom, image.height * zoom), Image.Resampling.BICUBIC)
-    boxes = found._replace(boxes=found.boxes.cpu() * zoom, scores=found.scores.cpu(), labels=found.labels.cpu())
+def _table(runs: Sequence[RunView], metrics: Sequence[str]) -> list[tuple[str, str, list[float | None]]]:
+    """The metrics of every run's last evaluation."""
     return [
-        Panel("unlabeled image", picture_uri(large)),
-        Panel("highest class score", picture_uri(heat_overlay(pixels, everything), zoom=zoom)),
-        Panel("dense pseudo-label", picture_uri(heat_overlay(pixels, kept), zoom=zoom)),
-        Panel(
-            "what pseudo-boxes would keep",
-            picture_uri(draw_detections(large, boxes, teacher.class_names, score_floor=0.5)),
-        ),
+        (run.label, role, [run.metrics.get(f"{role}/{metric}") for metric in metrics])
+        for run in runs
+        if run.metrics
+        for role in ("teacher", "student")
     ]
-
-
-def _pixels(record: ImageRecord) -> np.ndarray[Any, np.dtype[np.uint8]]:
-    tensor = decode_image(record.path, declared_size=(record.height, record.width))
-    return tensor.permute(1, 2, 0).contiguous().numpy()
-
-
-def _zoom(image: Image.Image) -> int:
-    return max(1, _ZOOM_BELOW // max(image.size))
-
-
-def environment_text(folder: Path) -> str:
-    """The environment of a run folder, readable; empty where it has none."""
-    file = folder / "environment.json"
-    return json.dumps(json.loads(file.read_text()), indent=2) if file.is_file() else ""

@@ -13,6 +13,8 @@ from io import FileIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, cast
 
+import numpy as np
+from PIL import Image
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
@@ -90,6 +92,18 @@ class MetricsLog:
                 self._writer.flush()
         except OSError as error:
             raise RunError(f"{self.path} can't be written: {error.strerror or error}") from error
+
+    def show(self, step: int, picture: Image.Image) -> None:
+        """Adds a picture, as ``previews/step_N.jpg`` and to TensorBoard.
+
+        Raises:
+            OSError: If the disk refuses.
+        """
+        previews = self.folder / "previews"
+        previews.mkdir(parents=True, exist_ok=True)
+        picture.save(previews / f"step_{step:06d}.jpg", quality=85)
+        if self._writer is not None:
+            self._writer.add_image("previews", np.asarray(picture.convert("RGB")), step, dataformats="HWC")
 
     def truncate(self, step: int) -> None:
         """Drops the rows of this step and later ones, which a resumed run writes again.

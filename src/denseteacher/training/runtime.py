@@ -16,6 +16,7 @@ from torch.optim import Optimizer
 from denseteacher.config import Config
 from denseteacher.detectors.base import DenseDetector
 from denseteacher.errors import InputError
+from denseteacher.ops.assigners import Assignment
 from denseteacher.structures import DenseOutput, Detections, ImageBatch, LossDict, LossWeights, Targets
 
 _BF16_TOLERANCE = 0.02  # of the largest output; bf16 keeps 8 bits
@@ -196,6 +197,10 @@ class ParallelDetector:
     def anchors(self, canvas: tuple[int, int], device: torch.device) -> Tensor:
         """See ``DenseDetector``."""
         return self.detector.anchors(canvas, device)
+
+    def assign(self, anchors: Tensor, targets: Targets) -> Assignment:
+        """See ``DenseDetector``."""
+        return self.detector.assign(anchors, targets)
 
     def foreground(self, anchors: Tensor, targets: Targets) -> Tensor:
         """See ``DenseDetector``."""

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import torch
+from PIL import Image
 from pydantic import Field
 from torch import Tensor, nn
 
@@ -34,6 +35,7 @@ from denseteacher.training.signals import StopRequest
 from denseteacher.training.teacher import Teacher, ema_decay
 
 Evaluate = Callable[[DenseDetector], dict[str, float]]
+Preview = Callable[[DenseDetector], Image.Image]
 
 
 class ScheduleConfig(Config):
@@ -45,6 +47,8 @@ class ScheduleConfig(Config):
     evaluate_every: int = Field(2000, gt=0)
     checkpoint_every: int = Field(2000, gt=0)
     log_every: int = Field(20, gt=0)
+    preview_every: int = Field(1000, gt=0)
+    """Steps between pictures of what the teacher says of a few unlabeled images."""
     keep_checkpoints: int = Field(2, gt=0)
     max_nonfinite: int = Field(10, gt=0)
     """Steps in a row whose loss is not finite after which the run gives up."""
@@ -83,6 +87,7 @@ class Trainer:
         recipe: dict[str, Any],
         evaluate: Evaluate | None = None,
         save_best: Callable[[nn.Module, dict[str, float]], None] | None = None,
+        preview: Preview | None = None,
     ) -> None:
         """Sets up a run at step 0.
 
@@ -101,11 +106,12 @@ class Trainer:
             recipe: The resolved recipe, kept in checkpoints and compared on resume.
             evaluate: Gives a detector's metrics; in the main process alone.
             save_best: Told the teacher and its evaluation whenever it is the best so far.
+            preview: Draws what a teacher says of unlabeled images; in the main process alone.
         """
         self.method, self.strong, self.affine, self.dataset = method, strong, affine, dataset
         self.schedule, self.max_steps, self.optim, self.runtime = schedule, int(schedule.max_steps), optim, runtime
         self.workers, self.folder, self.recipe = workers, folder, recipe
-        self.evaluate, self.save_best = evaluate, save_best
+        self.evaluate, self.save_best, self.preview = evaluate, save_best, preview
         self.ema_decay, self.ema_start = ema
         self.student_module = student.train()
         self.optimizer = build_optimizer(student, optim)
@@ -156,6 +162,7 @@ class Trainer:
                 self._train_step(loaded)
                 self._seconds.append(self._data_wait + time.perf_counter() - start)
                 self._report(display)
+                self._show(display)
                 if self.step % self.schedule.evaluate_every == 0 or self.step == self.max_steps:
                     self._evaluate(display)
                 stopping = not self.runtime.all_true(stop.signal is None)
@@ -258,6 +265,15 @@ class Trainer:
         display.update(self.step, values)
         if self.log is not None:
             self.log.write(self.step, values)
+
+    def _show(self, display: ProgressDisplay) -> None:
+        """Draws what the teacher says at every ``preview_every``-th step; a picture that fails ends no run."""
+        if self.preview is None or self.log is None or self.step % self.schedule.preview_every:
+            return
+        try:
+            self.log.show(self.step, self.preview(self.labeler_view))
+        except OSError as error:
+            display.message(f"the preview of step {self.step} can't be written: {error.strerror or error}")
 
     def _evaluate(self, display: ProgressDisplay) -> None:
         """Evaluates teacher and student, and remembers the best teacher."""

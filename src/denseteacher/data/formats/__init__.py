@@ -1,1 +1,168 @@
-"""One module a file format; each returns the records of ``data.records``."""
+"""Annotation formats: told apart by looking, and read into one form."""
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal, get_args
+
+from denseteacher.data.choices import Format
+from denseteacher.data.formats.annotations import (
+    Annotations,
+    Content,
+    Fault,
+    Report,
+    labeled_images,
+    refuse,
+    with_categories,
+)
+from denseteacher.data.formats.coco import read_coco, read_image_info, write_split
+from denseteacher.data.formats.crowdhuman import read_crowdhuman
+from denseteacher.data.formats.folder import read_unlabeled
+from denseteacher.data.formats.voc import VOC_CLASSES, is_voc, read_voc
+from denseteacher.data.formats.yolo import is_yolo, read_yolo
+from denseteacher.data.records import Category, LabeledImages
+from denseteacher.errors import InputError
+
+__all__ = [
+    "VOC_CLASSES",
+    "Annotations",
+    "Content",
+    "Fault",
+    "Format",
+    "Report",
+    "labeled_images",
+    "read_annotations",
+    "read_image_info",
+    "read_labeled",
+    "read_unlabeled",
+    "refuse",
+    "with_categories",
+    "write_split",
+]
+
+Role = Literal["labeled", "validation"]
+_SUBSETS: dict[Role, tuple[str, ...]] = {
+    "labeled": ("trainval", "train"),
+    "validation": ("val", "valid", "validation", "test"),
+}
+"""Parts of a data set in one folder or file, by preference. VOC's ``val`` is in its ``trainval``, so ``test`` is
+what it is evaluated on."""
+
+
+def read_annotations(
+    path: Path,
+    images: Path | None = None,
+    *,
+    format: Format | None = None,
+    subset: str | None = None,
+    role: Role = "labeled",
+    check_files: bool = True,
+    report: Report = refuse,
+) -> Annotations:
+    """Reads a labeled data set of any format.
+
+    Args:
+        path: A COCO JSON; a VOC folder or image set; a YOLO ``data.yaml`` or folder; a CrowdHuman ``.odgt``; or a
+            folder that holds one of them.
+        images: Folder of the image files; found near ``path`` if not given.
+        format: The format; told by looking if not given.
+        subset: The part to read, where ``path`` has several (``trainval``, ``val``, ...).
+        role: What the data is for, which says what part is read where ``subset`` does not.
+        check_files: Look for the image files of a COCO JSON; other formats always need them.
+        report: Told about faults of entries; the default raises.
+
+    Raises:
+        InputError: If there is no data set of a known format, or it has a fault and ``report`` raises.
+    """
+    subsets = (subset,) if subset is not None else _SUBSETS[role]
+    if not path.exists():
+        raise InputError(f"there is no annotation file or folder {path}")
+    chosen = format or _detect(path)
+    if subset is not None and path.is_file() and chosen != "yolo":
+        raise InputError(f"{path} is one file without parts: name the file of {subset!r}, without --subset")
+    if chosen == "voc":
+        by_preference = ("test", *subsets) if subset is None and role == "validation" else subsets
+        return read_voc(path, images, subsets=by_preference, report=report)
+    if chosen == "yolo":
+        return read_yolo(path, images, subsets=subsets, report=report)
+    if chosen == "crowdhuman":
+        return read_crowdhuman(_file_in(path, "*.odgt", subsets), images, report=report)
+    return read_coco(_file_in(path, "*.json", subsets), images, check_files=check_files, report=report)
+
+
+def read_labeled(
+    path: Path,
+    images: Path | None = None,
+    *,
+    format: Format | None = None,
+    subset: str | None = None,
+    bad_boxes: Literal["error", "fix"] = "error",
+    categories: Sequence[Category] | None = None,
+) -> LabeledImages:
+    """``read_annotations`` as images with boxes, by rising id, without regions to ignore.
+
+    Args:
+        path: As there.
+        images: As there.
+        format: As there.
+        subset: As there.
+        bad_boxes: See ``labeled_images``.
+        categories: The classes that a detector has; matched by name.
+    """
+    annotations = read_annotations(path, images, format=format, subset=subset)
+    if categories is not None:
+        annotations = with_categories(annotations, categories)
+    return labeled_images(annotations, bad_boxes=bad_boxes)
+
+
+def _detect(path: Path) -> Format:
+    """The format of what lies at a path."""
+    if path.is_file():
+        by_suffix: dict[str, Format] = {".json": "coco", ".odgt": "crowdhuman", ".yaml": "yolo", ".yml": "yolo"}
+        found = "voc" if is_voc(path) else by_suffix.get(path.suffix.lower())
+        if found is None:
+            raise InputError(f"{path} is of no known format ({_known()}): say which with --format")
+        return found
+    if is_voc(path):
+        return "voc"
+    if is_yolo(path):
+        return "yolo"
+    if _files_in(path, "*.odgt"):
+        return "crowdhuman"
+    if _files_in(path, "*.json"):
+        return "coco"
+    raise InputError(
+        f"the folder {path} holds no annotations of a known format: a COCO JSON, VOC's Annotations/*.xml, YOLO's "
+        "data.yaml or labels/*.txt, or CrowdHuman's .odgt"
+    )
+
+
+def _known() -> str:
+    return ", ".join(get_args(Format))
+
+
+def _files_in(folder: Path, pattern: str) -> list[Path]:
+    """Files of a pattern in a folder or its ``annotations``; where COCO's ``instances_*`` are there, only those."""
+    files = sorted([*folder.glob(pattern), *folder.glob(f"annotations/{pattern}")])
+    return [file for file in files if file.name.startswith("instances_")] or files
+
+
+def _file_in(path: Path, pattern: str, subsets: Sequence[str]) -> Path:
+    """The file at a path, or the one of a folder whose name has the first subset that any has."""
+    if path.is_file():
+        return path
+    files = _files_in(path, pattern)
+    names = ", ".join(file.name for file in files[:5]) or "none"
+    by_subset = ([file for file in files if _is_of(file, subset)] for subset in subsets)
+    named = next((found for found in by_subset if found), [])
+    if not named and len(subsets) == 1:  # as the user asked for
+        raise InputError(f"the folder {path} has no {pattern} of {subsets[0]!r}; it has {names}")
+    if len(named or files) != 1:
+        raise InputError(f"the folder {path} should hold one {pattern}, not {len(files)} ({names}): name the file")
+    return (named or files)[0]
+
+
+def _is_of(file: Path, subset: str) -> bool:
+    """Whether a file is of a part: ``instances_train2017.json`` is of ``train`` and of ``train2017``."""
+    words = re.split(r"[\W_]+", file.stem)
+    return subset in words or subset in (word.rstrip("0123456789").lower() for word in words)

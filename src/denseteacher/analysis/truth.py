@@ -1,0 +1,108 @@
+"""Where an analysis gets its labels from: a labeled data set, or what a run's split hid from its training."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from denseteacher.data.formats import Annotations, Format, labeled_images, read_annotations, with_categories
+from denseteacher.data.records import Category, LabeledImages
+from denseteacher.data.sources import open_data
+from denseteacher.errors import InputError
+from denseteacher.recipe import Recipe, load_recipe
+
+
+class Truth(NamedTuple):
+    """Images with all that is known of them."""
+
+    objects: LabeledImages
+    ignored: LabeledImages
+    """The same images with the regions in which nothing counts (crowds)."""
+    source: str
+
+    def spread(self, limit: int) -> "Truth":
+        """At most ``limit`` of the images, spread over the set."""
+        count = len(self.objects.images)
+        return self.select(np.unique(np.linspace(0, count - 1, min(limit, count)).round().astype(int)).tolist())
+
+    def select(self, positions: list[int]) -> "Truth":
+        """The images at these positions."""
+        return self._replace(objects=self.objects.select(positions), ignored=self.ignored.select(positions))
+
+
+def read_truth(
+    path: Path,
+    images: Path | None = None,
+    *,
+    format: Format | None = None,
+    subset: str | None = None,
+    categories: Sequence[Category],
+) -> Truth:
+    """A labeled data set of any format.
+
+    Args:
+        path: See ``data.formats.read_annotations``.
+        images: Folder of the image files; found if not given.
+        format: Of the annotations; told by looking if not given.
+        subset: The part to read, where there are several.
+        categories: The detector's classes.
+
+    Raises:
+        InputError: If it can't be read, or has other classes.
+    """
+    annotations = with_categories(read_annotations(path, images, format=format, subset=subset), categories)
+    return Truth(labeled_images(annotations, bad_boxes="fix"), _ignored(annotations), str(path))
+
+
+def hidden_truth(detector: Path) -> Truth:
+    """The images that a run was trained on as unlabeled ones, with the labels that its split left out.
+
+    Args:
+        detector: The run folder, or a file in it.
+
+    Raises:
+        InputError: If there is no run, or its unlabeled images have no labels.
+    """
+    recipe = run_recipe(detector)
+    if recipe is None:
+        raise InputError(f"{detector} is not in a run folder, so there is no telling what to look at: give --data PATH")
+    if recipe.data.split == "none" or recipe.data.unlabeled is not None:
+        raise InputError(
+            f"the run of {detector} had unlabeled images without labels: give labeled images that it was not trained "
+            "on with --data PATH"
+        )
+    hidden = open_data(recipe.data.model_copy(update={"hidden_labels": True})).hidden
+    if hidden is None or not hidden.images:
+        raise InputError(f"the split of {detector} left no unlabeled images: give labeled ones with --data PATH")
+    return Truth(hidden, _ignored_in(recipe, hidden), f"hidden labels of {run_folder(detector)}")
+
+
+def run_folder(detector: Path) -> Path:
+    """The folder that a detector lies in, or is."""
+    return detector if detector.is_dir() else detector.parent
+
+
+def run_recipe(detector: Path) -> Recipe | None:
+    """The recipe of the run that a detector comes from; None if it lies in no run folder."""
+    file = run_folder(detector) / "recipe.yaml"
+    return load_recipe(file) if file.is_file() else None
+
+
+def _ignored(annotations: Annotations) -> LabeledImages:
+    """The regions to ignore, as if they were the objects."""
+    content = annotations.content
+    regions = [one | {"iscrowd": 0} for one in content["annotations"] if one.get("iscrowd", 0)]
+    return labeled_images(annotations._replace(content=content | {"annotations": regions}), bad_boxes="fix")
+
+
+def _ignored_in(recipe: Recipe, hidden: LabeledImages) -> LabeledImages:
+    """The regions to ignore in a run's unlabeled images."""
+    data, source = recipe.data, recipe.data.path("labeled")
+    if source is None:  # the built-in benchmark has none
+        boxes, labels = np.zeros((0, 4), np.float32), np.zeros(0, np.int64)
+        count = len(hidden.images)
+        return LabeledImages(hidden.images, [boxes] * count, [labels] * count, hidden.categories)
+    regions = _ignored(read_annotations(source, data.path("images"), format=data.format, subset=data.subset))
+    place = {image.id: index for index, image in enumerate(regions.images)}
+    return regions.select([place[image.id] for image in hidden.images])

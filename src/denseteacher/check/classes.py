@@ -1,0 +1,75 @@
+"""How many objects and images each class has, and whether training and validation fit together."""
+
+from collections import Counter
+from typing import NamedTuple
+
+import numpy as np
+
+from denseteacher.check.findings import Finding, Part, Severity, finding
+from denseteacher.check.parts import Parts, objects_of
+from denseteacher.data.formats import VOC_CLASSES
+from denseteacher.data.records import LabeledImages
+
+
+class ClassCount(NamedTuple):
+    """One class of a part."""
+
+    name: str
+    objects: int
+    images: int
+
+
+def count_classes(labeled: LabeledImages) -> list[ClassCount]:
+    """All classes in the order of their ids."""
+    objects = objects_of(labeled)
+    classes = len(labeled.categories)
+    counts = np.bincount(objects.labels, minlength=classes)
+    pairs = np.unique(objects.owner * classes + objects.labels)
+    images = np.bincount(pairs % max(classes, 1), minlength=classes)
+    return [
+        ClassCount(category.name, int(counts[index]), int(images[index]))
+        for index, category in enumerate(labeled.categories)
+    ]
+
+
+def class_findings(parts: Parts) -> list[Finding]:
+    """Classes that have no object, have twins, or stand in one part alone."""
+    trained = {one.name: one.objects for one in count_classes(parts.labeled)}
+    without = [name for name, objects in trained.items() if not objects]
+    findings = [
+        *_without_objects(without, fixed=tuple(trained) == VOC_CLASSES),
+        *_alike([category.name for category in parts.labeled.categories]),
+    ]
+    if parts.validation is None:
+        return findings
+    validated = {one.name: one.objects for one in count_classes(parts.validation)}
+    unknown = [name for name in validated if name not in trained]
+    unlearned = [name for name, objects in validated.items() if objects and trained.get(name) == 0]
+    unseen = [name for name, objects in trained.items() if objects and not validated.get(name)]
+    both = "labeled and validation"
+    return [
+        *findings,
+        *finding("error", "class of validation that training lacks", both, unknown, "name the classes alike"),
+        *finding("warning", "class of validation that has no labeled object", both, unlearned, "its AP will be 0"),
+        *finding("info", "class without objects in validation", both, unseen, "its AP is not measured"),
+    ]
+
+
+def _without_objects(names: list[str], *, fixed: bool) -> list[Finding]:
+    """Classes that can't be learned; no wonder where they are the fixed ones of VOC."""
+    severity: Severity = "info" if fixed else "warning"
+    return finding(severity, "class without objects", "labeled", names, "it can't be learned")
+
+
+def empty_images(labeled: LabeledImages, part: Part) -> list[Finding]:
+    """Images without objects."""
+    empty = [image.name for image, boxes in zip(labeled.images, labeled.boxes, strict=True) if not len(boxes)]
+    return finding("info", "image without objects", part, empty, "fine where there are none: all of it is background")
+
+
+def _alike(names: list[str]) -> list[Finding]:
+    """Names that differ in nothing but capitals, spaces and signs."""
+    plain = ["".join(filter(str.isalnum, name.casefold())) or name for name in names]
+    counts = Counter(plain)
+    twins = [name for name, key in zip(names, plain, strict=True) if counts[key] > 1]
+    return finding("warning", "class names that are almost the same", "labeled", twins, "one class by two names?")

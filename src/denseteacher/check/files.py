@@ -1,0 +1,94 @@
+"""Image files: every one read once, for its content's hash and for whether it decodes."""
+
+import hashlib
+import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple
+
+import numpy as np
+
+from denseteacher.check.findings import Finding, Part, Severity, finding
+from denseteacher.check.parts import image_sizes
+from denseteacher.data.formats import Fault
+from denseteacher.data.images import is_turned, open_image, orientation, read_content
+from denseteacher.data.records import ImageRecord
+from denseteacher.errors import InputError
+
+_UNUSUAL = 16.0  # times the area of the middle image
+_SEVERITY: dict[str, tuple[Severity, str]] = {
+    "unreadable image": ("error", ""),
+    "damaged image": ("error", ""),
+    "image of another size than declared": ("error", ""),
+    "image that is turned only in viewers": (
+        "warning",
+        "its boxes fit the pixels as stored, so training leaves them so; store such images upright",
+    ),
+}
+
+
+class Inspection(NamedTuple):
+    """What became of one file."""
+
+    digest: bytes | None
+    """Of its bytes; None where it is no sound image."""
+    fault: Fault | None
+
+
+def inspect_images(images: Sequence[ImageRecord]) -> list[Inspection]:
+    """Reads, hashes and decodes files; the decoders leave the interpreter to other threads meanwhile."""
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        return list(pool.map(_inspect, images))
+
+
+def _inspect(record: ImageRecord) -> Inspection:
+    try:
+        content = read_content(record.path, record.member)
+        image = open_image(record.path, record.member, content)
+    except InputError as error:
+        return Inspection(None, Fault("unreadable image", str(error)))
+    except OSError as error:
+        return Inspection(None, Fault("unreadable image", f"{record.name} can't be read ({error.strerror})"))
+    digest = hashlib.blake2b(content, digest_size=16).digest()
+    try:
+        turned = is_turned(image, record.name, (record.height, record.width))
+    except InputError as error:
+        return Inspection(digest, Fault("image of another size than declared", str(error)))
+    fault = None
+    if not turned and orientation(image) != 1:
+        size = f"{record.width} x {record.height}"
+        fault = Fault("image that is turned only in viewers", f"{record.name}: its annotation says {size}, as stored")
+    try:
+        # a JPEG's data are all read, but an eighth of the pixels is enough to see that they are there
+        image.draft("RGB", (max(1, image.width // 8), max(1, image.height // 8)))
+        image.load()
+    except Exception as error:  # Pillow's decoders raise whatever their format's parser meets
+        return Inspection(None, Fault("damaged image", f"{record.name} can't be decoded ({error})"))
+    return Inspection(digest, fault)
+
+
+def file_findings(inspections: Sequence[Inspection], part: Part) -> list[Finding]:
+    """What is wrong with the files of a part."""
+    messages: dict[str, list[str]] = {kind: [] for kind in _SEVERITY}
+    for inspection in inspections:
+        if inspection.fault is not None:
+            messages[inspection.fault.kind].append(inspection.fault.message)
+    return [
+        one
+        for kind, (severity, meaning) in _SEVERITY.items()
+        for one in finding(severity, kind, part, messages[kind], meaning)
+    ]
+
+
+def size_findings(images: Sequence[ImageRecord], part: Part) -> list[Finding]:
+    """Images much smaller or larger than the middle one."""
+    areas = image_sizes(images).prod(axis=1)
+    middle = float(np.median(areas)) if len(areas) else 0.0
+    findings = []
+    for kind, unusual in (("small", areas * _UNUSUAL < middle), ("large", areas > middle * _UNUSUAL)):
+        examples = [
+            f"{images[index].name}: {images[index].width} x {images[index].height}"
+            for index in np.flatnonzero(unusual).tolist()
+        ]
+        findings += finding("info", f"unusually {kind} image", part, examples, "beside the middle one of the part")
+    return findings

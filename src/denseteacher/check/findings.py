@@ -1,0 +1,64 @@
+"""What a check finds: how serious it is, what it is, how often it occurs and where."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from denseteacher.data.formats import Fault
+
+Severity = Literal["error", "warning", "info"]
+"""``error``: training would refuse or its numbers would be wrong; ``warning``: it runs and may learn badly."""
+Part = Literal["labeled", "unlabeled", "validation"]
+
+_ORDER: tuple[Severity, ...] = ("error", "warning", "info")
+_SHOWN = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """All occurrences of one thing in one part of the data."""
+
+    severity: Severity
+    kind: str
+    """What it is, the same for all findings of this kind."""
+    part: str
+    """``labeled``, ``unlabeled`` or ``validation``; or two of them, where it is about both."""
+    count: int
+    examples: tuple[str, ...]
+    """The first few, each with the name of its file."""
+    meaning: str = ""
+    """What follows from it, or what to do."""
+
+
+def finding(severity: Severity, kind: str, part: str, examples: Sequence[str], meaning: str = "") -> list[Finding]:
+    """One finding of which all occurrences are given, none where there are none."""
+    return [Finding(severity, kind, part, len(examples), tuple(examples[:_SHOWN]), meaning)] if examples else []
+
+
+def by_severity(findings: Sequence[Finding]) -> list[Finding]:
+    """The most serious first, and among equals the most frequent."""
+    return sorted(findings, key=lambda one: (_ORDER.index(one.severity), -one.count))
+
+
+class FaultLog:
+    """Gathers what the readers complain about."""
+
+    def __init__(self) -> None:
+        self._faults: dict[tuple[Part, Severity, str], list[str]] = {}
+
+    def report(self, part: Part, severity: Severity = "error") -> Callable[[Sequence[Fault]], None]:
+        """What to give a reader of this part as its ``report``."""
+
+        def collect(faults: Sequence[Fault]) -> None:
+            for fault in faults:
+                self._faults.setdefault((part, severity, fault.kind), []).append(fault.message)
+
+        return collect
+
+    def findings(self) -> list[Finding]:
+        """One for each kind and part."""
+        return [
+            one
+            for (part, severity, kind), messages in self._faults.items()
+            for one in finding(severity, kind, part, messages)
+        ]

@@ -1,0 +1,149 @@
+"""The three parts of a run's data, read with all their faults collected."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from denseteacher.check.findings import FaultLog, Finding, Part, finding
+from denseteacher.data.coco20cls import only_voc_classes
+from denseteacher.data.formats import Annotations, labeled_images, read_annotations, read_unlabeled
+from denseteacher.data.records import ImageRecord, LabeledImages
+from denseteacher.data.sources import DataConfig, TrainingData, draw_split
+from denseteacher.errors import InputError
+
+
+class Objects(NamedTuple):
+    """The n objects of a part's m images as arrays."""
+
+    boxes: npt.NDArray[np.float64]
+    """(n, 4) xyxy pixels of the image file."""
+    labels: npt.NDArray[np.int64]
+    """(n,)"""
+    owner: npt.NDArray[np.int64]
+    """(n,) position of the object's image."""
+    sizes: npt.NDArray[np.float64]
+    """(n, 2) height and width of the object's image."""
+
+
+class Parts(NamedTuple):
+    """What a run would train and be evaluated on."""
+
+    labeled: LabeledImages
+    unlabeled: list[ImageRecord]
+    validation: LabeledImages | None
+
+    def images(self) -> Iterator[tuple[Part, list[ImageRecord]]]:
+        """The parts that have images."""
+        yield "labeled", self.labeled.images
+        if self.unlabeled:
+            yield "unlabeled", self.unlabeled
+        if self.validation is not None:
+            yield "validation", self.validation.images
+
+    def labels(self) -> Iterator[tuple[Part, LabeledImages]]:
+        """The parts that have labels."""
+        yield "labeled", self.labeled
+        if self.validation is not None:
+            yield "validation", self.validation
+
+
+def objects_of(labeled: LabeledImages) -> Objects:
+    """All objects of the images, image by image."""
+    counts = [len(boxes) for boxes in labeled.boxes]
+    owner = np.repeat(np.arange(len(counts)), counts)
+    boxes = np.concatenate([np.zeros((0, 4)), *labeled.boxes]).astype(np.float64)
+    labels = np.concatenate([np.zeros(0, np.int64), *labeled.labels])
+    return Objects(boxes, labels, owner, image_sizes(labeled.images)[owner])
+
+
+def image_sizes(images: Sequence[ImageRecord]) -> npt.NDArray[np.float64]:
+    """(m, 2) height and width."""
+    return np.array([(image.height, image.width) for image in images], dtype=np.float64).reshape(-1, 2)
+
+
+def parts_of(data: TrainingData) -> Parts:
+    """What ``open_data`` has read without a fault."""
+    validation = None
+    if data.validation is not None:
+        images, content, path = data.validation
+        annotations = Annotations(path, "coco", content, path.parent)
+        validation = replace(labeled_images(annotations, bad_boxes="fix"), images=images)
+    return Parts(data.labeled, data.unlabeled, validation)
+
+
+def read_parts(config: DataConfig) -> tuple[Parts, list[Finding]]:
+    """Reads what ``open_data`` would read, and goes on where that would refuse.
+
+    Raises:
+        InputError: If a part can't be read at all.
+    """
+    log = FaultLog()
+    labeled, unlabeled, findings = _training_images(config, log)
+    return Parts(labeled, unlabeled, _validation(config, log)), [*log.findings(), *findings]
+
+
+def _training_images(config: DataConfig, log: FaultLog) -> tuple[LabeledImages, list[ImageRecord], list[Finding]]:
+    path = config.path("labeled")
+    assert path is not None
+    annotations = read_annotations(
+        path, config.path("images"), format=config.format, subset=config.subset, report=log.report("labeled")
+    )
+    labeled = _labeled_images(annotations, config, log, "labeled")
+    findings = _annotation_ids(annotations, "labeled")
+    unlabeled = _unlabeled(config, log)
+    if config.split != "none":
+        try:
+            split = draw_split(annotations, config.split, percent=config.percent, count=config.count, fold=config.fold)
+        except InputError as error:
+            return labeled, unlabeled, [*findings, *finding("error", "split of the data", "labeled", [str(error)])]
+        positions = {image.id: position for position, image in enumerate(labeled.images)}
+        if config.unlabeled is None:
+            unlabeled = [labeled.images[positions[id_]] for id_ in split.unlabeled_ids]
+        labeled = labeled.select([positions[id_] for id_ in split.labeled_ids])
+    return labeled, unlabeled, findings
+
+
+def _validation(config: DataConfig, log: FaultLog) -> LabeledImages | None:
+    path = config.path("val")
+    if path is None:
+        return None
+    annotations = read_annotations(
+        path,
+        config.path("val_images") or config.path("images"),
+        format=config.format,
+        subset=config.val_subset,
+        role="validation",
+        report=log.report("validation"),
+    )
+    return _labeled_images(annotations, config, log, "validation")
+
+
+def _labeled_images(annotations: Annotations, config: DataConfig, log: FaultLog, part: Part) -> LabeledImages:
+    """Sound boxes; bad ones are only worth a warning where training is told to repair them."""
+    report = log.report(part, "error" if config.bad_boxes == "error" else "warning")
+    return labeled_images(annotations, report=report)
+
+
+def _annotation_ids(annotations: Annotations, part: Part) -> list[Finding]:
+    seen: set[object] = set()
+    twice = []
+    for one in annotations.content["annotations"]:
+        if "id" in one and one["id"] in seen:
+            twice.append(f"{annotations.path}: annotation id {one['id']} stands twice")
+        seen.add(one.get("id"))
+    return finding("warning", "annotation id twice", part, twice, "training ignores these ids; other tools mix them up")
+
+
+def _unlabeled(config: DataConfig, log: FaultLog) -> list[ImageRecord]:
+    found: list[ImageRecord] = []
+    for source in config.unlabeled_sources:
+        path, images = config.below_root(source.path), config.below_root(source.images)
+        assert path is not None
+        if source.only is None:
+            found += read_unlabeled(path, images, report=log.report("unlabeled"))
+        else:
+            found += only_voc_classes(read_annotations(path, images, report=log.report("unlabeled")))
+    return found

@@ -1,0 +1,208 @@
+"""The whole check of a data set, and the part of it that is cheap enough to go before every run."""
+
+import os
+from dataclasses import asdict
+from typing import Any, NamedTuple
+
+from denseteacher.check.boxes import box_findings
+from denseteacher.check.classes import ClassCount, class_findings, count_classes, empty_images
+from denseteacher.check.duplicates import Identities, duplicate_findings, identify
+from denseteacher.check.files import file_findings, inspect_images, size_findings
+from denseteacher.check.findings import Finding, Part, Severity, by_severity, finding
+from denseteacher.check.foreground import Foreground, fits, fixed_ratio, measure_foreground
+from denseteacher.check.memory import StepMemory, shape_detector, step_memory, worst_canvas
+from denseteacher.check.parts import Parts, objects_of, parts_of, read_parts
+from denseteacher.check.scales import Scales, measure_scales
+from denseteacher.check.suggestions import Suggestion, suggest_values
+from denseteacher.data.images import IMAGE_SUFFIXES
+from denseteacher.data.records import LabeledImages
+from denseteacher.data.sources import TrainingData
+from denseteacher.detectors import DenseDetector
+from denseteacher.recipe import Recipe, resolve_auto
+
+_NOTED_STEPS = 2  # batches that tell whether a recipe's own ratio is far off
+
+
+class Measures(NamedTuple):
+    """What a detector would make of the data."""
+
+    scales: Scales
+    foreground: Foreground
+    memory: StepMemory
+    suggestions: list[Suggestion]
+
+    @property
+    def options(self) -> str:
+        """The suggestions as options to copy."""
+        return " ".join(f"--set {one.key}={one.value}" for one in self.suggestions)
+
+
+class CheckReport(NamedTuple):
+    """All that a check says."""
+
+    findings: list[Finding]
+    """The most serious first."""
+    images: dict[Part, int]
+    """Sound images of each part."""
+    classes: list[ClassCount]
+    """Of the labeled part."""
+    measures: Measures | None
+    """None where there is no labeled object."""
+    recipe: Recipe
+    """Without ``auto`` values."""
+    decoded: bool
+    """Whether the images were read."""
+
+    @property
+    def errors(self) -> int:
+        """Kinds of error."""
+        return sum(one.severity == "error" for one in self.findings)
+
+    def content(self) -> dict[str, Any]:
+        """Everything, for a JSON file."""
+        return {
+            "findings": [asdict(one) for one in self.findings],
+            "images": self.images,
+            "classes": [one._asdict() for one in self.classes],
+            **_measures_content(self.measures),
+            "recipe": self.recipe.model_dump(mode="json"),
+            "decoded": self.decoded,
+        }
+
+
+def check_data(config: Recipe, *, quick: bool = False) -> CheckReport:
+    """Reads everything that a run of this recipe would read, once.
+
+    Args:
+        config: A recipe whose ``data`` names what to check.
+        quick: Leave out the content of the images: what can't be decoded, and copies under other names.
+
+    Raises:
+        InputError: If a part of the data can't be read at all, or the recipe's detector can't be built.
+    """
+    parts, findings = read_parts(config.data)
+    if not findings:
+        findings += _unlisted(parts)
+    findings += _image_findings(parts, quick=quick)
+    findings += class_findings(parts)
+    for name, labeled in parts.labels():
+        findings += [*empty_images(labeled, name), *box_findings(labeled, name)]
+    config = resolve_auto(config, labeled=len(parts.labeled.images), unlabeled=len(parts.unlabeled))
+    measures = _measure(config, parts)
+    if measures is None:
+        findings += finding("error", "no labeled object", "labeled", ["none of the images has a box"])
+    else:
+        findings += scale_findings(parts.labeled, measures.scales)
+        findings += ratio_findings(config, measures.foreground)
+        config = with_ratio(config, measures.foreground)
+    images = {part: len(images) for part, images in parts.images()}
+    return CheckReport(by_severity(findings), images, count_classes(parts.labeled), measures, config, not quick)
+
+
+def notes_before_run(config: Recipe, detector: DenseDetector, data: TrainingData) -> list[str]:
+    """Sentences on what looks wrong about the data of a run, without opening an image."""
+    parts = parts_of(data)
+    scales = measure_scales(objects_of(parts.labeled), config.augment.weak, config.detector)
+    findings = [
+        *duplicate_findings({part: identify(images) for part, images in parts.images()}),
+        *class_findings(parts),
+        *scale_findings(parts.labeled, scales),
+    ]
+    if fixed_ratio(config.method) is not None:
+        findings += ratio_findings(config, measure_foreground(config, detector, parts.labeled, steps=_NOTED_STEPS))
+    return [_sentence(one) for one in by_severity(findings) if one.severity != "info"]
+
+
+def with_ratio(config: Recipe, foreground: Foreground) -> Recipe:
+    """The recipe with the measured share in place of ``ratio: auto``."""
+    if getattr(config.method, "ratio", None) != "auto":
+        return config
+    return config.model_copy(update={"method": config.method.model_copy(update={"ratio": foreground.ratio})})
+
+
+def scale_findings(labeled: LabeledImages, scales: Scales) -> list[Finding]:
+    """Objects that the detector is hardly or never trained on."""
+    owner, missed, extents = objects_of(labeled).owner, scales.missed, scales.extents
+    examples = [
+        f"{labeled.images[owner[index]].name}: {extents[index, 0]:.1f} x {extents[index, 1]:.1f} px in the view"
+        for index in missed
+    ]
+    severity: Severity = "warning" if scales.misses_many else "info"
+    if scales.detector == "fcos":
+        meaning = "no location of FCOS is trained on them at the size of the training views"
+        return finding(severity, "object outside of all levels", "labeled", examples, meaning)
+    meaning = "at the size of the training views, only their best anchor is trained on them"
+    return finding(severity, "object that no anchor fits", "labeled", examples, meaning)
+
+
+def ratio_findings(config: Recipe, foreground: Foreground) -> list[Finding]:
+    """A ``ratio`` far from what the labeled images call for."""
+    ratio = fixed_ratio(config.method)
+    if ratio is None or fits(ratio, foreground):
+        return []
+    example = f"method.ratio is {ratio:g}, and 2.5 times the share of foreground is {foreground.ratio:g}"
+    return finding("warning", "ratio that does not fit the objects", "labeled", [example], "method.ratio=auto measures")
+
+
+def _measure(config: Recipe, parts: Parts) -> Measures | None:
+    labeled = parts.labeled
+    most = max(map(len, labeled.boxes), default=0)
+    if not most:
+        return None
+    detector = shape_detector(config, len(labeled.categories))
+    scales = measure_scales(objects_of(labeled), config.augment.weak, config.detector)
+    foreground = measure_foreground(config, detector, labeled)
+    canvas = worst_canvas(config.augment.weak, [*labeled.images, *parts.unlabeled])
+    memory = step_memory(config, detector, canvas, most)
+    return Measures(scales, foreground, memory, suggest_values(config, parts, scales, foreground))
+
+
+def _image_findings(parts: Parts, *, quick: bool) -> list[Finding]:
+    """What the image files themselves show, and which of them are the same."""
+    findings: list[Finding] = []
+    identities: dict[Part, Identities] = {}
+    for part, images in parts.images():
+        digests = None
+        if not quick:
+            inspections = inspect_images(images)
+            findings += file_findings(inspections, part)
+            digests = [inspection.digest for inspection in inspections]
+        identities[part] = identify(images, digests)
+        findings += size_findings(images, part)
+    return [*findings, *duplicate_findings(identities)]
+
+
+def _unlisted(parts: Parts) -> list[Finding]:
+    """Image files beside the labeled ones that no part names."""
+    listed = {str(image.path) for _, images in parts.images() for image in images}
+    folders = sorted({image.path.parent for image in parts.labeled.images})
+    found = [
+        entry.path
+        for folder in folders
+        for entry in sorted(os.scandir(folder), key=lambda entry: entry.name)
+        if os.path.splitext(entry.name)[1].lower() in IMAGE_SUFFIXES and entry.path not in listed  # noqa: PTH122
+    ]
+    return finding("info", "image file without an entry", "labeled", found, "unlabeled? then --unlabeled takes them")
+
+
+def _sentence(one: Finding) -> str:
+    meaning = f" ({one.meaning})" if one.meaning else ""
+    return f"check: {one.kind}, {one.part}: {one.count:,}, for example {one.examples[0]}{meaning}"
+
+
+def _measures_content(measures: Measures | None) -> dict[str, Any]:
+    if measures is None:
+        return {}
+    scales, foreground, memory, suggestions = measures
+    levels = dict(zip(map(str, scales.strides), scales.counts, strict=True))
+    return {
+        "levels": levels | {"none": len(scales.missed)},
+        "foreground": foreground._asdict() | {"ratio": foreground.ratio},
+        "memory": {
+            "canvas": memory.canvas,
+            "fixed_bytes": memory.fixed,
+            "bytes_by_accumulate": memory.parts,
+        },
+        "suggestions": [one._asdict() for one in suggestions],
+        "options": measures.options,
+    }

@@ -1,0 +1,12 @@
+"""What a recipe or the command line can choose between; imports nothing, so that ``--help`` stays quick."""
+
+from typing import Literal
+
+Format = Literal["coco", "voc", "yolo", "crowdhuman"]
+"""Of a labeled data set."""
+
+Protocol = Literal["seeded", "stratified", "published", "stac"]
+"""How a labeled data set is cut into a labeled and an unlabeled part."""
+
+LabelFormat = Literal["coco", "yolo", "voc", "label-studio"]
+"""What detections are written as for a labeling tool."""

@@ -1,0 +1,39 @@
+"""Tar shards: images in uncompressed tar files, read where they lie."""
+
+import os
+import tarfile
+from pathlib import Path
+
+from denseteacher.data.images import IMAGE_SUFFIXES
+from denseteacher.data.records import TarMember
+from denseteacher.errors import InputError
+
+
+def tar_members(path: Path) -> list[TarMember]:
+    """The images in a tar file, in its order; hidden files are passed over.
+
+    Raises:
+        InputError: If it is compressed, damaged, or holds no images.
+    """
+    size = path.stat().st_size
+    try:
+        with tarfile.open(path, "r:") as archive:
+            members = [
+                TarMember(member.name, member.offset_data, member.size)
+                for member in archive
+                if member.isfile() and _is_image(member.name)
+            ]
+    except (tarfile.TarError, OSError, EOFError) as error:
+        raise InputError(
+            f"{path} can't be read as an uncompressed tar file ({error}): unpack it, or pack it without compression"
+        ) from error
+    if members and members[-1].offset + members[-1].size > size:
+        raise InputError(f"{path} is cut off: {members[-1].name} ends after its last byte; copy the file again")
+    if not members:
+        raise InputError(f"{path} holds no images ({', '.join(sorted(IMAGE_SUFFIXES))})")
+    return members
+
+
+def _is_image(name: str) -> bool:
+    base = os.path.basename(name)  # noqa: PTH119 (Path objects are slow for a million files)
+    return not base.startswith(".") and os.path.splitext(base)[1].lower() in IMAGE_SUFFIXES  # noqa: PTH122

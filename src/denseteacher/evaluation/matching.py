@@ -1,0 +1,85 @@
+"""Which detection is which object: what miss rate, VOC AP and the diagnostics share."""
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from denseteacher.evaluation.scene import Floats, Ints
+
+UNMATCHED, IGNORED = -1, -2
+"""Instead of an object's position: a mistake; a detection that counts neither way."""
+
+
+def iou(first: Floats, second: Floats) -> Floats:
+    """(n, m) intersection over union of (n, 4) and (m, 4) xyxy boxes; 0 where both have no area."""
+    common = _intersection(first, second)
+    return _ratio(common, _area(first)[:, None] + _area(second)[None] - common)
+
+
+def covered_share(first: Floats, second: Floats) -> Floats:
+    """(n, m) share of each first box that lies in each second one; 0 for a box without area."""
+    return _ratio(_intersection(first, second), np.broadcast_to(_area(first)[:, None], (len(first), len(second))))
+
+
+def match_in_turn(found: Floats, objects: Floats, ignored: Floats, *, at_least: float) -> Ints:
+    """Gives each detection of one image, in turn, the object it overlaps most among those that are left.
+
+    A detection that gets none but lies in an ignored region counts neither way; a region takes any number.
+
+    Args:
+        found: (n, 4) xyxy boxes by falling score.
+        objects: (m, 4) boxes to find; of equal overlaps the first is taken.
+        ignored: (k, 4) regions.
+        at_least: IoU with an object, and share of the detection in a region, that it takes; above 0.
+
+    Returns:
+        (n,) position of the object, ``UNMATCHED`` or ``IGNORED``.
+    """
+    matched = np.full(len(found), UNMATCHED, dtype=np.int64)
+    overlap = iou(found, objects)
+    reached = overlap >= at_least
+    for row in np.flatnonzero(reached.any(axis=1)):
+        best = int(overlap[row].argmax())
+        if overlap[row, best] >= at_least:
+            matched[row] = best
+            overlap[:, best] = 0.0  # it is taken
+    inside = (covered_share(found, ignored) >= at_least).any(axis=1)
+    matched[(matched == UNMATCHED) & inside] = IGNORED
+    return matched
+
+
+def groups(found: Ints, objects: Ints) -> Iterator[tuple[Ints, Ints]]:
+    """Positions of the detections and of the objects of each group that has both, in their order.
+
+    Args:
+        found: (n,) group of each detection, such as its image.
+        objects: (m,) group of each object.
+    """
+    orders = [np.argsort(column, kind="stable") for column in (found, objects)]
+    shared = np.intersect1d(found, objects)
+    cuts = [
+        zip(
+            np.searchsorted(column[order], shared, side="left").tolist(),
+            np.searchsorted(column[order], shared, side="right").tolist(),
+            strict=True,
+        )
+        for column, order in zip((found, objects), orders, strict=True)
+    ]
+    for (first, last), (begin, end) in zip(*cuts, strict=True):
+        yield orders[0][first:last], orders[1][begin:end]
+
+
+def _intersection(first: Floats, second: Floats) -> Floats:
+    corner = np.maximum(first[:, None, :2], second[None, :, :2])
+    sides = np.minimum(first[:, None, 2:], second[None, :, 2:]) - corner
+    product: Floats = sides.clip(min=0).prod(axis=2)
+    return product
+
+
+def _area(boxes: Floats) -> Floats:
+    product: Floats = (boxes[:, 2:] - boxes[:, :2]).prod(axis=1)
+    return product
+
+
+def _ratio(part: Floats, whole: Floats) -> Floats:
+    return np.divide(part, whole, out=np.zeros_like(part), where=whole > 0)

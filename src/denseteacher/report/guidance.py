@@ -1,0 +1,139 @@
+"""What a teacher says of unlabeled images, and what of it a student is taught."""
+
+from typing import NamedTuple, TypeVar, cast
+
+import torch
+from torch import Tensor
+
+from denseteacher.data.affine import AffineView
+from denseteacher.data.loaders import LoadedStep, StepDataset, with_strong_views
+from denseteacher.data.photometry import StrongView
+from denseteacher.detectors import DenseDetector
+from denseteacher.methods import DenseTeacher, Method, PseudoBoxTeacher
+from denseteacher.report.figures import Heat, Pixels, richness_map
+from denseteacher.structures import DenseOutput, Detections, ImageBatch, SemiBatch, Targets
+
+_Rows = TypeVar("_Rows", ImageBatch, Targets)
+
+
+class Guidance(NamedTuple):
+    """Of one unlabeled image, in the pixels of its weak view."""
+
+    weak: Pixels
+    """(H, W, 3) what the teacher sees."""
+    strong: Pixels
+    """What the student sees."""
+    scores: Heat
+    """(H, W) the teacher's highest class score."""
+    detections: Detections
+    """The teacher's, at any score."""
+    region: Heat | None
+    """(H, W) highest class score of the dense pseudo-label; None for other methods."""
+    pseudo_boxes: Detections | None
+    """The boxes that a method of pseudo-boxes keeps at its threshold; None for other methods."""
+
+
+def first_views(dataset: StepDataset, strong: StrongView, affine: AffineView | None, *, most: int = 8) -> SemiBatch:
+    """The views of a run's first step, on the CPU, with unlabeled ones wherever there are any.
+
+    Every draw is keyed by its step, so that looking at the step early changes nothing in the run.
+
+    Args:
+        dataset: The run's steps.
+        strong: Its strong view.
+        affine: Its geometry of strong views.
+        most: Images of each kind.
+
+    Raises:
+        InputError: If one of the step's images can't be read.
+    """
+    settings = dataset.settings._replace(needs_unlabeled=lambda _: bool(dataset.unlabeled))
+    loaded = StepDataset(dataset.labeled, dataset.unlabeled, settings, hidden=dataset.hidden).load(0)
+    return with_strong_views(_first(loaded, most), strong, affine, seed=settings.seed, device=torch.device("cpu"))
+
+
+@torch.no_grad()
+def guidance_of(method: Method, teacher: DenseDetector, views: SemiBatch, device: torch.device) -> list[Guidance]:
+    """What the unlabeled images of a step teach.
+
+    Args:
+        method: Says what is made of the teacher's predictions.
+        teacher: On ``device``, in eval mode.
+        views: Of the step, on the CPU.
+        device: Where to compute.
+    """
+    if views.unlabeled_weak is None or views.unlabeled_strong is None:
+        return []
+    weak = ImageBatch(*(field.to(device) for field in views.unlabeled_weak))
+    output = teacher(weak)
+    detections = teacher.detect(output, weak.sizes)
+    richness, region = output.logits.sigmoid().amax(-1), _region(method, output)
+    kept = _pseudo_boxes(method, teacher, output, views._replace(unlabeled_weak=weak))
+    canvas = cast(tuple[int, int], tuple(weak.pixels.shape[-2:]))
+    grid = teacher.shapes(canvas), teacher.strides
+    sizes: list[tuple[int, int]] = [(height, width) for height, width in weak.sizes.tolist()]
+    return [
+        Guidance(
+            weak=image_pixels(views.unlabeled_weak, index),
+            strong=image_pixels(views.unlabeled_strong, index),
+            scores=richness_map(richness[index], *grid, size),
+            detections=_to_cpu(detections[index]),
+            region=None if region is None else richness_map(region[index], *grid, size),
+            pseudo_boxes=None if kept is None else _to_cpu(kept[index]),
+        )
+        for index, size in enumerate(sizes)
+    ]
+
+
+def image_pixels(images: ImageBatch, index: int) -> Pixels:
+    """(H, W, 3) of one image of a batch, without its padding."""
+    height, width = images.sizes[index].tolist()
+    pixels: Pixels = images.pixels[index, :, :height, :width].permute(1, 2, 0).contiguous().cpu().numpy()
+    return pixels
+
+
+def _first(loaded: LoadedStep, most: int) -> LoadedStep:
+    """The step with no more than the first few images of each kind."""
+    views = loaded.unlabeled
+    if views is not None:
+        views = views._replace(
+            weak=_head(views.weak, most),
+            positions=views.positions[:most],
+            to_weak=views.to_weak[:most],
+            hidden=None if views.hidden is None else _head(views.hidden, most),
+            slots=views.slots[:most],
+        )
+    return loaded._replace(
+        labeled=_head(loaded.labeled, most),
+        targets=_head(loaded.targets, most),
+        labeled_slots=loaded.labeled_slots[:most],
+        unlabeled=views,
+    )
+
+
+def _region(method: Method, output: DenseOutput) -> Tensor | None:
+    """(B, N) what is left of the teacher's highest scores in a dense pseudo-label, all images in one group."""
+    if not isinstance(method, DenseTeacher):
+        return None
+    return method.model_copy(update={"group_size": None}).pseudo_labels(output).targets.amax(-1)
+
+
+def _pseudo_boxes(
+    method: Method, teacher: DenseDetector, output: DenseOutput, views: SemiBatch
+) -> list[Detections] | None:
+    """What a method of pseudo-boxes keeps at the threshold of its recipe."""
+    if not isinstance(method, PseudoBoxTeacher):
+        return None
+    found = method.find(teacher, output, views, method.threshold)
+    return [
+        Detections(boxes[mask], scores[mask], labels[mask]) for boxes, labels, mask, scores in zip(*found, strict=True)
+    ]
+
+
+def _head(rows: _Rows, most: int) -> _Rows:
+    return type(rows)(*(field[:most] for field in rows))
+
+
+def _to_cpu(detections: Detections) -> Detections:
+    fields: list[Tensor] = [field.cpu() for field in detections]
+    return Detections(*fields)

@@ -1,0 +1,114 @@
+"""What a finished run leaves of its evaluation: the numbers, the detections they are from, and two figures."""
+
+import csv
+import hashlib
+import json
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from denseteacher.evaluation.diagnostics import confusion_matrix, precision_recall
+from denseteacher.evaluation.metrics import Metrics
+from denseteacher.evaluation.scene import class_names
+from denseteacher.report.diagrams import confusion_figure, precision_recall_figure
+from denseteacher.report.figures import save_png
+from denseteacher.report.pictures import SHOWN_ABOVE
+
+_SCORECARD, _DETECTIONS = "evaluation.json", "detections.json"
+
+
+class ClassScore(NamedTuple):
+    """How well one class is found."""
+
+    name: str
+    objects: int
+    """In the validation images, without regions to ignore."""
+    scores: dict[str, float | None]
+    """``AP``, ``AP50``, ... in percent; None where there is no object to find."""
+
+
+class Scorecard(NamedTuple):
+    """How good the detector of a run is on the validation images."""
+
+    step: int
+    """Of the teacher that is the detector."""
+    file: str
+    """Validation annotations."""
+    digest: str
+    """Of their content: two runs compare where it is the same."""
+    images: int
+    metrics: dict[str, float | None]
+    classes: list[ClassScore]
+
+
+def make_scorecard(truth: Mapping[str, Any], found: Metrics, *, file: Path, step: int) -> Scorecard:
+    """Collects what an evaluation found.
+
+    Args:
+        truth: COCO content that was evaluated on.
+        found: The metrics.
+        file: Where the content is from.
+        step: Of the detector.
+    """
+    categories = sorted(truth["categories"], key=lambda category: category["id"])
+    counts = Counter(one["category_id"] for one in truth["annotations"] if not one.get("iscrowd"))
+    classes = [
+        ClassScore(name, counts[category["id"]], _finite(found.per_class[name]))
+        for name, category in zip(class_names(categories), categories, strict=True)
+    ]
+    return Scorecard(step, str(file), _digest(truth), len(truth["images"]), _finite(found.values), classes)
+
+
+def write_scorecard(folder: Path, card: Scorecard, results: Sequence[Mapping[str, Any]]) -> None:
+    """Writes ``evaluation.json``, ``detections.json`` (COCO results) and ``per_class.csv``.
+
+    Raises:
+        OSError: If the disk refuses.
+    """
+    content = card._asdict() | {"classes": [one._asdict() for one in card.classes]}
+    (folder / _SCORECARD).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    (folder / _DETECTIONS).write_text(json.dumps(list(results)), encoding="utf-8")
+    with (folder / "per_class.csv").open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(["class", "objects", *card.classes[0].scores])
+        writer.writerows([one.name, one.objects, *one.scores.values()] for one in card.classes)
+
+
+def read_scorecard(folder: Path) -> Scorecard | None:
+    """The scorecard of a run; None where it was not evaluated, or by a version that wrote none."""
+    file = folder / _SCORECARD
+    if not file.is_file():
+        return None
+    content = json.loads(file.read_text(encoding="utf-8"))
+    return Scorecard(**content | {"classes": [ClassScore(**one) for one in content["classes"]]})
+
+
+def read_detections(folder: Path) -> list[dict[str, Any]] | None:
+    """The COCO results that a run's scorecard is from; None where it has none."""
+    file = folder / _DETECTIONS
+    return list(json.loads(file.read_text(encoding="utf-8"))) if file.is_file() else None
+
+
+def write_figures(folder: Path, truth: Mapping[str, Any], results: Sequence[Mapping[str, Any]]) -> None:
+    """Writes ``pr_curve.png`` and ``confusion_matrix.png``.
+
+    Raises:
+        OSError: If the disk refuses.
+    """
+    names = class_names(sorted(truth["categories"], key=lambda category: category["id"]))
+    matrix = confusion_matrix(truth, results, score=SHOWN_ABOVE)
+    save_png(folder / "pr_curve.png", precision_recall_figure(precision_recall(truth, results)))
+    save_png(folder / "confusion_matrix.png", confusion_figure(matrix, names))
+
+
+def _digest(truth: Mapping[str, Any]) -> str:
+    """Of images, boxes and classes, in whatever order and format they came."""
+    images = sorted(str(one["id"]) for one in truth["images"])
+    boxes = sorted((str(one["image_id"]), one["category_id"], *map(float, one["bbox"])) for one in truth["annotations"])
+    return hashlib.sha256(json.dumps([images, boxes]).encode()).hexdigest()[:16]
+
+
+def _finite(values: Mapping[str, float]) -> dict[str, float | None]:
+    return {name: value if math.isfinite(value) else None for name, value in values.items()}

@@ -1,0 +1,226 @@
+"""What a finished run is evaluated to, and its report: from run folders to a page."""
+
+import json
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from denseteacher.data.loaders import StepDataset, StreamSettings
+from denseteacher.data.sources import TrainingData, Validation
+from denseteacher.evaluation.diagnostics import confusion_matrix, precision_recall
+from denseteacher.evaluation.evaluator import Evaluator
+from denseteacher.inference.predictor import Predictor
+from denseteacher.methods import DenseTeacher, Method, PseudoBoxTeacher
+from denseteacher.recipe import Recipe, dump_recipe
+from denseteacher.report.charts import RunView
+from denseteacher.report.diagrams import confusion_chart, confusions, precision_recall_chart
+from denseteacher.report.gallery import guidance_row, validation_row
+from denseteacher.report.guidance import first_views, guidance_of
+from denseteacher.report.mistakes import judge, worst_images
+from denseteacher.report.page import Report, write_report
+from denseteacher.report.pictures import SHOWN_ABOVE, Picture
+from denseteacher.report.scorecard import (
+    make_scorecard,
+    read_detections,
+    read_scorecard,
+    write_figures,
+    write_scorecard,
+)
+from denseteacher.training.logging import read_metrics
+
+_SHOWN = 6  # rows of each gallery
+
+
+class FinishedRun(NamedTuple):
+    """A run that is done."""
+
+    folder: Path
+    recipe: Recipe
+    view: RunView
+
+    @property
+    def images(self) -> tuple[int, int]:
+        """Numbers of labeled and unlabeled images."""
+        split = json.loads((self.folder / "split.json").read_text(encoding="utf-8"))
+        return len(split["labeled_ids"]), len(split["unlabeled_ids"])
+
+
+def evaluate_run(folder: Path, evaluator: Evaluator, *, file: Path, step: int) -> None:
+    """Evaluates the detector of a run, and writes what users expect to find beside it.
+
+    ``evaluation.json``, ``detections.json`` (COCO results), ``per_class.csv``, ``pr_curve.png`` and
+    ``confusion_matrix.png``. The detector is read from its file, so that the numbers are those of what is used.
+
+    Args:
+        folder: Of the run.
+        evaluator: On its validation images.
+        file: Where their annotations are from.
+        step: Of the detector.
+    """
+    predictor = Predictor.load(folder)
+    found, results = evaluator(predictor.detector, predictor.device)
+    write_scorecard(folder, make_scorecard(evaluator.ground_truth, found, file=file, step=step), results)
+    try:
+        write_figures(folder, evaluator.ground_truth, results)
+    except OSError as error:  # a picture is no reason to lose a report
+        warnings.warn(f"the figures of {folder} can't be written: {error}", stacklevel=2)
+
+
+def finished_run(folder: Path, recipe: Recipe, label: str) -> FinishedRun:
+    """A run as a page shows it."""
+    burn_in = getattr(recipe.method, "burn_in", None)
+    view = RunView(label, read_metrics(folder / "metrics.jsonl"), burn_in, read_scorecard(folder))
+    return FinishedRun(folder, recipe, view)
+
+
+def report_run(folder: Path, recipe: Recipe, data: TrainingData, settings: StreamSettings) -> None:
+    """Writes the ``report.html`` of one run."""
+    run = finished_run(folder, recipe, recipe.method.name)
+    labeled, unlabeled = run.images
+    summary = f"{run.view.label} on {labeled:,} labeled and {unlabeled:,} unlabeled images"
+    if run.view.metrics:
+        summary += (
+            f": after {run.view.metrics['step']:,} steps the teacher reaches {run.view.metrics['teacher/AP']:.1f} AP"
+        )
+    report_runs(
+        folder / "report.html",
+        [run],
+        title=f"{recipe.name}: {run.view.label}",
+        summary=f"{summary}.",
+        data=data,
+        settings=settings,
+    )
+
+
+def report_runs(
+    path: Path,
+    runs: Sequence[FinishedRun],
+    *,
+    title: str,
+    summary: str,
+    data: TrainingData | None,
+    settings: StreamSettings,
+    notes: Sequence[str] = (),
+    differences: Mapping[str, Sequence[str]] | None = None,
+) -> None:
+    """Writes a page on one run, or on several beside each other.
+
+    Args:
+        path: The HTML file.
+        runs: The last is the one that the page is about, the first what it is measured against.
+        title: Of the page.
+        summary: A sentence.
+        data: Of the last run; without it the page has no pictures.
+        settings: Of its streams.
+        notes: What must be known before comparing.
+        differences: Keys of the recipes that differ, with each run's value.
+    """
+    last = runs[-1]
+    comparable = same_validation(runs)
+    report = Report(
+        title=title,
+        summary=summary,
+        runs=[run.view for run in runs],
+        facts=_facts(runs, comparable=comparable),
+        notes=notes,
+        comparable=comparable,
+        taught=_taught(last.recipe.method),
+        differences=differences or {},
+        recipe=dump_recipe(last.recipe),
+        environment=_environment(last.folder),
+    )
+    if data is not None:
+        report = report._replace(guidance=_guidance(last, data, settings))
+        if data.validation is not None:
+            report = _with_evaluation(report, runs if comparable else [last], data.validation)
+    write_report(path, report)
+
+
+def same_validation(runs: Sequence[FinishedRun]) -> bool:
+    """Whether all runs were evaluated on the same images and boxes; without scorecards, on the same file."""
+    cards = [run.view.scorecard for run in runs]
+    digests = {card.digest for card in cards if card is not None}
+    if None not in cards:
+        return len(digests) == 1
+    return len(digests) < 2 and len({validation_file(run) for run in runs}) == 1
+
+
+def validation_file(run: FinishedRun) -> str:
+    """What a run was evaluated on, as its recipe names it."""
+    path = run.recipe.data.path("val")
+    return str(run.recipe.data.builtin if path is None else path.absolute())
+
+
+def _with_evaluation(report: Report, runs: Sequence[FinishedRun], validation: Validation) -> Report:
+    """The report with figures and pictures of the runs that have kept their detections."""
+    truth = validation.ground_truth
+    kept = {run.view.label: read_detections(run.folder) for run in runs}
+    results = {label: found for label, found in kept.items() if found is not None}
+    judged = {label: judge(truth, found) for label, found in results.items()}
+    last = runs[-1].view.label
+    if last not in judged:
+        return report
+    names = judged[last].scene.names
+    matrix = confusion_matrix(truth, results[last], score=SHOWN_ABOVE)
+    records = {record.id: record for record in validation.images}
+    worst = worst_images(judged[last], above=SHOWN_ABOVE, most=_SHOWN)
+    spread = validation.images[:: max(1, len(validation.images) // _SHOWN)][:_SHOWN]
+    return report._replace(
+        figures=[precision_recall_chart(precision_recall(truth, results[last])), confusion_chart(matrix, names)],
+        confusions=confusions(matrix, names),
+        mistakes=[validation_row(records[id_], {last: judged[last]}) for id_ in worst],
+        examples=[validation_row(record, judged) for record in spread],
+    )
+
+
+def _guidance(run: FinishedRun, data: TrainingData, settings: StreamSettings) -> list[list[Picture]]:
+    """Rows of the run's first unlabeled images."""
+    augment, predictor = run.recipe.augment, Predictor.load(run.folder)
+    views = first_views(
+        StepDataset(data.labeled, data.unlabeled, settings), augment.strong, augment.affine, most=_SHOWN
+    )
+    told = guidance_of(run.recipe.method, predictor.detector, views, predictor.device)
+    return [guidance_row(one, predictor.class_names) for one in told]
+
+
+def _taught(method: Method) -> str:
+    """What the gallery of unlabeled images shows."""
+    if isinstance(method, DenseTeacher):
+        share = "all locations" if method.region == "all" else f"the richest {float(method.ratio):.1%} of the locations"
+        return (
+            f"The dense pseudo-label keeps the teacher's scores at {share} and trains all others as background; "
+            "bright is high. A method of pseudo-boxes would keep only the detections above its threshold: move the "
+            "slider to see which."
+        )
+    if isinstance(method, PseudoBoxTeacher):
+        return (
+            f"Pseudo-boxes are the teacher's detections above {method.threshold}, which the student takes for ground "
+            "truth. What it doubts, the student never learns of: compare with the scores."
+        )
+    return "The teacher's scores and detections; bright is high."
+
+
+def _facts(runs: Sequence[FinishedRun], *, comparable: bool) -> list[tuple[str, str]]:
+    first, last = runs[0].view, runs[-1]
+    metrics, facts = last.view.metrics, list[tuple[str, str]]()
+    if metrics:
+        facts += [
+            (f"{metrics[f'teacher/{name}']:.1f}", name) for name in ("AP", "AP50") if f"teacher/{name}" in metrics
+        ]
+        if len(runs) > 1 and comparable and first.metrics:
+            facts.append((f"{metrics['teacher/AP'] - first.metrics['teacher/AP']:+.1f}", f"AP over {first.label}"))
+    if last.view.scorecard is not None:
+        facts.append((f"{last.view.scorecard.step:,}", "step of the best teacher"))
+    labeled, unlabeled = last.images
+    facts += [(f"{labeled:,}", "labeled images"), (f"{unlabeled:,}", "unlabeled images")]
+    facts.append((f"{last.recipe.schedule.max_steps:,}", "steps"))
+    if last.view.step_seconds is not None:
+        facts.append((f"{last.view.step_seconds:.2g} s", "a step"))
+    return facts
+
+
+def _environment(folder: Path) -> str:
+    """Of a run folder, readable; empty where it has none."""
+    file = folder / "environment.json"
+    return json.dumps(json.loads(file.read_text()), indent=2) if file.is_file() else ""

@@ -1,0 +1,168 @@
+"""Every command and script in the README and the documentation works as it stands there.
+
+A page is read from top to bottom in a folder that holds what its text says the reader has. Commands of denseteacher
+and Python run, on small data and with recipes shrunk; a ``text`` block right below a Python block is what it prints.
+What can't run in a test is listed with the reason, and its options, recipes and keys are checked instead.
+"""
+
+import json
+import re
+import shlex
+import shutil
+import tomllib
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+import typer.main
+from PIL import Image
+
+from denseteacher import api, cli
+from denseteacher.analysis.analyze import FIGURES
+from denseteacher.recipe import load_recipe
+
+ROOT = Path(__file__).parents[2]
+ELSEWHERE = {"docs/add-a-method.md"}  # test_add_a_method.py runs it, and looks at what came of it
+PAGES = [
+    page
+    for page in ["README.md", *sorted(str(path.relative_to(ROOT)) for path in (ROOT / "docs").rglob("*.md"))]
+    if page not in ELSEWHERE
+]
+NOT_RUN = {
+    r"denseteacher demo": "takes minutes",
+    r"denseteacher train digits ": "takes minutes",
+    r"denseteacher analyze ": "needs that run; tests/analysis draws the figures",
+    r"denseteacher train (coco|voc|crowdhuman)\w* ": "needs the published data",
+    r"denseteacher reproduce (?!--list)": "takes hours; its runs are planned instead",
+    r"denseteacher (train digits|analyze) ": "takes minutes, or what a run of minutes left",
+    r".*\s\.\.\.(\s|$)": "leaves something out",
+}
+NOT_OURS = r"(pip install|python benchmarks/|pytest|tensorboard|mkdocs) ?.*"
+
+
+class Block(NamedTuple):
+    language: str
+    title: str | None
+    text: str
+    output: str | None
+
+
+def blocks(page):
+    """The code blocks of a page, and for each the ``text`` block right below it."""
+    pattern = r'^```(\w+)(?: title="(.+?)")?\n(.*?)^```\n(?=(?:\n```text\n(.*?)^```$)?)'
+    return [Block(*found) for found in re.findall(pattern, (ROOT / page).read_text(), re.M | re.S)]
+
+
+def commands(text):
+    """The commands of a shell block, continued lines joined and comments left out."""
+    lines = text.replace("\\\n", " ").splitlines()
+    return [part.strip() for line in lines for part in re.sub(r"\s+# .*|^#.*", "", line).split("&&") if part.strip()]
+
+
+def part(content, images):
+    """Some images of a COCO file, with their annotations."""
+    chosen = content["images"][images]
+    ids = {image["id"] for image in chosen}
+    annotations = [one for one in content["annotations"] if one["image_id"] in ids]
+    return content | {"images": chosen, "annotations": annotations}
+
+
+@pytest.fixture
+def reader(coco, unlabeled, tiny, tmp_path, monkeypatch):
+    """A reader's folder, in which any training takes seconds."""
+    content = json.loads(coco.read_text())
+    for name, images in {"annotations": slice(None), "labeled": slice(8), "val": slice(8, None)}.items():
+        (tmp_path / f"{name}.json").write_text(json.dumps(part(content, images)))
+    shutil.copytree(coco.parent / "images", tmp_path / "images")
+    for name in ("more_images", "new_images"):
+        shutil.copytree(unlabeled, tmp_path / name)
+    Image.open(next(unlabeled.iterdir())).save(tmp_path / "picture.jpg")
+    monkeypatch.chdir(tmp_path)
+    original = api.train
+
+    def small(*arguments, overrides=(), **named):
+        if isinstance(overrides, dict):
+            overrides = [f"{key}={json.dumps(value)}" for key, value in overrides.items()]
+        return original(*arguments, overrides=[*overrides, *tiny, "schedule.evaluate_every=8"], **named)
+
+    monkeypatch.setattr(api, "train", small)
+    return tmp_path
+
+
+def parse(command):
+    """The options that a command line of denseteacher sets; a wrong one raises."""
+    words = [word for word in shlex.split(command)[1:] if word != "..."]
+    app = typer.main.get_command(cli.app)
+    while hasattr(app, "commands"):
+        app, *words = app.commands[words[0]], *words[1:]
+    return app.make_context(app.name, words).params
+
+
+def check_only(command, call):
+    """That a command which is not run could be: its options, its recipe and keys."""
+    options = parse(command)
+    if "experiment" in options:
+        code, _, err = call(*shlex.split(command)[1:], "--dry-run")
+        assert code == 0, err
+    elif "figure" in options:
+        assert options["figure"] in FIGURES
+    else:
+        load_recipe(options.get("recipe", "digits"), options.get("overrides") or [])
+
+
+def check_foreign(command):
+    """That what a command of another program names is there."""
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    for names in re.findall(r"\.\[(.+?)\]", command):
+        assert set(names.split(",")) <= set(extras), command
+    for script in re.findall(r"python (\S+)", command):
+        assert (ROOT / script).is_file(), command
+
+
+def run_command(command, call):
+    if re.fullmatch(NOT_OURS, command):
+        check_foreign(command)
+    elif any(re.match(pattern, command) for pattern in NOT_RUN):
+        check_only(command, call)
+    else:
+        program, *arguments = shlex.split(command)
+        assert program == "denseteacher", f"{command}: run it, or say why it can't be"
+        code, _, err = call(*arguments)
+        assert code == 0, f"{command}: {err}"
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_the_code_of_a_page_runs(page, reader, call, capsys):
+    scope = {}
+    for block in blocks(page):
+        if block.title is not None and block.title:
+            (reader / block.title).write_text(block.text)
+        elif block.language == "bash":
+            for command in commands(block.text):
+                run_command(command, call)
+        elif block.language == "python":
+            capsys.readouterr()
+            exec(compile(block.text, page, "exec"), scope)
+            assert block.output in ("", capsys.readouterr().out)
+        else:
+            assert block.language in ("text", "console"), f"{page}: a {block.language} block needs a title"
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "denseteacher demo --stepz 3",
+        "denseteacher trian custom ...",
+        "denseteacher train coco_standrad --data /data/coco",
+        "denseteacher train coco_standard --set data.precent=10",
+        "denseteacher reproduce table99 --profile digits",
+        "denseteacher analyze fig9 digits",
+        "denseteacher recipes show custom --set optim.lr=none",
+        'pip install -e ".[docz]"',
+        "python benchmarks/no_such_script.py",
+        "rm -r run",
+    ],
+)
+def test_a_wrong_command_would_be_noticed(command, reader, call):
+    with pytest.raises(Exception, match=r"."):
+        run_command(command, call)
