@@ -19,7 +19,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from torchvision.ops import box_iou
 
-from denseteacher.api import stream_settings
+from denseteacher.assembly import stream_settings
 from denseteacher.data.geometry import pad_batch, pad_targets
 from denseteacher.data.images import decode_image
 from denseteacher.data.loaders import StepDataset, with_strong_views
@@ -29,7 +29,7 @@ from denseteacher.inference.predictor import Predictor
 from denseteacher.methods import DenseTeacher
 from denseteacher.ops.losses import quality_focal_loss
 from denseteacher.recipe import Recipe, load_recipe
-from denseteacher.report.figures import metric_series, richness_map, smooth
+from denseteacher.report.figures import metric_series, score_map, smooth
 from denseteacher.structures import DenseOutput, Detections, ImageBatch
 from denseteacher.training.logging import read_metrics
 
@@ -242,8 +242,9 @@ def show_heat(axis: Axes, batch: ImageBatch, run: Run, values: torch.Tensor, tit
     show(axis, batch, title)
     axis.imshow(batch.pixels[0, :, :height, :width].float().mean(0) / 2, cmap="gray", vmin=0, vmax=255)
     detector = run.teacher.detector
-    shapes = detector.shapes((batch.pixels.shape[2], batch.pixels.shape[3]))
-    heat = richness_map(values, shapes, detector.strides, (height, width))
+    canvas = (batch.pixels.shape[2], batch.pixels.shape[3])
+    anchors = detector.anchors(canvas, torch.device("cpu"))
+    heat = score_map(values, anchors, detector.shapes(canvas), detector.strides, (height, width))
     return axis.imshow(np.ma.masked_equal(heat, 0), cmap="viridis", norm=PowerNorm(0.5, 0, 1), alpha=0.8)
 
 

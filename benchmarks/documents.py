@@ -14,7 +14,7 @@ from typing import Any
 
 from PIL import Image, ImageDraw, ImageFont
 
-from denseteacher.api import stream_settings
+from denseteacher.assembly import stream_settings
 from denseteacher.data.loaders import StepDataset
 from denseteacher.data.sources import open_data
 from denseteacher.inference.draw import draw_detections, fitted

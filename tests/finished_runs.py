@@ -4,7 +4,7 @@ import numpy as np
 
 import denseteacher
 from conftest import TINY
-from denseteacher import api
+from denseteacher.assembly import stream_settings
 from denseteacher.data.sources import open_data
 from denseteacher.evaluation.metrics import measure
 from denseteacher.recipe import load_recipe
@@ -36,7 +36,7 @@ def with_detections(folder, *, seed=0, missed=0.2):
     card = make_scorecard(truth, measure(truth, results), file=data.validation.path, step=8)
     write_scorecard(folder, card, results)
     write_figures(folder, truth, results)
-    report_run(folder, recipe, data, api.stream_settings(recipe))
+    report_run(folder, recipe, data, stream_settings(recipe))
     return folder
 
 

@@ -1,28 +1,24 @@
-"""The composition root: from a recipe to objects to a run. The command line only calls what stands here."""
+"""What a program calls: train, evaluate, split, check, load. The command line only calls what stands here."""
 
 import json
-import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from torch import nn
 
+from denseteacher.assembly import build_trainer, finish_run
 from denseteacher.check import CheckReport, check_data, measure_foreground, notes_before_run, with_ratio
 from denseteacher.data.choices import Format, Protocol
 from denseteacher.data.formats import read_annotations, with_categories, write_split
-from denseteacher.data.geometry import EvalView
-from denseteacher.data.loaders import StepDataset, StreamSettings
-from denseteacher.data.sources import TrainingData, Validation, draw_split, open_data
-from denseteacher.detectors import DenseDetector, DetectorCard, build_detector, save_detector
+from denseteacher.data.sources import TrainingData, draw_split, open_data
+from denseteacher.detectors import build_detector
 from denseteacher.errors import InputError
 from denseteacher.evaluation.evaluator import Evaluator
 from denseteacher.evaluation.metrics import Metrics, fitting_metrics
 from denseteacher.inference.predictor import Predictor
 from denseteacher.methods import Method
 from denseteacher.recipe import Recipe, load_recipe, resolve_auto, with_method
-from denseteacher.report.previews import begin_previews
 from denseteacher.run_folder import (
     choose_folder,
     describe_run,
@@ -30,9 +26,7 @@ from denseteacher.run_folder import (
     start_from_burn_in,
     with_precision_of,
 )
-from denseteacher.run_report import evaluate_run, report_run
 from denseteacher.training.runtime import Runtime
-from denseteacher.training.trainer import Progress, Trainer
 
 _ABOUT = {"labeled": ("images", "subset"), "unlabeled": ("unlabeled_images",), "val": ("val_images", "val_subset")}
 """Keys that say how to read another one's path."""
@@ -105,7 +99,7 @@ def train(
         config = with_ratio(config, measure_foreground(config, student, data.labeled))
     if runtime.is_main and not resume:
         describe_run(folder, config, data.split)
-    trainer = _build_trainer(config, data, student, runtime, folder)
+    trainer = build_trainer(config, data, student, runtime, folder)
     if resume:
         resume_run(trainer, config, folder)
     elif burn_in_from is not None:
@@ -113,7 +107,7 @@ def train(
     trainer.notes += [*data.notes, *notes]
     progress = trainer.fit()
     if runtime.is_main and progress.stopped_by is None:
-        _finish(config, data, trainer, progress, folder)
+        finish_run(config, data, trainer, progress, folder)
     return TrainResult(folder, *progress)
 
 
@@ -284,103 +278,3 @@ def _check_unlabeled(config: Recipe, data: TrainingData) -> None:
             f"method {config.method.name!r} needs unlabeled images: give --unlabeled PATH, or a data.split that "
             "leaves some, or train with --set method.name=supervised"
         )
-
-
-def stream_settings(config: Recipe, rank: int = 0, world_size: int = 1) -> StreamSettings:
-    """What a recipe says about its streams, for one of ``world_size`` processes."""
-    return StreamSettings(
-        weak=config.augment.weak,
-        labeled_batch=config.data.labeled_batch,
-        unlabeled_batch=config.data.unlabeled_batch,
-        seed=config.seed,
-        needs_unlabeled=config.method.needs_unlabeled,
-        rank=rank,
-        world_size=world_size,
-    )
-
-
-def _evaluator(config: Recipe, validation: Validation, data: TrainingData) -> Evaluator:
-    return Evaluator(
-        validation.images,
-        validation.ground_truth,
-        data.labeled.categories,
-        view=EvalView(short_side=config.evaluation.short_side, max_side=config.evaluation.max_side),
-        batch_size=config.evaluation.batch,
-        workers=config.runtime.workers,
-        source=validation.path,
-        metrics=config.evaluation.metrics,
-    )
-
-
-def _build_trainer(config: Recipe, data: TrainingData, student: nn.Module, runtime: Runtime, folder: Path) -> Trainer:
-    evaluate_one = None
-    if data.validation is not None:
-        evaluator = _evaluator(config, data.validation, data)
-
-        def evaluate_one(detector: DenseDetector) -> dict[str, float]:
-            return evaluator(detector, runtime.device)[0].values
-
-    def save_best(teacher: nn.Module, metrics: dict[str, float]) -> None:
-        card = _card(config, data, "teacher", trainer.step, metrics)
-        save_detector(folder / "detector.safetensors", teacher.state_dict(), card)
-
-    decay, start = config.ema.decay, config.ema.start
-    dataset = StepDataset(
-        data.labeled,
-        data.unlabeled,
-        stream_settings(config, runtime.rank, runtime.world_size),
-        hidden=data.hidden,
-    )
-    trainer = Trainer(
-        student=student,
-        method=config.method,
-        strong=config.augment.strong,
-        affine=config.augment.affine,
-        dataset=dataset,
-        schedule=config.schedule,
-        optim=config.optim,
-        ema=(float(decay), int(start)),
-        runtime=runtime,
-        workers=config.runtime.workers,
-        folder=folder,
-        recipe=config.model_dump(mode="json"),
-        evaluate=evaluate_one,
-        save_best=save_best,
-        preview=begin_previews(
-            folder / "previews",
-            dataset,
-            method=config.method,
-            strong=config.augment.strong,
-            affine=config.augment.affine,
-            device=runtime.device,
-        )
-        if runtime.is_main
-        else None,
-    )
-    return trainer
-
-
-def _card(config: Recipe, data: TrainingData, role: str, step: int, metrics: Mapping[str, float]) -> DetectorCard:
-    trained: dict[str, str | int | float] = {"recipe": config.name, "role": role, "step": step}
-    if f"{role}/AP" in metrics:
-        trained["AP"] = metrics[f"{role}/AP"]
-    return DetectorCard(
-        detector=config.detector,
-        categories=tuple((category.id, category.name) for category in data.labeled.categories),
-        short_side=config.evaluation.short_side,
-        max_side=config.evaluation.max_side,
-        trained=trained,
-    )
-
-
-def _finish(config: Recipe, data: TrainingData, trainer: Trainer, progress: Progress, folder: Path) -> None:
-    """Writes the last teacher and student, and the report."""
-    for role, module in (("teacher", trainer.teacher.module), ("student", trainer.student_module)):
-        card = _card(config, data, role, progress.step, progress.metrics)
-        save_detector(folder / f"last_{role}.safetensors", module.state_dict(), card)
-    if not progress.best:  # nothing was evaluated, so the last teacher is the one to use
-        shutil.copyfile(folder / "last_teacher.safetensors", folder / "detector.safetensors")
-    if data.validation is not None:
-        evaluator = _evaluator(config, data.validation, data)
-        evaluate_run(folder, evaluator, file=data.validation.path, step=int(progress.best.get("step", progress.step)))
-    report_run(folder, config, data, stream_settings(config))

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from denseteacher.api import stream_settings
+from denseteacher.assembly import stream_settings
 from denseteacher.data.sources import TrainingData, open_data
 from denseteacher.errors import InputError, RunError
 from denseteacher.recipe import load_recipe

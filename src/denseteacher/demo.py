@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from denseteacher import api
+from denseteacher.assembly import stream_settings
 from denseteacher.data.sources import open_data
 from denseteacher.errors import InputError
 from denseteacher.methods import DenseTeacher
@@ -59,7 +60,7 @@ def run_demo(output: Path, *, steps: int, overrides: list[str]) -> DemoOutcome:
             f"detector from {before:.1f} to {after:.1f} AP ({after - before:+.1f})."
         ),
         data=data,
-        settings=api.stream_settings(recipe),
+        settings=stream_settings(recipe),
     )
     rows = [("Supervised", supervised.metrics), ("Dense Teacher", dense.metrics)]
     return DemoOutcome(rows, output / "report.html")

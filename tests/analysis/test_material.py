@@ -8,7 +8,6 @@ import torch
 
 from conftest import write_coco
 from denseteacher.analysis.material import Material
-from denseteacher.analysis.plotting import pixel_map
 from denseteacher.analysis.truth import read_truth
 from denseteacher.data.records import Category
 from denseteacher.detectors import DetectorCard
@@ -55,19 +54,3 @@ def test_a_limit_takes_images_from_the_whole_set(material):
     assert [image.id for image in few.ignored.images] == [10, 30, 50]
     assert len(few.ignored.boxes[0]) == 1
     assert len(material.truth.spread(100).objects.images) == 5
-
-
-@pytest.mark.parametrize(("name", "offset"), [("fcos", 0.0), ("retinanet", 0.0)])
-def test_values_are_shown_around_their_locations(name, offset):
-    detector = make_detector(name)
-    anchors = detector.anchors((64, 64), torch.device("cpu"))
-    counts = [64, 16, 4]
-    anchors_each = len(anchors) // sum(counts)
-    values = torch.zeros(sum(counts), anchors_each)
-    values[9, -1] = 0.5  # stride 8: second row and column, at (8, 8)
-    values[64 + 16 + 3, 0] = 0.25  # stride 32: second row and column, at (32, 32)
-    expected = np.zeros((50, 64), dtype=np.float32)
-    expected[16:, 16:] = 0.25
-    expected[4:12, 4:12] = 0.5
-    found = pixel_map(values.flatten(), anchors, detector.shapes((64, 64)), detector.strides, (50, 64))
-    assert np.array_equal(found.numpy(), expected)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from denseteacher.api import stream_settings
+from denseteacher.assembly import stream_settings
 from denseteacher.check import measure_foreground
 from denseteacher.check.memory import shape_detector, step_memory, worst_canvas
 from denseteacher.check.parts import Objects

@@ -4,7 +4,7 @@ import pytest
 import yaml
 
 import denseteacher
-from denseteacher import api
+from denseteacher import assembly
 from denseteacher.errors import InputError
 from denseteacher.experiment import cells, experiment_names, load_experiment
 from denseteacher.experiment_costs import image_views, overview
@@ -49,7 +49,7 @@ def test_the_rows_of_one_fold_share_what_they_do_not_compare(name):
 
 def test_every_distinct_row_trains(coco, tiny, tmp_path, monkeypatch):
     """A step on labeled images alone, then two with the others at full weight."""
-    monkeypatch.setattr(api, "report_run", lambda *_, **__: None)  # half of the time, and tested elsewhere
+    monkeypatch.setattr(assembly, "report_run", lambda *_, **__: None)  # half of the time, and tested elsewhere
     overrides = [
         *tiny,
         "seed=1", "data.fold=1", "data.builtin=null", "data.root=null", f"data.labeled={coco}",

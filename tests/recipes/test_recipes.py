@@ -115,7 +115,7 @@ def test_analyses_and_moved_views_only_where_they_mean_something(overrides, mess
 def test_a_moved_view_reaches_the_method_with_its_matrix_in_every_part(coco, tiny):
     import torch
 
-    from denseteacher.api import stream_settings
+    from denseteacher.assembly import stream_settings
     from denseteacher.data.affine import AffineView
     from denseteacher.data.loaders import StepDataset, with_strong_views
     from denseteacher.data.sources import open_data

@@ -12,8 +12,9 @@ from PIL import Image
 
 import denseteacher
 from conftest import TINY
+from denseteacher.detectors import FCOS, RetinaNet
 from denseteacher.report.charts import RunView, loss_charts, optimizer_charts, pseudo_label_charts
-from denseteacher.report.figures import metric_series, richness_map, smooth
+from denseteacher.report.figures import metric_series, score_map, smooth
 from denseteacher.report.page import class_table
 from denseteacher.report.pictures import PageBox, page_picture
 from denseteacher.report.scorecard import ClassScore, Scorecard, read_scorecard
@@ -104,14 +105,14 @@ def test_every_kind_of_method_has_a_report(tmp_path, coco, unlabeled, method, te
 def test_a_file_that_can_not_be_written_names_no_picture_as_the_reason_to_stop(tmp_path, coco, unlabeled, recwarn):
     run = tmp_path / "run"
     run.mkdir()
-    original = denseteacher.api.evaluate_run
+    original = denseteacher.assembly.evaluate_run
 
     def with_obstacle(folder, *arguments, **options):
         (folder / "pr_curve.png").mkdir()
         original(folder, *arguments, **options)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(denseteacher.api, "evaluate_run", with_obstacle)
+        patch.setattr(denseteacher.assembly, "evaluate_run", with_obstacle)
         trained(run, coco, unlabeled)
     assert (run / "report.html").is_file()
     assert any("can't be written" in str(one.message) for one in recwarn)
@@ -153,16 +154,19 @@ def test_curves_take_their_rows_from_the_log():
     assert smooth([0.0, 3.0, 6.0], window=3) == [1.5, 3.0, 4.5]
 
 
-@pytest.mark.parametrize("anchors", [1, 3])
-def test_the_richness_map_puts_values_where_their_locations_are(anchors):
-    # two levels of a 16 x 24 image: strides 8 and 16
-    values = torch.zeros(8, anchors)
-    values[4, -1] = 0.5  # stride 8, second row, second column
-    values[7, 0] = 0.25  # stride 16, second column
-    expected = np.zeros((16, 24), dtype=np.float32)
-    expected[:, 16:] = 0.25
-    expected[8:, 8:16] = 0.5
-    assert np.array_equal(richness_map(values.flatten(), [(2, 3), (1, 2)], [8, 16], (16, 24)), expected)
+@pytest.mark.parametrize("detector", [FCOS, RetinaNet])
+def test_values_are_shown_around_their_locations(detector):
+    detector = detector(num_classes=1, backbone="test_byobnet", levels=(3, 5), channels=16)
+    anchors = detector.anchors((64, 64), torch.device("cpu"))
+    counts = [64, 16, 4]
+    values = torch.zeros(sum(counts), len(anchors) // sum(counts))
+    values[9, -1] = 0.5  # stride 8: second row and column, at (8, 8)
+    values[64 + 16 + 3, 0] = 0.25  # stride 32: second row and column, at (32, 32)
+    expected = np.zeros((50, 64), dtype=np.float32)
+    expected[16:, 16:] = 0.25
+    expected[4:12, 4:12] = 0.5
+    found = score_map(values.flatten(), anchors, detector.shapes((64, 64)), detector.strides, (50, 64))
+    assert np.array_equal(found, expected)
 
 
 def test_large_pictures_are_reduced_with_their_boxes():

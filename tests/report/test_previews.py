@@ -6,7 +6,7 @@ import torch
 from PIL import Image
 
 from conftest import TINY
-from denseteacher.api import stream_settings
+from denseteacher.assembly import stream_settings
 from denseteacher.data.loaders import StepDataset, with_strong_views
 from denseteacher.data.sources import open_data
 from denseteacher.detectors import build_detector

@@ -196,7 +196,7 @@ def test_an_unreadable_image_saves_the_run_and_names_the_file(run, monkeypatch, 
 
 @pytest.mark.parametrize("workers", [2, 4])
 def test_loader_processes_do_not_change_the_bytes(coco, unlabeled, tiny, workers):
-    from denseteacher.api import stream_settings
+    from denseteacher.assembly import stream_settings
     from denseteacher.data.loaders import StepDataset, step_loader
     from denseteacher.data.sources import open_data
     from denseteacher.recipe import load_recipe
@@ -217,7 +217,7 @@ def test_loader_processes_do_not_change_the_bytes(coco, unlabeled, tiny, workers
 
 
 def test_two_processes_share_the_batch_of_one(coco, unlabeled, tiny):
-    from denseteacher.api import stream_settings
+    from denseteacher.assembly import stream_settings
     from denseteacher.data.loaders import StepDataset
     from denseteacher.data.sources import open_data
     from denseteacher.recipe import load_recipe

@@ -16,13 +16,13 @@ from denseteacher.analysis.plotting import (
     mark_legend,
     new_figure,
     panel_side,
-    pixel_map,
     show_boxes,
     show_image,
     show_locations,
 )
 from denseteacher.analysis.selection import RegionCounts, select_region
 from denseteacher.methods import DenseTeacher
+from denseteacher.report.figures import score_map
 
 _EXAMPLES = 3
 _TRUE = Mark("true foreground", BLUE, "o", size=0.7)
@@ -76,7 +76,7 @@ def _draw_example(panels: Any, material: Material, place: int, rule: DenseTeache
 
     canvas_height, canvas_width = seen.images.pixels.shape[-2:]
     grid = detector.shapes((canvas_height, canvas_width)), detector.strides
-    heat = pixel_map(region.labels.targets[row].amax(-1), anchors, *grid, (height, width)).numpy()
+    heat = score_map(region.labels.targets[row].amax(-1), anchors, *grid, (height, width))
     shown = np.ma.masked_equal(heat, 0)  # the image shows where nothing is selected
     panels[2].imshow(shown, cmap="viridis", alpha=0.85, extent=(0, width, height, 0))
     strides = torch.tensor(detector.strides, device=anchors.device)[material.levels(seen)]

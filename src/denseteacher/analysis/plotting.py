@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from typing import NamedTuple
 
-import torch
 from matplotlib import patheffects
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -112,36 +111,3 @@ def mark_legend(figure: Figure, marks: Sequence[Mark]) -> None:
     ]
     labels = [mark.label for mark in marks]
     figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), frameon=False)
-
-
-def pixel_map(
-    values: Tensor,
-    anchors: Tensor,
-    shapes: Sequence[tuple[int, int]],
-    strides: Sequence[int],
-    size: tuple[int, int],
-) -> Tensor:
-    """One value an anchor, as a map over an image's pixels: the highest of the nearest locations of all levels.
-
-    Args:
-        values: (N,) values.
-        anchors: (N, 4) boxes around the locations.
-        shapes: Height and width of each level's feature map.
-        strides: Pixels between neighboring locations of each level.
-        size: Height and width of the map.
-
-    Returns:
-        (H, W) on the CPU.
-    """
-    counts = [rows * columns for rows, columns in shapes]
-    best = values.cpu().view(sum(counts), -1).amax(1)
-    middles = centers(anchors).cpu().view(sum(counts), -1, 2)[:, 0]
-    found = torch.zeros(size)
-    levels = (torch.split(one, counts) for one in (best, middles))
-    for grid, middle, shape, stride in zip(*levels, shapes, strides, strict=True):
-        nearest = [
-            ((torch.arange(side) + 0.5 - start) / stride).round().long().clamp(0, most - 1)
-            for side, start, most in zip(size, middle[0].flip(0).tolist(), shape, strict=True)
-        ]
-        found = torch.maximum(found, grid.view(shape)[nearest[0]][:, nearest[1]])
-    return found

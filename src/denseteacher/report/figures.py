@@ -14,6 +14,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from denseteacher.ops.boxes import centers
 from denseteacher.report.curves import Series
 
 if TYPE_CHECKING:
@@ -85,29 +86,34 @@ def metric_series(rows: Sequence[Mapping[str, Any]], key: str) -> Series:
     return [step for step, _ in pairs], [value for _, value in pairs]
 
 
-def richness_map(
-    values: Tensor, shapes: Sequence[tuple[int, int]], strides: Sequence[int], size: tuple[int, int]
+def score_map(
+    values: Tensor,
+    anchors: Tensor,
+    shapes: Sequence[tuple[int, int]],
+    strides: Sequence[int],
+    size: tuple[int, int],
 ) -> Heat:
-    """One value an anchor of one image, as a map over its pixels: the highest of a location and of all levels.
+    """One value an anchor of one image, as a map over its pixels: the highest of the nearest locations of all levels.
 
     Args:
         values: (N,) values in [0, 1].
+        anchors: (N, 4) boxes around the locations.
         shapes: Height and width of each level's feature map.
         strides: Pixels between neighboring locations of each level.
         size: Height and width of the map.
     """
-    height, width = size
-    picture = torch.zeros(height, width)
     counts = [rows * columns for rows, columns in shapes]
-    anchors = len(values) // sum(counts)
-    best = values.cpu().view(-1, anchors).amax(1)
-    for grid, shape, stride in zip(torch.split(best, counts), shapes, strides, strict=True):
-        # each location speaks for the cell of its stride; odd canvases are cut, not stretched
-        full = torch.nn.functional.interpolate(grid.view(1, 1, *shape), scale_factor=stride, mode="nearest")[0, 0]
-        shown = full[:height, :width]
-        area = picture[: shown.shape[0], : shown.shape[1]]
-        torch.maximum(area, shown, out=area)
-    return picture.numpy()
+    best = values.cpu().view(sum(counts), -1).amax(1)
+    middles = centers(anchors).cpu().view(sum(counts), -1, 2)[:, 0]
+    found = torch.zeros(size)
+    levels = (torch.split(one, counts) for one in (best, middles))
+    for grid, middle, shape, stride in zip(*levels, shapes, strides, strict=True):
+        rows, columns = (
+            ((torch.arange(side) + 0.5 - start) / stride).round().long().clamp(0, most - 1)
+            for side, start, most in zip(size, middle[0].flip(0).tolist(), shape, strict=True)
+        )
+        found = torch.maximum(found, grid.view(shape)[rows][:, columns])
+    return found.numpy()
 
 
 def heat_layer(heat: Heat) -> Image.Image:

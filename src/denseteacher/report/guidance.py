@@ -10,7 +10,7 @@ from denseteacher.data.loaders import LoadedStep, StepDataset, with_strong_views
 from denseteacher.data.photometry import StrongView
 from denseteacher.detectors import DenseDetector
 from denseteacher.methods import DenseTeacher, Method, PseudoBoxTeacher
-from denseteacher.report.figures import Heat, Pixels, richness_map
+from denseteacher.report.figures import Heat, Pixels, score_map
 from denseteacher.structures import DenseOutput, Detections, ImageBatch, SemiBatch, Targets
 
 _Rows = TypeVar("_Rows", ImageBatch, Targets)
@@ -70,15 +70,15 @@ def guidance_of(method: Method, teacher: DenseDetector, views: SemiBatch, device
     richness, region = output.logits.sigmoid().amax(-1), _region(method, output)
     kept = _pseudo_boxes(method, teacher, output, views._replace(unlabeled_weak=weak))
     canvas = cast(tuple[int, int], tuple(weak.pixels.shape[-2:]))
-    grid = teacher.shapes(canvas), teacher.strides
+    grid = output.anchors, teacher.shapes(canvas), teacher.strides
     sizes: list[tuple[int, int]] = [(height, width) for height, width in weak.sizes.tolist()]
     return [
         Guidance(
             weak=image_pixels(views.unlabeled_weak, index),
             strong=image_pixels(views.unlabeled_strong, index),
-            scores=richness_map(richness[index], *grid, size),
+            scores=score_map(richness[index], *grid, size),
             detections=_to_cpu(detections[index]),
-            region=None if region is None else richness_map(region[index], *grid, size),
+            region=None if region is None else score_map(region[index], *grid, size),
             pseudo_boxes=None if kept is None else _to_cpu(kept[index]),
         )
         for index, size in enumerate(sizes)

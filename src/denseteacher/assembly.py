@@ -1,0 +1,129 @@
+"""From a recipe to the objects of a run, and what a run leaves at its end."""
+
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from torch import nn
+
+from denseteacher.data.geometry import EvalView
+from denseteacher.data.loaders import StepDataset, StreamSettings
+from denseteacher.data.records import Category
+from denseteacher.data.sources import TrainingData, Validation
+from denseteacher.detectors import DenseDetector, DetectorCard, save_detector
+from denseteacher.evaluation.evaluator import Evaluator
+from denseteacher.recipe import Recipe
+from denseteacher.report.previews import begin_previews
+from denseteacher.run_report import evaluate_run, report_run
+from denseteacher.training.runtime import Runtime
+from denseteacher.training.trainer import Progress, Trainer
+
+
+def stream_settings(config: Recipe, rank: int = 0, world_size: int = 1) -> StreamSettings:
+    """What a recipe says about its streams, for one of ``world_size`` processes."""
+    return StreamSettings(
+        weak=config.augment.weak,
+        labeled_batch=config.data.labeled_batch,
+        unlabeled_batch=config.data.unlabeled_batch,
+        seed=config.seed,
+        needs_unlabeled=config.method.needs_unlabeled,
+        rank=rank,
+        world_size=world_size,
+    )
+
+
+def build_evaluator(config: Recipe, validation: Validation, categories: Sequence[Category]) -> Evaluator:
+    """Of a run's teacher and student."""
+    return Evaluator(
+        validation.images,
+        validation.ground_truth,
+        categories,
+        view=EvalView(short_side=config.evaluation.short_side, max_side=config.evaluation.max_side),
+        batch_size=config.evaluation.batch,
+        workers=config.runtime.workers,
+        source=validation.path,
+        metrics=config.evaluation.metrics,
+    )
+
+
+def build_trainer(config: Recipe, data: TrainingData, student: nn.Module, runtime: Runtime, folder: Path) -> Trainer:
+    """The trainer of a run at step 0.
+
+    Args:
+        config: Resolved: nothing is ``auto``.
+        data: What it trains and is evaluated on.
+        student: The detector to train.
+        runtime: Devices and precision.
+        folder: The run folder.
+    """
+    evaluate_one = None
+    if data.validation is not None:
+        evaluator = build_evaluator(config, data.validation, data.labeled.categories)
+
+        def evaluate_one(detector: DenseDetector) -> dict[str, float]:
+            return evaluator(detector, runtime.device)[0].values
+
+    def save_best(teacher: nn.Module, metrics: dict[str, float]) -> None:
+        card = _card(config, data, "teacher", trainer.step, metrics)
+        save_detector(folder / "detector.safetensors", teacher.state_dict(), card)
+
+    decay, start = config.ema.decay, config.ema.start
+    dataset = StepDataset(
+        data.labeled,
+        data.unlabeled,
+        stream_settings(config, runtime.rank, runtime.world_size),
+        hidden=data.hidden,
+    )
+    trainer = Trainer(
+        student=student,
+        method=config.method,
+        strong=config.augment.strong,
+        affine=config.augment.affine,
+        dataset=dataset,
+        schedule=config.schedule,
+        optim=config.optim,
+        ema=(float(decay), int(start)),
+        runtime=runtime,
+        workers=config.runtime.workers,
+        folder=folder,
+        recipe=config.model_dump(mode="json"),
+        evaluate=evaluate_one,
+        save_best=save_best,
+        preview=begin_previews(
+            folder / "previews",
+            dataset,
+            method=config.method,
+            strong=config.augment.strong,
+            affine=config.augment.affine,
+            device=runtime.device,
+        )
+        if runtime.is_main
+        else None,
+    )
+    return trainer
+
+
+def _card(config: Recipe, data: TrainingData, role: str, step: int, metrics: Mapping[str, float]) -> DetectorCard:
+    trained: dict[str, str | int | float] = {"recipe": config.name, "role": role, "step": step}
+    if f"{role}/AP" in metrics:
+        trained["AP"] = metrics[f"{role}/AP"]
+    return DetectorCard(
+        detector=config.detector,
+        categories=tuple((category.id, category.name) for category in data.labeled.categories),
+        short_side=config.evaluation.short_side,
+        max_side=config.evaluation.max_side,
+        trained=trained,
+    )
+
+
+def finish_run(config: Recipe, data: TrainingData, trainer: Trainer, progress: Progress, folder: Path) -> None:
+    """Writes the last teacher and student, the evaluation of the best teacher, and the report."""
+    for role, module in (("teacher", trainer.teacher.module), ("student", trainer.student_module)):
+        card = _card(config, data, role, progress.step, progress.metrics)
+        save_detector(folder / f"last_{role}.safetensors", module.state_dict(), card)
+    if not progress.best:  # nothing was evaluated, so the last teacher is the one to use
+        shutil.copyfile(folder / "last_teacher.safetensors", folder / "detector.safetensors")
+    if data.validation is not None:
+        evaluator = build_evaluator(config, data.validation, data.labeled.categories)
+        evaluate_run(folder, evaluator, file=data.validation.path, step=int(progress.best.get("step", progress.step)))
+    report_run(folder, config, data, stream_settings(config))
