@@ -9,15 +9,17 @@ from pydantic import ValidationError
 from torchvision.transforms import RandomErasing
 from torchvision.transforms.v2 import functional
 
-from denseteacher.data import photometry
-from denseteacher.data.photometry import (
-    Erasing,
-    StrongView,
+from denseteacher.benchmark import peers
+from denseteacher.data import strips
+from denseteacher.data.photometry import Erasing, StrongView
+from denseteacher.data.pixel_changes import (
+    GaussianBlur,
     adjust_brightness,
     adjust_contrast,
     adjust_hue,
     adjust_saturation,
-    gaussian_blur,
+    noise,
+    scrambled_places,
     to_grayscale,
 )
 from denseteacher.data.randomness import Draw
@@ -40,6 +42,20 @@ def _one_thread():
     torch.set_num_threads(before)
 
 
+@pytest.fixture(params=["one by one", "all together"])
+def _either_way(request, monkeypatch):
+    """As a CPU makes the views, and as a GPU does."""
+    if request.param == "all together":
+        _make_all_together(monkeypatch)
+
+
+either_way = pytest.mark.usefixtures("_either_way")
+
+
+def _make_all_together(monkeypatch):
+    monkeypatch.setattr(StrongView, "_one_by_one", StrongView._all_together)
+
+
 def _batch(sizes, canvas, seed=0):
     generator = torch.Generator().manual_seed(seed)
     pixels = torch.zeros(len(sizes), 3, *canvas, dtype=torch.uint8)
@@ -53,10 +69,10 @@ def _view(view, images, *, seed=3, step=5, samples=None, draw=Draw.LABELED_STRON
     return view(images, seed=seed, step=step, samples=samples, draw=draw)
 
 
-def _alone(change, image, amount, **settings):
+def _alone(change, image, amount):
     """One change of one (C, H, W) image."""
     sizes = torch.tensor([image.shape[-2:]])
-    return change(image[None].clone(), torch.tensor([float(amount)]), sizes, **settings)[0]
+    return change(image[None].clone(), torch.tensor([float(amount)]), sizes)[0]
 
 
 def _colors(height=60, width=70, seed=0):
@@ -71,6 +87,7 @@ def _colors(height=60, width=70, seed=0):
 # --- the batch -------------------------------------------------------------------------------------------
 
 
+@either_way
 def test_an_image_does_not_depend_on_its_batch():
     images = _batch([(40, 64), (64, 50), (33, 33), (64, 64)], (64, 64))
     together = _view(ALL_ON, images, samples=[7, 2, 9, 4])
@@ -79,6 +96,7 @@ def test_an_image_does_not_depend_on_its_batch():
         assert torch.equal(_view(ALL_ON, part, samples=[sample]).pixels[0], together.pixels[index])
 
 
+@either_way
 def test_an_image_does_not_depend_on_its_canvas_or_memory_format():
     small, large = _batch([(40, 50)], (40, 50)), _batch([(40, 50)], (64, 96))
     expected = _view(ALL_ON, small).pixels
@@ -87,6 +105,7 @@ def test_an_image_does_not_depend_on_its_canvas_or_memory_format():
     assert torch.equal(_view(ALL_ON, reordered).pixels, expected)
 
 
+@either_way
 def test_padding_is_neither_changed_nor_seen():
     images = _batch([(40, 50), (25, 60)], (64, 64))
     seen = _view(ALL_ON, images).pixels
@@ -100,6 +119,7 @@ def test_padding_is_neither_changed_nor_seen():
     assert (_view(ALL_ON, dirty).pixels[outside] == 255).all()
 
 
+@either_way
 def test_input_is_not_changed_and_sizes_are_handed_on():
     images = _batch([(40, 50), (25, 60)], (64, 64))
     before = images.pixels.clone()
@@ -112,6 +132,7 @@ def test_input_is_not_changed_and_sizes_are_handed_on():
 
 def test_nothing_is_read_back_from_the_device(monkeypatch):
     """On a GPU each of these would wait for it."""
+    _make_all_together(monkeypatch)
     images = _batch([(40, 50), (25, 60)], (64, 64))
     expected = _view(ALL_ON, images).pixels
 
@@ -128,6 +149,26 @@ def test_nothing_is_read_back_from_the_device(monkeypatch):
     assert torch.equal(strong, expected)
 
 
+@pytest.mark.parametrize("rows", [1, 4, 7, 1000])
+def test_strips_change_as_the_whole_batch_is_changed(monkeypatch, rows):
+    """Of every height: of fewer rows than a blur reaches, and more than an image has."""
+    monkeypatch.setattr(strips, "_STRIP_VALUES", 3 * 50 * rows)
+    sizes = [(40, 50), (25, 60), (64, 64), (2, 31)] * 8
+    images = _batch(sizes, (64, 64))
+    views = (StrongView(), ALL_ON)  # in the second not one image is left as it is
+    alone = [_view(view, images).pixels for view in views]
+    _make_all_together(monkeypatch)
+    for view, pixels in zip(views, alone, strict=True):
+        assert torch.equal(pixels, _view(view, images).pixels)
+
+
+def test_strips_of_several_threads_change_as_those_of_one():
+    images = _batch([(300, 400)] * 2, (300, 400))
+    expected = _view(ALL_ON, images).pixels
+    torch.set_num_threads(2)
+    assert torch.equal(_view(ALL_ON, images).pixels, expected)
+
+
 def test_same_key_same_bytes_other_key_other_bytes():
     images = _batch([(48, 48)], (64, 64))
     first = _view(ALL_ON, images).pixels
@@ -136,6 +177,7 @@ def test_same_key_same_bytes_other_key_other_bytes():
         assert not torch.equal(_view(ALL_ON, images, **other).pixels, first)
 
 
+@either_way
 @pytest.mark.parametrize(
     "view",
     [
@@ -158,6 +200,7 @@ def test_identity_when_all_is_off(view):
     assert strong.pixels.data_ptr() != images.pixels.data_ptr()
 
 
+@either_way
 def test_tiny_images_pass():
     images = _batch([(1, 1), (2, 9), (3, 3)], (32, 32))
     for step in range(20):
@@ -255,7 +298,7 @@ def test_grayscale_agrees_with_pil():
 
 
 def _blurred(image, sigma):
-    return _alone(gaussian_blur, image, sigma, reach=math.ceil(3 * sigma))
+    return _alone(GaussianBlur(math.ceil(3 * sigma)), image, sigma)
 
 
 @pytest.mark.parametrize("sigma", [0.1, 0.5, 1.0, 1.7, 2.0])
@@ -303,7 +346,7 @@ def _drawn(view, count=COUNT):
     numbers = torch.from_numpy(np.random.default_rng(0).random((count, 9), dtype=np.float32))
     changes = [[] for _ in range(count)]
     for group in view.groups(numbers):
-        name = getattr(group.change, "func", group.change).__name__
+        name = "gaussian_blur" if isinstance(group.change, GaussianBlur) else group.change.__name__
         for row, amount in zip(group.rows.tolist(), group.amounts.tolist(), strict=True):
             changes[row].append((name, amount))
     return changes
@@ -388,6 +431,35 @@ def test_chain_applies_the_drawn_changes():
     assert 0.5 <= factors.median() <= 1.5
 
 
+def test_views_look_as_those_of_the_published_chain():
+    """Of 400 views of one picture: ours, and those made with PIL and torchvision."""
+    coarse = 40 + 160 * torch.rand(1, 3, 16, 20, generator=torch.Generator().manual_seed(0))
+    picture = torch.nn.functional.interpolate(coarse, (64, 80), mode="bilinear")[0].byte()
+    ours = _view(StrongView(), ImageBatch(picture.expand(400, -1, -1, -1), torch.tensor([[64, 80]] * 400))).pixels
+    torch.manual_seed(0)
+    np.random.seed(0)
+    theirs = torch.stack([peers._pil_chain(_to_pil(picture)) for _ in range(400)])
+    for (name, own), other in zip(_looks(ours).items(), _looks(theirs).values(), strict=True):
+        places = np.sort(np.concatenate([own, other]))
+        below = [np.searchsorted(np.sort(values), places, side="right") / 400 for values in (own, other)]
+        # Kolmogorov-Smirnov: of 10,000 pairs that are distributed alike one is further apart
+        assert np.abs(below[0] - below[1]).max() < 2.23 * math.sqrt(2 / 400), name
+
+
+def _looks(pixels):
+    """A few numbers of every image; the medians see little of what is erased."""
+    values = pixels.double()
+    colorfulness = (values.amax(1) - values.amin(1)).flatten(1).median(1).values
+    sharpness = values.diff(dim=3).abs().flatten(1).mean(1)
+    return {
+        "red": values[:, 0].flatten(1).median(1).values.numpy(),
+        "brightness": values.flatten(1).median(1).values.numpy(),
+        "deviation": values.std((1, 2, 3)).numpy(),
+        "colorfulness": colorfulness.numpy(),
+        "sharpness": sharpness.numpy(),
+    }
+
+
 # --- erasing ---------------------------------------------------------------------------------------------
 
 
@@ -439,6 +511,7 @@ def test_erasings_come_as_often_as_published():
         assert abs(share - erasing.probability) < 0.06  # a few do not fit
 
 
+@either_way
 def test_noise_is_uniform_over_bytes_and_differs_between_images_and_rounds():
     half = Erasing(probability=1, area=(0.5, 0.5), ratio=(1.0, 1.0))
     images = ImageBatch(torch.zeros(2, 3, 400, 400, dtype=torch.uint8), torch.tensor([[400, 400]] * 2))
@@ -459,6 +532,7 @@ def test_noise_is_uniform_over_bytes_and_differs_between_images_and_rounds():
     assert abs(np.corrcoef(fills[0], fills[1])[0, 1]) < 4 / math.sqrt(len(fills[0]))
 
 
+@either_way
 def test_erasing_is_the_last_change():
     images = _batch([(64, 64)], (64, 64))
     erasing = (Erasing(probability=1, area=(0.3, 0.3), ratio=(1, 1)),)
@@ -476,13 +550,17 @@ def test_noise_is_the_documented_hash_in_unsigned_arithmetic():
     rows, columns = np.meshgrid(np.arange(20, dtype=np.uint32), np.arange(30, dtype=np.uint32), indexing="ij")
     words = mix(rows << 16 | columns, 0x7FEB352D, 0x846CA68B) ^ np.uint32(0.7 * 2**24)
     expected = mix(words, 0x21F0AAAD, 0xD35A2D97).astype("<u4")[..., None].view(np.uint8)[..., :3]
-    noise = photometry._noise(torch.tensor([0.2, 0.7], dtype=torch.float64), 20, 30)
-    np.testing.assert_array_equal(noise[1].permute(1, 2, 0).numpy(), expected)
+    places = scrambled_places(torch.empty(2, 3, 20, 30))
+    drawn = noise(torch.tensor([0.2, 0.7], dtype=torch.float64), places)
+    np.testing.assert_array_equal(drawn[1].permute(1, 2, 0).numpy(), expected)
+    part = noise(torch.tensor([0.7], dtype=torch.float64), places[5:9, 11:])
+    np.testing.assert_array_equal(part[0].permute(1, 2, 0).numpy(), expected[5:9, 11:])
 
 
+@either_way
 def test_known_bytes():
     """Fixes the stream: a run that is resumed with a later release must see the same views."""
     images = ImageBatch(torch.zeros(1, 3, 8, 8, dtype=torch.uint8), torch.tensor([[8, 8]]))
     erasing = (Erasing(probability=1, area=(0.3, 0.3), ratio=(1, 1)),)
-    noise = _view(StrongView(**{**OFF, "erasings": erasing}), images).pixels
-    assert noise[noise > 0][:6].tolist() == [82, 4, 167, 149, 205, 246]
+    erased = _view(StrongView(**{**OFF, "erasings": erasing}), images).pixels
+    assert erased[erased > 0][:6].tolist() == [82, 4, 167, 149, 205, 246]
