@@ -15,8 +15,9 @@ from denseteacher.evaluation.evaluator import Evaluator
 from denseteacher.recipe import Recipe
 from denseteacher.report.previews import begin_previews
 from denseteacher.run_report import evaluate_run, report_run
+from denseteacher.training.learner import Learner
 from denseteacher.training.runtime import Runtime
-from denseteacher.training.trainer import Progress, Trainer
+from denseteacher.training.trainer import Preview, Progress, Trainer
 
 
 def stream_settings(config: Recipe, rank: int = 0, world_size: int = 1) -> StreamSettings:
@@ -67,40 +68,44 @@ def build_trainer(config: Recipe, data: TrainingData, student: nn.Module, runtim
         card = _card(config, data, "teacher", trainer.step, metrics)
         save_detector(folder / "detector.safetensors", teacher.state_dict(), card)
 
-    decay, start = config.ema.decay, config.ema.start
-    dataset = StepDataset(
-        data.labeled,
-        data.unlabeled,
-        stream_settings(config, runtime.rank, runtime.world_size),
-        hidden=data.hidden,
-    )
-    trainer = Trainer(
+    settings = stream_settings(config, runtime.rank, runtime.world_size)
+    dataset = StepDataset(data.labeled, data.unlabeled, settings, hidden=data.hidden)
+    learner = Learner(
         student=student,
         method=config.method,
         strong=config.augment.strong,
         affine=config.augment.affine,
-        dataset=dataset,
-        schedule=config.schedule,
         optim=config.optim,
-        ema=(float(decay), int(start)),
+        ema=(float(config.ema.decay), int(config.ema.start)),
         runtime=runtime,
+        settings=settings,
+        unlabeled=len(data.unlabeled),
+        max_steps=int(config.schedule.max_steps),
+        accumulate=config.schedule.accumulate,
+    )
+    trainer = Trainer(
+        learner,
+        dataset,
+        schedule=config.schedule,
         workers=config.runtime.workers,
         folder=folder,
         recipe=config.model_dump(mode="json"),
         evaluate=evaluate_one,
         save_best=save_best,
-        preview=begin_previews(
-            folder / "previews",
-            dataset,
-            method=config.method,
-            strong=config.augment.strong,
-            affine=config.augment.affine,
-            device=runtime.device,
-        )
-        if runtime.is_main
-        else None,
+        preview=_preview(config, dataset, runtime, folder) if runtime.is_main else None,
     )
     return trainer
+
+
+def _preview(config: Recipe, dataset: StepDataset, runtime: Runtime, folder: Path) -> Preview | None:
+    return begin_previews(
+        folder / "previews",
+        dataset,
+        method=config.method,
+        strong=config.augment.strong,
+        affine=config.augment.affine,
+        device=runtime.device,
+    )
 
 
 def _card(config: Recipe, data: TrainingData, role: str, step: int, metrics: Mapping[str, float]) -> DetectorCard:
@@ -118,7 +123,7 @@ def _card(config: Recipe, data: TrainingData, role: str, step: int, metrics: Map
 
 def finish_run(config: Recipe, data: TrainingData, trainer: Trainer, progress: Progress, folder: Path) -> None:
     """Writes the last teacher and student, the evaluation of the best teacher, and the report."""
-    for role, module in (("teacher", trainer.teacher.module), ("student", trainer.student_module)):
+    for role, module in (("teacher", trainer.learner.teacher.module), ("student", trainer.learner.student_module)):
         card = _card(config, data, role, progress.step, progress.metrics)
         save_detector(folder / f"last_{role}.safetensors", module.state_dict(), card)
     if not progress.best:  # nothing was evaluated, so the last teacher is the one to use

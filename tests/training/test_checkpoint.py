@@ -27,7 +27,7 @@ import torch
 from torch import nn
 
 from denseteacher.errors import InputError, RunError
-from denseteacher.training.checkpoint import CheckpointFolder, write_atomically
+from denseteacher.training.checkpoint import CheckpointFolder
 
 
 def _state(step: int, size: int = 300) -> dict[str, Any]:
@@ -303,47 +303,6 @@ def _refusal(folder: CheckpointFolder, step: int) -> str | None:
     except RunError as error:
         return str(error)
     return None
-
-
-def test_an_interrupted_write_leaves_no_temporary_file(tmp_path: Path) -> None:
-    path = tmp_path / "file"
-    path.write_bytes(b"old")
-
-    def interrupted(stream: Any) -> None:
-        stream.write(b"new")
-        raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        write_atomically(path, interrupted)
-    assert _names(tmp_path) == ["file"]
-    assert path.read_bytes() == b"old"
-
-
-def test_a_missing_folder_is_a_run_error(tmp_path: Path) -> None:
-    with pytest.raises(RunError, match="No such file or directory"):
-        write_atomically(tmp_path / "missing" / "file", lambda stream: None)
-
-
-def test_content_and_folder_reach_the_disk_before_and_after_the_rename(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    events: list[str] = []
-    fsync, replace = os.fsync, os.replace
-
-    def record_fsync(descriptor: int) -> None:
-        events.append(f"fsync {Path(f'/proc/self/fd/{descriptor}').readlink().suffix or 'folder'}")
-        fsync(descriptor)
-
-    def record_replace(source: Any, target: Any) -> None:
-        events.append("replace")
-        replace(source, target)
-
-    folder = tmp_path / "folder"
-    folder.mkdir()
-    monkeypatch.setattr(os, "fsync", record_fsync)
-    monkeypatch.setattr(os, "replace", record_replace)
-    write_atomically(folder / "file", lambda stream: None)
-    assert events == ["fsync .tmp", "replace", "fsync folder"]
 
 
 def test_a_file_system_that_can_not_sync_folders_is_no_failure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

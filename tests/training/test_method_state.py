@@ -73,32 +73,32 @@ def test_resume_is_bitwise_equal(run, monkeypatch, method, options):
 
 @pytest.mark.parametrize("method", METHODS)
 def test_a_step_that_is_skipped_is_not_remembered(run, monkeypatch, method):
-    from denseteacher.training.trainer import Trainer
+    from denseteacher.training.learner import Learner
 
-    original, seen = Trainer._train_step, {}
+    original, seen = Learner.train_step, {}
 
-    def poisoned(trainer, loaded):
-        before = {name: value.clone() for name, value in trainer.method_state.items()}
-        losses = trainer.method.losses
-        if trainer.step == 5:
+    def poisoned(learner, loaded):
+        before = {name: value.clone() for name, value in learner.method_state.items()}
+        losses = learner.method.losses
+        if learner.step == 5:
 
             class Broken:
                 static_teacher = False
-                needs_unlabeled = trainer.method.needs_unlabeled
+                needs_unlabeled = learner.method.needs_unlabeled
 
                 def losses(self, *args):
                     output = losses(*args)
                     seen["offered"] = output.state
                     return output._replace(losses={name: value * torch.nan for name, value in output.losses.items()})
 
-            trainer.method, kept = Broken(), trainer.method
-            original(trainer, loaded)
-            trainer.method = kept
-            seen["before"], seen["after"] = before, trainer.method_state
+            learner.method, kept = Broken(), learner.method
+            original(learner, loaded)
+            learner.method = kept
+            seen["before"], seen["after"] = before, learner.method_state
         else:
-            original(trainer, loaded)
+            original(learner, loaded)
 
-    monkeypatch.setattr(Trainer, "_train_step", poisoned)
+    monkeypatch.setattr(Learner, "train_step", poisoned)
     assert run("run", method).step == 8
     assert_same(seen["before"], seen["after"])
     assert any(not torch.equal(value, seen["before"][name]) for name, value in seen["offered"].items())

@@ -126,37 +126,47 @@ def test_resume_with_another_recipe_names_the_key(run, monkeypatch):
         run("part", "seed=5", resume=True)
 
 
-def test_a_nonfinite_loss_skips_the_step_and_spares_the_teacher(run, monkeypatch):
-    from denseteacher.training.trainer import Trainer
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+@pytest.mark.parametrize("step", [0, 5])
+def test_a_nonfinite_loss_leaves_the_student_as_it_was(run, monkeypatch, optimizer, step):
+    from denseteacher.training.learner import Learner
 
-    original, snapshots = Trainer._train_step, {}
+    original, seen = Learner.train_step, {}
 
-    def poisoned(trainer, loaded):
-        before = {key: value.clone() for key, value in trainer.student_module.state_dict().items()}
-        teacher = {key: value.clone() for key, value in trainer.teacher.module.state_dict().items()}
-        if trainer.step == 5:
-            method = trainer.method
-            trainer.method = Broken()
-            original(trainer, loaded)
-            trainer.method = method
-            snapshots["student"] = (before, {k: v.clone() for k, v in trainer.student_module.state_dict().items()})
-            snapshots["teacher"] = (teacher, {k: v.clone() for k, v in trainer.teacher.module.state_dict().items()})
-        else:
-            original(trainer, loaded)
+    def floats(module):
+        return {name: value.clone() for name, value in module.state_dict().items() if value.is_floating_point()}
 
-    monkeypatch.setattr(Trainer, "_train_step", poisoned)
-    result = run("run")
+    def poisoned(learner, loaded):
+        if learner.step != step:
+            return original(learner, loaded)
+        seen["before"], seen["teacher"] = floats(learner.student_module), floats(learner.teacher.module)
+        method, learner.method = learner.method, Broken(learner.method)
+        original(learner, loaded)
+        learner.method = method
+        seen["after"], seen["averaged"] = floats(learner.student_module), floats(learner.teacher.module)
+        assert int(learner.nonfinite) == 1
+
+    monkeypatch.setattr(Learner, "train_step", poisoned)
+    result = run("run", f"optim.name={optimizer}")
     assert result.step == 8
-    for before, after in snapshots.values():
-        floats = [key for key in before if before[key].is_floating_point()]
-        assert all(torch.equal(before[key], after[key]) for key in floats)
+    assert_same(seen["before"], seen["after"])
+    for name, value in seen["averaged"].items():  # the teacher goes on towards the student as it is
+        decay = 0.0 if step == 0 else 0.9
+        expected = decay * seen["teacher"][name] + (1 - decay) * seen["before"][name]
+        torch.testing.assert_close(value, expected)
     final = last_state(result.folder)
-    assert all(value.isfinite().all() for value in final["teacher"].values() if value.is_floating_point())
+    for part in ("student", "teacher"):
+        assert all(value.isfinite().all() for value in final[part].values() if value.is_floating_point())
     assert final["nonfinite"] == 0
 
 
 class Broken:
     """A method whose loss is NaN and reaches every parameter."""
+
+    static_teacher = False
+
+    def __init__(self, method):
+        self.needs_unlabeled = method.needs_unlabeled
 
     def losses(self, student, teacher, batch, step, state=None):
         from denseteacher.methods import Supervised
@@ -168,7 +178,7 @@ class Broken:
 def test_ten_nonfinite_steps_end_the_run_with_a_dump(run, monkeypatch, tmp_path):
     from denseteacher.methods import DenseTeacher
 
-    monkeypatch.setattr(DenseTeacher, "losses", Broken().losses.__func__)
+    monkeypatch.setattr(DenseTeacher, "losses", Broken.losses)
     with pytest.raises(RunError, match="not finite in 4 steps in a row"):
         run("run", "schedule.max_nonfinite=4")
     dump = json.loads((tmp_path / "run" / "nonfinite.json").read_text())

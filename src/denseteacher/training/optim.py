@@ -15,26 +15,34 @@ class OptimConfig(Config):
     """Optimizer, learning-rate schedule and clipping."""
 
     name: Literal["sgd", "adamw"] = "sgd"
+    """The optimizer: ``sgd`` with momentum, or ``adamw``."""
     lr: float = Field(0.01, gt=0)
+    """Learning rate, before warm-up and schedule."""
     reference_batch: int | None = Field(None, gt=0)
     """The labeled batch that ``lr`` is meant for: with another one it is scaled in proportion (SGD) or by the
     square root (AdamW). None leaves ``lr`` as it is."""
     momentum: float = Field(0.9, ge=0, lt=1)
+    """Of SGD."""
     weight_decay: float = Field(1e-4, ge=0)
+    """Of all weights and biases but those of normalization layers."""
     norm_weight_decay: float = Field(0.0, ge=0)
     """Weight decay of the weights and biases of normalization layers."""
     warmup_steps: int = Field(1000, ge=0)
+    """Steps in which the rate rises, in a straight line, to its full value."""
     warmup_factor: float = Field(1e-3, ge=0, le=1)
     """Share of the learning rate at step 0."""
     schedule: Literal["constant", "step", "cosine"] = "constant"
+    """After the warm-up: ``constant``, ``step`` at the ``milestones``, or ``cosine`` down to ``final_factor``."""
     milestones: tuple[float, ...] = ()
     """Shares of the run after which ``step`` multiplies the rate by ``step_factor``."""
     step_factor: float = Field(0.1, gt=0, le=1)
+    """What the rate is multiplied by at each milestone."""
     final_factor: float = Field(0.0, ge=0, le=1)
     """Share of the rate that ``cosine`` ends at."""
     clip_value: float | None = Field(None, gt=0)
     """Each gradient element is cut to this magnitude (the published run: 1.0)."""
     clip_norm: float | None = Field(None, gt=0)
+    """All gradients are scaled down so that their norm is at most this."""
 
 
 def learning_rate(config: OptimConfig, step: int, *, max_steps: int, labeled_batch: int) -> float:
@@ -76,6 +84,18 @@ def build_optimizer(model: nn.Module, config: OptimConfig) -> Optimizer:
     if config.name == "sgd":
         return SGD(groups, lr=config.lr, momentum=config.momentum, fused=True)
     return AdamW(groups, lr=config.lr, fused=True)
+
+
+def begin_momentum(optimizer: Optimizer) -> None:
+    """Gives SGD the momentum of a run that has not moved, on the parameters' device.
+
+    The first step is the same with it as without; but where torch's fused SGD makes the buffers itself and then skips
+    the step for gradients that are not finite, they stay uninitialized memory.
+    """
+    for group in optimizer.param_groups:
+        if group.get("momentum", 0) > 0:
+            for parameter in group["params"]:
+                optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
 
 
 def set_rate(optimizer: Optimizer, rate: float) -> None:

@@ -1,0 +1,96 @@
+"""A step keeps the device busy: it reads nothing back, and its pure parts compile to one graph."""
+
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from conftest import TINY
+from denseteacher.benchmark.scene import Size, made_up_step, made_up_targets, with_objects
+from denseteacher.benchmark.step import make_learner
+from denseteacher.detectors import FCOS, RetinaNet
+from denseteacher.methods import DenseTeacher
+from denseteacher.recipe import load_recipe
+from denseteacher.structures import ImageBatch
+from denseteacher.training.runtime import Runtime
+
+SIZE = Size(2, 2, 64, 96, 3)
+CLASSES = 4
+METHODS = ["supervised", "dense_teacher", "humble_teacher", "csd"]
+"""Without pseudo-boxes, whose number and NMS are known to the host only by asking."""
+
+
+class NoReading(TorchDispatchMode):
+    """Refuses what would wait for a GPU: numbers on the host, and shapes that depend on values."""
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        name = func.__name__.split(".")[0]
+        assert name not in {"_local_scalar_dense", "item", "is_nonzero", "masked_select", "_unique2"}, name
+        # row lists of the host are made before anything is on the device
+        assert name != "nonzero" or args[0].ndim == 1, name
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("detector", ["fcos", "retinanet"])
+@pytest.mark.parametrize("method", METHODS)
+def test_a_step_reads_nothing_back(method, detector):
+    recipe = load_recipe("custom", [*TINY, f"method.name={method}", f"detector.name={detector}"])
+    size = SIZE._replace(unlabeled=0) if method == "supervised" else SIZE
+    learner = make_learner(recipe, Runtime(recipe.runtime), size, CLASSES)
+    loaded = made_up_step(size, CLASSES)
+    learner.train_step(loaded)  # what is kept for a canvas is made by its first step
+    with NoReading():
+        learner.train_step(loaded)
+    assert learner.values["loss"].isfinite()
+
+
+@pytest.fixture(params=[FCOS, RetinaNet])
+def seen(request):
+    """A detector, its predictions as a trained teacher's are, and targets."""
+    torch.manual_seed(0)
+    detector = request.param(num_classes=CLASSES, backbone="test_byobnet", levels=(3, 5), channels=16)
+    targets = made_up_targets(2, SIZE, CLASSES, torch.Generator().manual_seed(0))
+    images = ImageBatch(torch.zeros(2, 3, 64, 96, dtype=torch.uint8), torch.tensor([[64, 96], [60, 80]]))
+    with torch.no_grad():
+        return detector, with_objects(detector(images), detector, targets), targets
+
+
+def compiled(function):
+    """By the tracer alone: a graph break is an error, and no compiler is needed."""
+    torch._dynamo.reset()
+    return torch.compile(function, fullgraph=True, backend="eager")
+
+
+def test_supervised_losses_are_one_graph(seen):
+    detector, output, targets = seen
+    expected = detector.supervised_losses(output, targets)
+    found = compiled(detector.supervised_losses)(output, targets)
+    assert {name: float(value) for name, value in found.items()} == {
+        name: float(value) for name, value in expected.items()
+    }
+
+
+def test_the_dense_lesson_is_one_graph(seen):
+    detector, guess, _ = seen
+    method = DenseTeacher(ratio=0.1, burn_in=0, ramp=0)
+
+    def unlabeled_losses(guess, output):
+        labels = method.pseudo_labels(guess)
+        return method._losses(detector, guess, labels, None, output)
+
+    shifted = guess._replace(logits=guess.logits + 0.3)
+    expected = unlabeled_losses(guess, shifted)
+    found = compiled(unlabeled_losses)(guess, shifted)
+    for name, value in expected.items():
+        torch.testing.assert_close(found[name], value)
+
+
+def test_the_forward_is_one_graph(seen):
+    detector, _, _ = seen
+    detector.eval()
+    images = ImageBatch(torch.zeros(2, 3, 64, 96, dtype=torch.uint8), torch.tensor([[64, 96], [60, 80]]))
+    with torch.no_grad():
+        expected = detector(images)
+        found = compiled(detector)(images)
+    for one, other in zip(found, expected, strict=True):
+        if other is not None:
+            torch.testing.assert_close(one, other)
