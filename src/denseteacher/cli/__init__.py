@@ -1,27 +1,47 @@
 """The command line: parses, calls what does the work, prints. Exit codes: 0 done, 2 wrong usage or input, 1 failure."""
 
+import signal
 import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 
-from denseteacher.cli import datasets, detectors, experiments, training
+from denseteacher.cli import benchmarks, datasets, detectors, experiments, training
 from denseteacher.cli.app import app
 from denseteacher.errors import InputError, RunError
 
-__all__ = ["app", "datasets", "detectors", "experiments", "main", "training"]
+_INTERRUPTED = 130  # what typer makes of a KeyboardInterrupt
+__all__ = ["app", "benchmarks", "datasets", "detectors", "experiments", "main", "training"]
 
 
 def main() -> None:
     """The console script. Wrong input is one sentence on stderr, never a traceback."""
     try:
-        app()
+        with _terminable():
+            app()
     except InputError as error:
         _fail(error, code=2)
     except RunError as error:
         _fail(error, code=1)
-    except KeyboardInterrupt:
-        print("denseteacher: interrupted", file=sys.stderr)
-        sys.exit(1)
+    except SystemExit as left:
+        if left.code != _INTERRUPTED:
+            raise
+        _fail("interrupted", code=1)
 
 
-def _fail(error: Exception, *, code: int) -> None:
-    print(f"denseteacher: {error}", file=sys.stderr)
+def _fail(reason: Exception | str, *, code: int) -> None:
+    print(f"denseteacher: {reason}", file=sys.stderr)
     sys.exit(code)
+
+
+@contextmanager
+def _terminable() -> Iterator[None]:
+    """SIGTERM is a KeyboardInterrupt too, so that whoever holds something half done can take it away."""
+    if threading.current_thread() is not threading.main_thread():  # others may not set handlers
+        yield
+        return
+    previous = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, previous)

@@ -1,0 +1,139 @@
+"""What others do for the same work: torchvision's FCOS, and the published augmentation image by image in PIL."""
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from PIL import Image, ImageFilter
+from torch import Tensor
+from torchvision.models import resnet50
+from torchvision.models.detection import FCOS as TorchvisionFCOS
+from torchvision.models.detection.backbone_utils import _resnet_fpn_extractor
+from torchvision.ops.feature_pyramid_network import LastLevelP6P7
+from torchvision.ops.misc import FrozenBatchNorm2d
+from torchvision.transforms import v2
+
+from denseteacher.benchmark.scene import Size, made_up_step
+from denseteacher.benchmark.step import make_learner
+from denseteacher.benchmark.timing import in_turns, medians, ratio_of_medians
+from denseteacher.data.photometry import StrongView
+from denseteacher.data.randomness import Draw
+from denseteacher.recipe import Recipe
+from denseteacher.structures import ImageBatch, Targets
+from denseteacher.training.runtime import Runtime
+
+_TRAINABLE_STAGES = 3  # of five: stem and first stage are frozen, as in the published recipe
+
+
+def measure_supervised(recipe: Recipe, size: Size, *, classes: int, rounds: int) -> dict[str, float]:
+    """Times supervised FCOS steps, in turns with torchvision's in fp32 on the same images and boxes.
+
+    Both have ResNet-50 with frozen batch norms, stem and first stage, GroupNorm towers of four convolutions, SGD.
+
+    Returns:
+        Median seconds by name, and ``supervised_over_torchvision_fp32`` and ``..._bf16``.
+    """
+    loaded = made_up_step(size._replace(unlabeled=0), classes)
+    work: dict[str, Callable[[], object]] = {}
+    device = torch.device("cpu")
+    for precision in ("fp32", "bf16"):
+        config = recipe.model_copy(update={"runtime": recipe.runtime.model_copy(update={"precision": precision})})
+        runtime = Runtime(config.runtime)
+        device = runtime.device
+        work[precision] = _own_step(config, runtime, size, classes, _on(loaded.labeled, device), loaded.targets)
+    work["torchvision fp32"] = _torchvision_step(loaded.labeled.pixels, loaded.targets, classes, device)
+    seconds = in_turns(work, rounds=rounds, device=device)
+    ratios = {
+        f"supervised_over_torchvision_{precision}": ratio_of_medians(seconds, precision, "torchvision fp32")
+        for precision in ("fp32", "bf16")
+    }
+    return {f"{name} s": value for name, value in medians(seconds).items()} | ratios
+
+
+def _own_step(
+    recipe: Recipe, runtime: Runtime, size: Size, classes: int, images: ImageBatch, targets: Targets
+) -> Callable[[], None]:
+    learner = make_learner(recipe, runtime, size, classes)
+    on_device = Targets(*(field.to(runtime.device) for field in targets))
+
+    def run() -> None:
+        losses = learner.student.supervised_losses(learner.student(images), on_device)
+        runtime.backward(torch.stack(list(losses.values())).sum())
+        learner.optimizer.step()
+        learner.optimizer.zero_grad(set_to_none=True)
+
+    return run
+
+
+def _torchvision_step(pixels: Tensor, targets: Targets, classes: int, device: torch.device) -> Callable[[], None]:
+    height, width = pixels.shape[-2:]
+    body = resnet50(weights=None, norm_layer=FrozenBatchNorm2d)
+    backbone = _resnet_fpn_extractor(
+        body, _TRAINABLE_STAGES, returned_layers=[2, 3, 4], extra_blocks=LastLevelP6P7(256, 256)
+    )
+    model = TorchvisionFCOS(backbone, classes, min_size=min(height, width), max_size=max(height, width))
+    model.to(device).train()
+    optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.0, momentum=0.9)
+    images = [image.to(device) for image in pixels.float() / 255]
+    wanted = [
+        {"boxes": boxes[mask].to(device), "labels": labels[mask].to(device)}
+        for boxes, labels, mask in zip(*targets, strict=True)
+    ]
+
+    def run() -> None:
+        losses = model(images, wanted)
+        torch.autograd.backward(torch.stack(list(losses.values())).sum())
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+
+    return run
+
+
+def measure_strong_views(strong: StrongView, *, images: int, height: int, width: int, rounds: int) -> dict[str, float]:
+    """Times strong views of a batch on the CPU, in turns with the published chain image by image in PIL.
+
+    Returns:
+        Images a second by name, and ``strong_views_over_pil``.
+    """
+    rng = torch.Generator().manual_seed(0)
+    # smooth, as photographs are; what the changes cost does not depend on it, what PIL's filters cost does a little
+    small = torch.randint(0, 256, (images, 3, height // 8, width // 8), generator=rng).float()
+    pixels = torch.nn.functional.interpolate(small, (height, width), mode="bilinear").byte()
+    batch = ImageBatch(pixels, torch.tensor([[height, width]]).repeat(images, 1))
+    pictures = [Image.fromarray(image.permute(1, 2, 0).numpy()) for image in pixels]
+    numbers = iter(range(10**9))
+    work: dict[str, Callable[[], object]] = {
+        "strong views": lambda: strong(
+            batch, seed=0, step=next(numbers), samples=range(images), draw=Draw.UNLABELED_STRONG
+        ),
+        "PIL": lambda: [_pil_chain(picture) for picture in pictures],
+    }
+    seconds = in_turns(work, rounds=rounds, device=torch.device("cpu"))
+    return {f"{name} images/s": images / value for name, value in medians(seconds).items()} | {
+        "strong_views_over_pil": ratio_of_medians(seconds, "PIL", "strong views")
+    }
+
+
+_JITTER = v2.RandomApply([v2.ColorJitter(0.4, 0.4, 0.4, 0.1)], p=0.8)
+_GRAY = v2.RandomGrayscale(p=0.2)
+_ERASINGS = [
+    v2.RandomErasing(p=0.7, scale=(0.05, 0.2), ratio=(0.3, 3.3), value="random"),
+    v2.RandomErasing(p=0.5, scale=(0.02, 0.2), ratio=(0.1, 6), value="random"),
+    v2.RandomErasing(p=0.3, scale=(0.02, 0.2), ratio=(0.05, 8), value="random"),
+]
+
+
+def _pil_chain(picture: Image.Image) -> Tensor:
+    """The published strong view of one image (ssod_systems.md, section 3.1)."""
+    picture = _GRAY(_JITTER(picture))
+    if np.random.random() < 0.5:  # noqa: NPY002 (as those who write such chains do)
+        picture = picture.filter(ImageFilter.GaussianBlur(np.random.uniform(0.1, 2.0)))  # noqa: NPY002
+    pixels = v2.functional.to_dtype(v2.functional.pil_to_tensor(picture), torch.float32, scale=True)
+    for erasing in _ERASINGS:
+        pixels = erasing(pixels)
+    rounded: Tensor = v2.functional.to_dtype(pixels, torch.uint8, scale=True)
+    return rounded
+
+
+def _on(images: ImageBatch, device: torch.device) -> ImageBatch:
+    return ImageBatch(images.pixels.to(device), images.sizes.to(device))

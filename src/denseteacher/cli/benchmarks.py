@@ -1,0 +1,64 @@
+"""The command that measures."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.table import Table
+
+from denseteacher.cli.app import Overrides, app
+from denseteacher.cli.printing import console, remark, say
+from denseteacher.errors import InputError
+from denseteacher.files import write_json
+
+
+@app.command()
+def benchmark(
+    part: Annotated[
+        str, typer.Argument(metavar="PART", help="step, peers, data, inference, eval, or all of them.")
+    ] = "step",
+    recipe: Annotated[str, typer.Option("--recipe", help="Says detector, method and views.")] = "coco_standard",
+    batch: Annotated[int, typer.Option("--batch", min=1, help="Labeled images, and as many unlabeled ones.")] = 2,
+    size: Annotated[str, typer.Option("--size", metavar="HxW", help="Pixels of the canvas.")] = "320x416",
+    rounds: Annotated[int, typer.Option("--rounds", min=1, help="Measurements of each, taken in turns.")] = 5,
+    device: Annotated[str, typer.Option("--device", help="auto, cpu or cuda.")] = "auto",
+    json_file: Annotated[Path | None, typer.Option("--json", help="File to write all of it to.")] = None,
+    overrides: Overrides = None,
+) -> None:
+    """Measure training steps, data, inference and evaluation on made-up images."""
+    from denseteacher.benchmark.run import PARTS, BenchmarkSize
+    from denseteacher.benchmark.run import benchmark as measure
+    from denseteacher.recipe import load_recipe
+
+    chosen = tuple(name for name in PARTS if part in (name, "all"))
+    if not chosen:
+        raise InputError(f"there is no part {part!r} to measure: use one of {', '.join(PARTS)}, or all")
+    height, width = _parse_size(size)
+    keys = ["detector.pretrained=false", "method.group_size=null", f"runtime.device={device}", *(overrides or [])]
+    config = load_recipe(recipe, keys)
+    remark(f"measuring {', '.join(chosen)}; what else this machine does meanwhile slows it")
+    found = measure(config, chosen, BenchmarkSize(batch, batch, height, width, rounds=rounds))
+    for name, values in found.items():
+        if isinstance(values, dict) and name not in ("versions", "size"):
+            console().print(_table(name, values))
+    say(found["device"])
+    if json_file is not None:
+        write_json(json_file, found)
+
+
+def _parse_size(text: str) -> tuple[int, int]:
+    height, _, width = text.partition("x")
+    if not height.isdecimal() or not width.isdecimal() or int(height) % 32 or int(width) % 32 or int(height) == 0:
+        raise InputError(f"--size takes HEIGHTxWIDTH in multiples of 32, as 320x416, not {text!r}")
+    return int(height), int(width)
+
+
+def _table(name: str, values: dict[str, Any]) -> Table:
+    table = Table(title=name, show_header=False)
+    for key, value in values.items():
+        if isinstance(value, dict):
+            for inner, number in value.items():
+                table.add_row(f"{key}: {inner}", f"{number:.4g}")
+        else:
+            table.add_row(key, f"{value:.4g}" if isinstance(value, float) else str(value))
+    return table
