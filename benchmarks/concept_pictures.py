@@ -29,12 +29,14 @@ from denseteacher.inference.predictor import Predictor
 from denseteacher.methods import DenseTeacher
 from denseteacher.ops.losses import quality_focal_loss
 from denseteacher.recipe import Recipe, load_recipe
-from denseteacher.report.figures import metric_series, score_map, smooth
+from denseteacher.report.plotting import BLUE, GREEN, PINK
+from denseteacher.report.plotting import VERMILLION as ORANGE
+from denseteacher.report.score_maps import score_map
+from denseteacher.report.training_charts import metric_series, smooth
 from denseteacher.structures import DenseOutput, Detections, ImageBatch
 from denseteacher.training.logging import read_metrics
 
 FOLDER = Path(__file__).parent.parent / "docs" / "images" / "concepts"
-BLUE, ORANGE, GREEN, PINK = "#0072B2", "#D55E00", "#009E73", "#CC79A7"
 THRESHOLDS = (0.3, 0.5, 0.7)
 
 

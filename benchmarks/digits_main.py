@@ -17,8 +17,8 @@ from statistics import mean, stdev
 import torch
 
 from denseteacher.demo import scaled_to
+from denseteacher.ops.precision import bf16_pays_on_cpu
 from denseteacher.training.logging import read_metrics
-from denseteacher.training.runtime import bf16_pays_on_cpu
 from result_file import write_result
 
 FULL = "Dense Teacher (region, cls+box)"

@@ -20,8 +20,8 @@ from denseteacher.data.sources import open_data
 from denseteacher.inference.draw import draw_detections, fitted
 from denseteacher.inference.predictor import Predictor
 from denseteacher.recipe import load_recipe
-from denseteacher.report.figures import heat_overlay
-from denseteacher.report.guidance import first_views, guidance_of
+from denseteacher.report.score_maps import heat_overlay
+from denseteacher.report.unlabeled_examples import first_views, unlabeled_examples
 from result_file import RESULTS
 
 ROOT = Path(__file__).parent.parent
@@ -88,14 +88,14 @@ def panels(run: Path, place: int) -> dict[str, Image.Image]:
     data = open_data(recipe.data)
     dataset = StepDataset(data.labeled, data.unlabeled, stream_settings(recipe))
     views = first_views(dataset, recipe.augment.strong, recipe.augment.affine)
-    told = guidance_of(recipe.method, predictor.detector, views, predictor.device)[place]
-    assert told.region is not None, "no run of Dense Teacher"
-    weak = fitted(Image.fromarray(told.weak), _SIDE)
-    found = told.detections._replace(boxes=told.detections.boxes * (_SIDE / max(told.weak.shape)))
+    example = unlabeled_examples(recipe.method, predictor.detector, views, predictor.device)[place]
+    assert example.region is not None, "no run of Dense Teacher"
+    weak = fitted(Image.fromarray(example.weak), _SIDE)
+    found = example.detections._replace(boxes=example.detections.boxes * (_SIDE / max(example.weak.shape)))
     return {
         "unlabeled image": weak,
-        "highest class score": heat_overlay(told.weak, told.scores),
-        "dense pseudo-label": heat_overlay(told.weak, told.region),
+        "highest class score": heat_overlay(example.weak, example.scores),
+        "dense pseudo-label": heat_overlay(example.weak, example.region),
         "what pseudo-boxes would keep": draw_detections(weak, found, predictor.class_names),
     }
 

@@ -15,9 +15,9 @@ import torch
 
 from denseteacher import train
 from denseteacher.experiment import cells, load_experiment
+from denseteacher.ops.precision import bf16_pays_on_cpu
 from denseteacher.recipe import dump_recipe
 from denseteacher.training.logging import read_metrics
-from denseteacher.training.runtime import bf16_pays_on_cpu
 from result_file import write_result
 
 WARM = 8  # steps, the first with unlabeled images among them

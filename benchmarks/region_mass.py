@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 
-from denseteacher.analysis.material import Material
+from denseteacher.analysis.outputs import DetectorOutputs
 from denseteacher.analysis.selection import learning_rule, select_region
 from denseteacher.analysis.truth import hidden_truth
 from denseteacher.inference.predictor import Predictor
@@ -28,10 +28,10 @@ def measure(folder: Path, images: int) -> dict[str, float]:
     predictor, rule = Predictor.load(folder / "last_teacher.safetensors"), learning_rule(folder, None)
     truth = hidden_truth(folder).select(list(range(images)))
     mass = selected_mass = foreground = covered = selected = locations = 0.0
-    material = Material(predictor, truth, batch=BATCH)
-    for seen in material:
-        region = select_region(material, seen, rule)
-        richness = seen.output.logits.sigmoid().amax(-1)
+    outputs = DetectorOutputs(predictor, truth, batch_size=BATCH)
+    for batch in outputs:
+        region = select_region(outputs, batch, rule)
+        richness = batch.output.logits.sigmoid().amax(-1)
         mass += float(richness.sum())
         selected_mass += float((richness * region.selected).sum())
         foreground += float(region.foreground.sum())

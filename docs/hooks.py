@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 RESULTS = Path(__file__).parent.parent / "benchmarks" / "results"
 _KEYS = "<!-- keys -->"
+_WHICH = "Which of them it is."
 _KINDS = {bool: "true, false", int: "whole number", float: "number", str: "text", Path: "path"}
 
 
@@ -60,7 +61,8 @@ def _tables(prefix: str, model: type[BaseModel], heading: str) -> Iterator[str]:
             tag = f": `{option.model_fields['name'].default}`" if len(models) > 1 else ""
             inner.append((f"{prefix}{name}.", option, f"`{prefix}{name}`{tag}"))
         if not models or prefix:
-            yield f"| `{prefix}{name}` | {_values(field)} | {_default(field)} | {_line(texts.get(name, ''))} |"
+            text = _line(texts.get(name, _WHICH if _is_tag(field) else ""))
+            yield f"| `{prefix}{name}` | {_values(field)} | {_default(field)} | {text} |"
     yield ""
     for part in inner:
         yield from _tables(*part)
@@ -76,6 +78,11 @@ def _options(annotation: Any) -> tuple[Any, ...]:
     if origin is tuple:
         return (annotation, *filter(_is_model, _options(get_args(annotation)[0])))
     return (annotation,)
+
+
+def _is_tag(field: FieldInfo) -> bool:
+    """Whether a field has one possible value, which says which of several models it is."""
+    return get_origin(field.annotation) is Literal and len(get_args(field.annotation)) == 1
 
 
 def _is_model(option: Any) -> bool:

@@ -6,30 +6,17 @@ from typing import NamedTuple
 
 from denseteacher.assembly import stream_settings
 from denseteacher.data.sources import TrainingData, open_data
-from denseteacher.errors import InputError, RunError
+from denseteacher.errors import InputError
 from denseteacher.recipe import load_recipe
 from denseteacher.run_folder import MAY_CHANGE, flat_recipe
 from denseteacher.run_report import FinishedRun, finished_run, report_runs, same_validation, validation_file
 from denseteacher.training.logging import read_metrics
 
 
-class ComparedRun(NamedTuple):
-    """What is known of a run."""
-
-    label: str
-    metrics: dict[str, float]
-    """Of its last evaluation: ``teacher/AP``, ...; empty where nothing was evaluated."""
-    best_step: int | None
-    """At which its teacher was best."""
-    step_seconds: float | None
-    labeled: int
-    unlabeled: int
-
-
 class Comparison(NamedTuple):
     """Several runs."""
 
-    runs: list[ComparedRun]
+    runs: list[FinishedRun]
     differences: dict[str, list[str]]
     """Keys of their recipes that differ, with each run's value; without keys that change no result."""
     notes: list[str]
@@ -55,7 +42,7 @@ def compare_runs(folders: Sequence[Path], *, output: Path | None = None) -> Comp
     differences, notes = recipe_differences(runs), _notes(runs)
     if output is not None:
         _write_page(output, runs, differences, notes)
-    return Comparison([_compared(run) for run in runs], differences, notes)
+    return Comparison(runs, differences, notes)
 
 
 def recipe_differences(runs: Sequence[FinishedRun]) -> dict[str, list[str]]:
@@ -80,12 +67,6 @@ def _finished(folder: Path, label: str) -> FinishedRun:
     return finished_run(folder, recipe, label)
 
 
-def _compared(run: FinishedRun) -> ComparedRun:
-    found = [(row["teacher/AP"], row["step"]) for row in run.view.rows if row.get("teacher/AP") is not None]
-    best = max(found, key=lambda pair: pair[0])[1] if found else None
-    return ComparedRun(run.view.label, run.view.metrics, best, run.view.step_seconds, *run.images)
-
-
 def _notes(runs: Sequence[FinishedRun]) -> list[str]:
     if same_validation(runs):
         return []
@@ -96,22 +77,19 @@ def _notes(runs: Sequence[FinishedRun]) -> list[str]:
 
 def _write_page(output: Path, runs: Sequence[FinishedRun], differences: dict[str, list[str]], notes: list[str]) -> None:
     last = runs[-1]
-    gains = f"gains are over {runs[0].view.label}, and " if same_validation(runs) else ""
+    gains = f"gains are over {runs[0].shown.label}, and " if same_validation(runs) else ""
     data: TrainingData | None = None
     try:
         data = open_data(last.recipe.data)
     except InputError as error:
-        notes.append(f"The page has no pictures, since the data of {last.view.label} can't be read: {error}.")
-    try:
-        report_runs(
-            output,
-            runs,
-            title=f"Comparison of {', '.join(run.view.label for run in runs)}",
-            summary=f"{len(runs)} runs; {gains}pictures show {last.view.label}.",
-            data=data,
-            settings=stream_settings(last.recipe),
-            notes=notes,
-            differences=differences,
-        )
-    except OSError as error:
-        raise RunError(f"{output} can't be written: {error.strerror or error}") from error
+        notes.append(f"The page has no pictures, since the data of {last.shown.label} can't be read: {error}.")
+    report_runs(
+        output,
+        runs,
+        title=f"Comparison of {', '.join(run.shown.label for run in runs)}",
+        summary=f"{len(runs)} runs; {gains}pictures show {last.shown.label}.",
+        data=data,
+        settings=stream_settings(last.recipe),
+        notes=notes,
+        differences=differences,
+    )

@@ -28,7 +28,9 @@ class AugmentConfig(Config):
     """The two views."""
 
     weak: WeakView = WeakView()
+    """What the teacher sees of an unlabeled image, and one of the two views of a labeled one."""
     strong: StrongView = StrongView()
+    """What the student sees of an unlabeled image, made from the weak view, and the other view of a labeled one."""
     affine: AffineView | None = None
     """Own geometry of the strong views of unlabeled images; only for methods whose labels can follow it."""
 
@@ -37,8 +39,11 @@ class EvaluationConfig(Config):
     """How detectors are evaluated and used."""
 
     short_side: int = Field(800, gt=0)
+    """Length of the shorter side in pixels."""
     max_side: int = Field(1333, gt=0)
+    """Bound of the longer side in pixels."""
     batch: int = Field(8, gt=0)
+    """Images a forward; changes the speed alone."""
     metrics: tuple[Metric, ...] = ("coco",)
     """What to measure; COCO's AP is always, since it decides which teacher is the best."""
 
@@ -47,8 +52,11 @@ class Recipe(Config):
     """One run."""
 
     name: str
+    """What the run is called, and its folder if no other is given."""
     description: str = ""
+    """What it is for, in one line."""
     seed: int = Field(1, ge=0)
+    """Of every random draw but the split."""
     data: DataConfig = DataConfig()
     augment: AugmentConfig = AugmentConfig()
     detector: DetectorConfig = FCOSConfig()

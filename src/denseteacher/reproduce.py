@@ -5,8 +5,9 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from denseteacher.errors import InputError, RunError
+from denseteacher.errors import InputError
 from denseteacher.experiment import FOLDS, Cell, Experiment, ProfileName, cells, load_experiment
+from denseteacher.files import refusal_explained
 from denseteacher.report.tables import STUDENT, Spread, Table, TableCell, write_table
 from denseteacher.run_queue import RunQueue
 from denseteacher.runs import Run, grouped, is_finished, make_run, read_record
@@ -74,15 +75,13 @@ def reproduce(
     if missing:
         _require_data(missing)
         report(f"{len(plan.runs)} runs, {len(plan.runs) - len(missing)} of them finished before")
-    try:
+    with refusal_explained(Path(output)):
         stopped_by = None
         if missing:
             one_thread = jobs > 1 or profile == "digits"
             stopped_by = queue.train(_on_this_machine(plan.runs, one_thread=one_thread, overrides=overrides))
         table = _table(plan, profile, queue.folder)
         return ReproduceResult(table, write_table(Path(output), table), queue.failures, stopped_by)
-    except OSError as error:
-        raise RunError(f"{error.filename or output} can't be written: {error.strerror or error}") from error
 
 
 def make_plan(
@@ -141,7 +140,7 @@ def _on_this_machine(runs: list[Run], *, one_thread: bool, overrides: Sequence[s
     """The runs with the precision of this machine, and with one thread each where they are small or several."""
     import torch
 
-    from denseteacher.training.runtime import bf16_pays_on_cpu
+    from denseteacher.ops.precision import bf16_pays_on_cpu
 
     settings: dict[str, Any] = {"threads": 1, "workers": 0} if one_thread else {}
     if any(run.recipe.runtime.precision == "auto" for run in runs):

@@ -12,7 +12,8 @@ import yaml
 
 from denseteacher.data.splits import Split, write_split_ids
 from denseteacher.errors import InputError
-from denseteacher.recipe import Recipe, dump_recipe
+from denseteacher.files import write_json
+from denseteacher.recipe import Recipe, dump_recipe, load_recipe
 from denseteacher.training.checkpoint import CheckpointFolder
 from denseteacher.training.logging import read_metrics
 from denseteacher.training.trainer import Trainer
@@ -70,8 +71,19 @@ def describe_run(folder: Path, recipe: Recipe, split: Split) -> None:
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         "packages": {name: metadata.version(name) for name in _PACKAGES},
     }
-    (folder / "environment.json").write_text(json.dumps(environment, indent=1))
+    write_json(folder / "environment.json", environment)
     (folder / "recipe.yaml").write_text(dump_recipe(recipe))  # last: with it the folder holds a run
+
+
+def folder_of(detector: Path) -> Path:
+    """The folder that a detector lies in, or is."""
+    return detector if detector.is_dir() else detector.parent
+
+
+def recipe_of(detector: Path) -> Recipe | None:
+    """The recipe of the run that a detector is from; None if it lies in no run folder."""
+    file = folder_of(detector) / "recipe.yaml"
+    return load_recipe(file) if file.is_file() else None
 
 
 def with_precision_of(recipe: Recipe, begun: Path | None) -> Recipe:
@@ -105,10 +117,11 @@ def start_from_burn_in(trainer: Trainer, recipe: Recipe, other: Path) -> None:
     Raises:
         InputError: If that run has no burn-in checkpoint, or another recipe.
     """
-    files = sorted((other / "checkpoints").glob("burn_in_*.pt"))
+    checkpoints = CheckpointFolder(other / "checkpoints")
+    files = list(checkpoints.files("burn_in").values())
     if not files:
         raise InputError(f"{other} holds no burn-in checkpoint: its method has no burn-in, or it did not get so far")
-    state = CheckpointFolder(other / "checkpoints").load(files[-1])
+    state = checkpoints.load(files[-1])
     _require_same_recipe(recipe, state["recipe"], str(other), BURN_IN_MAY_CHANGE)
     trainer.restore(state, source=str(files[-1]), same_method=False)
     trainer.best = {}  # its detector file is the other run's, and by now that of a later step

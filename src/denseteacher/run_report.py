@@ -8,25 +8,30 @@ from typing import NamedTuple
 
 from denseteacher.data.loaders import StepDataset, StreamSettings
 from denseteacher.data.sources import TrainingData, Validation
-from denseteacher.evaluation.diagnostics import confusion_matrix, precision_recall
+from denseteacher.evaluation.diagnostics import (
+    confusion_matrix,
+    confusions,
+    match_scene,
+    precision_recall,
+    worst_images,
+)
 from denseteacher.evaluation.evaluator import Evaluator
 from denseteacher.inference.predictor import Predictor
 from denseteacher.methods import DenseTeacher, Method, PseudoBoxTeacher
 from denseteacher.recipe import Recipe, dump_recipe
-from denseteacher.report.charts import RunView
-from denseteacher.report.diagrams import confusion_chart, confusions, precision_recall_chart
-from denseteacher.report.gallery import guidance_row, validation_row
-from denseteacher.report.guidance import first_views, guidance_of
-from denseteacher.report.mistakes import judge, worst_images
+from denseteacher.report.evaluation_figures import confusion_chart, precision_recall_chart
+from denseteacher.report.evaluation_files import (
+    describe_evaluation,
+    read_detections,
+    read_evaluation,
+    write_evaluation,
+    write_figures,
+)
+from denseteacher.report.gallery import unlabeled_row, validation_row
 from denseteacher.report.page import Report, write_report
 from denseteacher.report.pictures import SHOWN_ABOVE, Picture
-from denseteacher.report.scorecard import (
-    make_scorecard,
-    read_detections,
-    read_scorecard,
-    write_figures,
-    write_scorecard,
-)
+from denseteacher.report.training_charts import ShownRun
+from denseteacher.report.unlabeled_examples import first_views, unlabeled_examples
 from denseteacher.training.logging import read_metrics
 
 _SHOWN = 6  # rows of each gallery
@@ -37,13 +42,16 @@ class FinishedRun(NamedTuple):
 
     folder: Path
     recipe: Recipe
-    view: RunView
+    shown: ShownRun
+    labeled: int
+    """Images."""
+    unlabeled: int
 
     @property
-    def images(self) -> tuple[int, int]:
-        """Numbers of labeled and unlabeled images."""
-        split = json.loads((self.folder / "split.json").read_text(encoding="utf-8"))
-        return len(split["labeled_ids"]), len(split["unlabeled_ids"])
+    def best_step(self) -> int | None:
+        """Of the evaluation at which its teacher was best; None where nothing was evaluated."""
+        found = [(row["teacher/AP"], row["step"]) for row in self.shown.rows if row.get("teacher/AP") is not None]
+        return max(found, key=lambda pair: pair[0])[1] if found else None
 
 
 def evaluate_run(folder: Path, evaluator: Evaluator, *, file: Path, step: int) -> None:
@@ -60,7 +68,7 @@ def evaluate_run(folder: Path, evaluator: Evaluator, *, file: Path, step: int) -
     """
     predictor = Predictor.load(folder)
     found, results = evaluator(predictor.detector, predictor.device)
-    write_scorecard(folder, make_scorecard(evaluator.ground_truth, found, file=file, step=step), results)
+    write_evaluation(folder, describe_evaluation(evaluator.ground_truth, found, file=file, step=step), results)
     try:
         write_figures(folder, evaluator.ground_truth, results)
     except OSError as error:  # a picture is no reason to lose a report
@@ -70,23 +78,23 @@ def evaluate_run(folder: Path, evaluator: Evaluator, *, file: Path, step: int) -
 def finished_run(folder: Path, recipe: Recipe, label: str) -> FinishedRun:
     """A run as a page shows it."""
     burn_in = getattr(recipe.method, "burn_in", None)
-    view = RunView(label, read_metrics(folder / "metrics.jsonl"), burn_in, read_scorecard(folder))
-    return FinishedRun(folder, recipe, view)
+    shown = ShownRun(label, read_metrics(folder / "metrics.jsonl"), burn_in, read_evaluation(folder))
+    split = json.loads((folder / "split.json").read_text(encoding="utf-8"))
+    return FinishedRun(folder, recipe, shown, len(split["labeled_ids"]), len(split["unlabeled_ids"]))
 
 
 def report_run(folder: Path, recipe: Recipe, data: TrainingData, settings: StreamSettings) -> None:
     """Writes the ``report.html`` of one run."""
     run = finished_run(folder, recipe, recipe.method.name)
-    labeled, unlabeled = run.images
-    summary = f"{run.view.label} on {labeled:,} labeled and {unlabeled:,} unlabeled images"
-    if run.view.metrics:
+    summary = f"{run.shown.label} on {run.labeled:,} labeled and {run.unlabeled:,} unlabeled images"
+    if run.shown.metrics:
         summary += (
-            f": after {run.view.metrics['step']:,} steps the teacher reaches {run.view.metrics['teacher/AP']:.1f} AP"
+            f": after {run.shown.metrics['step']:,} steps the teacher reaches {run.shown.metrics['teacher/AP']:.1f} AP"
         )
     report_runs(
         folder / "report.html",
         [run],
-        title=f"{recipe.name}: {run.view.label}",
+        title=f"{recipe.name}: {run.shown.label}",
         summary=f"{summary}.",
         data=data,
         settings=settings,
@@ -121,7 +129,7 @@ def report_runs(
     report = Report(
         title=title,
         summary=summary,
-        runs=[run.view for run in runs],
+        runs=[run.shown for run in runs],
         facts=_facts(runs, comparable=comparable),
         notes=notes,
         comparable=comparable,
@@ -131,17 +139,17 @@ def report_runs(
         environment=_environment(last.folder),
     )
     if data is not None:
-        report = report._replace(guidance=_guidance(last, data, settings))
+        report = report._replace(unlabeled=_unlabeled_rows(last, data, settings))
         if data.validation is not None:
             report = _with_evaluation(report, runs if comparable else [last], data.validation)
     write_report(path, report)
 
 
 def same_validation(runs: Sequence[FinishedRun]) -> bool:
-    """Whether all runs were evaluated on the same images and boxes; without scorecards, on the same file."""
-    cards = [run.view.scorecard for run in runs]
-    digests = {card.digest for card in cards if card is not None}
-    if None not in cards:
+    """Whether all runs were evaluated on the same images and boxes; without an evaluation, on the same file."""
+    found = [run.shown.evaluation for run in runs]
+    digests = {one.digest for one in found if one is not None}
+    if None not in found:
         return len(digests) == 1
     return len(digests) < 2 and len({validation_file(run) for run in runs}) == 1
 
@@ -149,39 +157,38 @@ def same_validation(runs: Sequence[FinishedRun]) -> bool:
 def validation_file(run: FinishedRun) -> str:
     """What a run was evaluated on, as its recipe names it."""
     path = run.recipe.data.path("val")
-    return str(run.recipe.data.builtin if path is None else path.absolute())
+    return str(path.absolute()) if path is not None else run.recipe.data.builtin or "nothing"
 
 
 def _with_evaluation(report: Report, runs: Sequence[FinishedRun], validation: Validation) -> Report:
     """The report with figures and pictures of the runs that have kept their detections."""
     truth = validation.ground_truth
-    kept = {run.view.label: read_detections(run.folder) for run in runs}
-    results = {label: found for label, found in kept.items() if found is not None}
-    judged = {label: judge(truth, found) for label, found in results.items()}
-    last = runs[-1].view.label
-    if last not in judged:
+    results = {run.shown.label: read_detections(run.folder) for run in runs}
+    matched = {label: match_scene(truth, found) for label, found in results.items() if found is not None}
+    last = runs[-1].shown.label
+    if last not in matched:
         return report
-    names = judged[last].scene.names
-    matrix = confusion_matrix(truth, results[last], score=SHOWN_ABOVE)
+    names = matched[last].scene.names
+    matrix = confusion_matrix(matched[last].scene, score=SHOWN_ABOVE)
     records = {record.id: record for record in validation.images}
-    worst = worst_images(judged[last], above=SHOWN_ABOVE, most=_SHOWN)
+    worst = worst_images(matched[last], above=SHOWN_ABOVE, most=_SHOWN)
     spread = validation.images[:: max(1, len(validation.images) // _SHOWN)][:_SHOWN]
     return report._replace(
-        figures=[precision_recall_chart(precision_recall(truth, results[last])), confusion_chart(matrix, names)],
+        figures=[precision_recall_chart(precision_recall(matched[last])), confusion_chart(matrix, names)],
         confusions=confusions(matrix, names),
-        mistakes=[validation_row(records[id_], {last: judged[last]}) for id_ in worst],
-        examples=[validation_row(record, judged) for record in spread],
+        mistakes=[validation_row(records[id_], {last: matched[last]}) for id_ in worst],
+        examples=[validation_row(record, matched) for record in spread],
     )
 
 
-def _guidance(run: FinishedRun, data: TrainingData, settings: StreamSettings) -> list[list[Picture]]:
+def _unlabeled_rows(run: FinishedRun, data: TrainingData, settings: StreamSettings) -> list[list[Picture]]:
     """Rows of the run's first unlabeled images."""
     augment, predictor = run.recipe.augment, Predictor.load(run.folder)
     views = first_views(
         StepDataset(data.labeled, data.unlabeled, settings), augment.strong, augment.affine, most=_SHOWN
     )
-    told = guidance_of(run.recipe.method, predictor.detector, views, predictor.device)
-    return [guidance_row(one, predictor.class_names) for one in told]
+    examples = unlabeled_examples(run.recipe.method, predictor.detector, views, predictor.device)
+    return [unlabeled_row(one, predictor.class_names) for one in examples]
 
 
 def _taught(method: Method) -> str:
@@ -202,21 +209,20 @@ def _taught(method: Method) -> str:
 
 
 def _facts(runs: Sequence[FinishedRun], *, comparable: bool) -> list[tuple[str, str]]:
-    first, last = runs[0].view, runs[-1]
-    metrics, facts = last.view.metrics, list[tuple[str, str]]()
+    first, last = runs[0].shown, runs[-1]
+    metrics, facts = last.shown.metrics, list[tuple[str, str]]()
     if metrics:
         facts += [
             (f"{metrics[f'teacher/{name}']:.1f}", name) for name in ("AP", "AP50") if f"teacher/{name}" in metrics
         ]
         if len(runs) > 1 and comparable and first.metrics:
             facts.append((f"{metrics['teacher/AP'] - first.metrics['teacher/AP']:+.1f}", f"AP over {first.label}"))
-    if last.view.scorecard is not None:
-        facts.append((f"{last.view.scorecard.step:,}", "step of the best teacher"))
-    labeled, unlabeled = last.images
-    facts += [(f"{labeled:,}", "labeled images"), (f"{unlabeled:,}", "unlabeled images")]
+    if last.shown.evaluation is not None:
+        facts.append((f"{last.shown.evaluation.step:,}", "step of the best teacher"))
+    facts += [(f"{last.labeled:,}", "labeled images"), (f"{last.unlabeled:,}", "unlabeled images")]
     facts.append((f"{last.recipe.schedule.max_steps:,}", "steps"))
-    if last.view.step_seconds is not None:
-        facts.append((f"{last.view.step_seconds:.2g} s", "a step"))
+    if last.shown.step_seconds is not None:
+        facts.append((f"{last.shown.step_seconds:.2g} s", "a step"))
     return facts
 
 

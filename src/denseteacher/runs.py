@@ -4,13 +4,13 @@ import hashlib
 import json
 from collections.abc import Iterable
 from pathlib import Path
-from statistics import median
 from typing import NamedTuple
 
 from denseteacher.errors import InputError
+from denseteacher.files import write_json
 from denseteacher.recipe import Recipe, load_recipe
 from denseteacher.run_folder import BURN_IN_MAY_CHANGE, MAY_CHANGE, changed_keys, flat_recipe
-from denseteacher.training.logging import read_metrics
+from denseteacher.training.logging import last_evaluation, median_step_seconds, read_metrics
 
 # what a run is called, and where it is computed, doesn't make it another one
 _NOT_ITS_OWN = (*MAY_CHANGE, "name", "runtime", "data.root")
@@ -97,13 +97,10 @@ def read_record(run: Run, folder: Path) -> RunRecord:
     """What a finished run reached, and how long it took."""
     path = folder / run.name
     rows = read_metrics(path / "metrics.jsonl")
-    evaluations = [row for row in rows if "teacher/AP" in row] or [{}]
-    metrics = {key: value for key, value in evaluations[-1].items() if value is not None}
-    steps = [row["step_seconds"] for row in rows[len(rows) // 2 :] if row.get("step_seconds") is not None]
     notes = read_notes(path)
     known = [value for value in notes.seconds if value is not None]
     seconds = round(sum(known), 1) if known and len(known) == len(notes.seconds) else None
-    return RunRecord(metrics, seconds, median(steps) if steps else None, notes.burn_in_from)
+    return RunRecord(last_evaluation(rows), seconds, median_step_seconds(rows), notes.burn_in_from)
 
 
 class RunNotes(NamedTuple):
@@ -122,7 +119,7 @@ def read_notes(path: Path) -> RunNotes:
 
 def write_notes(path: Path, notes: RunNotes) -> None:
     """Keeps them beside the folder."""
-    path.with_suffix(".json").write_text(json.dumps(notes._asdict()))
+    write_json(path.with_suffix(".json"), notes._asdict(), indent=None)
 
 
 def _digest(recipe: Recipe, without: tuple[str, ...]) -> str:

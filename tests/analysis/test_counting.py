@@ -8,7 +8,7 @@ from denseteacher.analysis import fig2cd, fig3
 from denseteacher.analysis.calibration import BINS, calibrate, reliability
 from denseteacher.analysis.selection import count_region
 from denseteacher.methods import DenseTeacher
-from made_up import made_up
+from support.analysis_batches import made_up_outputs
 
 
 def area(box):
@@ -24,11 +24,11 @@ def overlap(a, b):
     return common(a, b) / union if union else 0.0
 
 
-def kept_boxes(material, seen, image, threshold):
+def kept_boxes(outputs, batch, image, threshold):
     """(box, score, label) of one image above a threshold, after NMS at 0.6, by falling score."""
-    boxes = material.detector.decode_boxes(seen.output)[image].double().numpy()
-    scores = material.detector.scores(seen.output)[image].double().numpy()
-    height, width = seen.images.sizes[image].tolist()
+    boxes = outputs.detector.decode_boxes(batch.output)[image].double().numpy()
+    scores = outputs.detector.scores(batch.output)[image].double().numpy()
+    height, width = batch.images.sizes[image].tolist()
     found = []
     for location, label in zip(*np.nonzero(scores > threshold), strict=True):
         x1, y1, x2, y2 = boxes[location]
@@ -41,10 +41,10 @@ def kept_boxes(material, seen, image, threshold):
     return kept[:100]
 
 
-def match(kept, seen, image):
+def match(kept, batch, image):
     """Of each box the object, -1 for none, or None where it counts neither way."""
-    free = np.flatnonzero(seen.objects.mask[image]).tolist()
-    boxes, labels = seen.objects.boxes[image].double().numpy(), seen.objects.labels[image].tolist()
+    free = np.flatnonzero(batch.objects.mask[image]).tolist()
+    boxes, labels = batch.objects.boxes[image].double().numpy(), batch.objects.labels[image].tolist()
     result = []
     for box, _, label in kept:
         best = max(
@@ -56,7 +56,7 @@ def match(kept, seen, image):
             continue
         regions = [
             region
-            for region, of, there in zip(*(part[image].tolist() for part in seen.ignored), strict=True)
+            for region, of, there in zip(*(part[image].tolist() for part in batch.ignored), strict=True)
             if there and of == label
         ]
         inside = any(area(box) and common(box, region) / area(box) >= 0.5 for region in regions)
@@ -64,31 +64,31 @@ def match(kept, seen, image):
     return result
 
 
-def known(seen, image, labels):
+def known(batch, image, labels):
     """Locations that the truth says something about."""
     result = []
-    for location, anchor in enumerate(seen.output.anchors.tolist()):
+    for location, anchor in enumerate(batch.output.anchors.tolist()):
         x, y = (anchor[0] + anchor[2]) / 2, (anchor[1] + anchor[3]) / 2
-        regions = seen.ignored.boxes[image].tolist()
+        regions = batch.ignored.boxes[image].tolist()
         inside = any(x1 < x < x2 and y1 < y < y2 for x1, y1, x2, y2 in regions)
-        result.append(bool(seen.output.valid[image, location]) and (labels[location] >= 0 or not inside))
+        result.append(bool(batch.output.valid[image, location]) and (labels[location] >= 0 or not inside))
     return result
 
 
 @pytest.mark.parametrize("name", ["fcos", "retinanet"])
 def test_false_and_missed_boxes_are_counted_at_every_threshold(name):
-    material = made_up(name, batches=2)
-    found = fig2cd.count_errors(material)
+    outputs = made_up_outputs(name, batches=2)
+    found = fig2cd.count_errors(outputs)
     false, missed, objects, neither = [], [], 0, 0
     for threshold in fig2cd.THRESHOLDS:
         wrong, right, objects = 0, 0, 0
-        for seen in material:
-            for image in range(len(seen.images.sizes)):
-                hits = match(kept_boxes(material, seen, image, threshold), seen, image)
+        for batch in outputs:
+            for image in range(len(batch.images.sizes)):
+                hits = match(kept_boxes(outputs, batch, image, threshold), batch, image)
                 wrong += sum(hit == -1 for hit in hits)
                 neither += sum(hit is None for hit in hits)
                 right += sum(hit is not None and hit >= 0 for hit in hits)
-                objects += int(seen.objects.mask[image].sum())
+                objects += int(batch.objects.mask[image].sum())
         false.append(wrong)
         missed.append(objects - right)
     assert found == (false, missed, objects)
@@ -101,19 +101,19 @@ def test_false_and_missed_boxes_are_counted_at_every_threshold(name):
 
 @pytest.mark.parametrize("name", ["fcos", "retinanet"])
 def test_disagreement_is_that_of_sets_of_locations(name):
-    material = made_up(name)
-    result = fig3.measure(material, threshold=0.5)
-    anchors_of_level = [rows * columns for rows, columns in material.detector.shapes((64, 64))]
-    per_location = len(material.batches[0].output.anchors) // sum(anchors_of_level)
+    outputs = made_up_outputs(name)
+    result = fig3.measure(outputs, threshold=0.5)
+    anchors_of_level = [rows * columns for rows, columns in outputs.detector.shapes((64, 64))]
+    per_location = len(outputs.batches[0].output.anchors) // sum(anchors_of_level)
     level_of = np.repeat(np.arange(3), [count * per_location for count in anchors_of_level])
     shares, levels, pairs, other_class = [], np.zeros((3, 3)), [], 0
-    for seen in material:
-        found = material.pseudo_boxes(seen, 0.5)
-        truth = material.detector.assign(seen.output.anchors, seen.objects)
-        pseudo = material.detector.assign(seen.output.anchors, found.targets)
-        for image in range(len(seen.images.sizes)):
+    for batch in outputs:
+        found = outputs.pseudo_boxes(batch, 0.5)
+        truth = outputs.detector.assign(batch.output.anchors, batch.objects)
+        pseudo = outputs.detector.assign(batch.output.anchors, found.targets)
+        for image in range(len(batch.images.sizes)):
             labels, guesses = truth.labels[image].tolist(), pseudo.labels[image].tolist()
-            sure = known(seen, image, labels)
+            sure = known(batch, image, labels)
             mine = {place for place, label in enumerate(labels) if label >= 0 and sure[place]}
             theirs = {place for place, label in enumerate(guesses) if label >= 0 and sure[place]}
             shares.append(len(mine ^ theirs) / len(mine | theirs) if mine | theirs else None)
@@ -121,27 +121,27 @@ def test_disagreement_is_that_of_sets_of_locations(name):
                 for place in places:
                     levels[level_of[place], column] += 1
             other_class += sum(labels[place] != guesses[place] for place in mine & theirs)
-            pairs += matched_pairs(material, seen, found, image, truth, sure)
+            pairs += matched_pairs(outputs, batch, found, image, truth, sure)
     assert result.images == pytest.approx(shares)
     assert np.array_equal(result.levels.numpy(), levels)
     assert result.other_class == other_class
     assert len(pairs) > 4
     assert sorted(map(tuple, result.pairs.tolist())) == [pytest.approx(pair, abs=1e-5) for pair in sorted(pairs)]
-    numbers = fig3.describe(result, material)
+    numbers = fig3.describe(result, outputs)
     assert numbers["disagreement"] == pytest.approx(levels[:, 1:].sum() / levels.sum())
     assert sum(one["pairs"] for one in numbers["by_iou"]) == len(pairs)
 
 
-def matched_pairs(material, seen, found, image, truth, sure):
+def matched_pairs(outputs, batch, found, image, truth, sure):
     """IoU and disagreement of each matched pseudo-box of an image, when there are no others."""
     kept = [
         (found.boxes[image, place].tolist(), 1.0, int(found.labels[image, place]))
         for place in np.flatnonzero(found.mask[image])
     ]
-    hits = [-1 if hit is None else hit for hit in match(kept, seen, image)]
+    hits = [-1 if hit is None else hit for hit in match(kept, batch, image)]
     mask = torch.zeros_like(found.mask)
     mask[image, : len(hits)] = torch.tensor(hits, dtype=torch.int64) >= 0
-    again = material.detector.assign(seen.output.anchors, found.targets._replace(mask=mask))
+    again = outputs.detector.assign(batch.output.anchors, found.targets._replace(mask=mask))
     pairs = []
     for place, hit in enumerate(hits):
         if hit < 0:
@@ -156,26 +156,26 @@ def matched_pairs(material, seen, found, image, truth, sure):
         )
         if mine | theirs:
             shared = len(mine & theirs) / len(mine | theirs)
-            pairs.append((overlap(kept[place][0], seen.objects.boxes[image, hit].tolist()), 1 - shared))
+            pairs.append((overlap(kept[place][0], batch.objects.boxes[image, hit].tolist()), 1 - shared))
     return pairs
 
 
 @pytest.mark.parametrize("name", ["fcos", "retinanet"])
 def test_the_region_is_counted_location_by_location(name):
-    material, rule = made_up(name), DenseTeacher(ratio=0.2)
-    found = count_region(material, rule)
+    outputs, rule = made_up_outputs(name), DenseTeacher(ratio=0.2)
+    found = count_region(outputs, rule)
     expected = dict.fromkeys(found._fields, 0)
-    for seen in material:
-        scores = 1 / (1 + np.exp(-seen.output.logits.double().numpy()))
+    for batch in outputs:
+        scores = 1 / (1 + np.exp(-batch.output.logits.double().numpy()))
         richness = scores.max(-1).ravel()
         selected = np.zeros(richness.shape, bool)
         selected[np.argsort(-richness, kind="stable")[: int(0.2 * len(richness))]] = True
         selected = selected.reshape(scores.shape[:2])
-        truth = material.detector.assign(seen.output.anchors, seen.objects)
-        for image in range(len(seen.images.sizes)):
+        truth = outputs.detector.assign(batch.output.anchors, batch.objects)
+        for image in range(len(batch.images.sizes)):
             labels, owners = truth.labels[image].tolist(), truth.matched[image].tolist()
             covered, placed = set(), set()
-            for place, sure in enumerate(known(seen, image, labels)):
+            for place, sure in enumerate(known(batch, image, labels)):
                 if sure and labels[place] >= 0:
                     expected["foreground"] += 1
                     placed.add(owners[place])
@@ -187,7 +187,7 @@ def test_the_region_is_counted_location_by_location(name):
                     expected["true"] += 1
                     expected["right"] += labels[place] == scores[image, place].argmax()
                     covered.add(owners[place])
-            there = set(np.flatnonzero(seen.objects.mask[image]).tolist())
+            there = set(np.flatnonzero(batch.objects.mask[image]).tolist())
             expected["objects"] += len(there)
             expected["missed"] += len(there - covered)
             expected["without_location"] += len(there - placed)
@@ -198,11 +198,11 @@ def test_the_region_is_counted_location_by_location(name):
 
 
 def test_nothing_has_no_shares():
-    material = made_up(batches=1)
-    seen = material.batches[0]
-    empty = seen.objects._replace(boxes=seen.objects.boxes * 0, mask=seen.objects.mask & False)
-    material.batches = [seen._replace(objects=empty)]
-    shares = count_region(material, DenseTeacher(ratio=0.2)).shares
+    outputs = made_up_outputs(batches=1)
+    batch = outputs.batches[0]
+    empty = batch.objects._replace(boxes=batch.objects.boxes * 0, mask=batch.objects.mask & False)
+    outputs.batches = [batch._replace(objects=empty)]
+    shares = count_region(outputs, DenseTeacher(ratio=0.2)).shares
     assert shares["true_positives"] == 0
     assert shares["foreground_selected"] is None
     assert shares["missed_objects"] is None
@@ -225,20 +225,20 @@ def test_reliability_is_counted_in_bins():
 
 @pytest.mark.parametrize("name", ["fcos", "retinanet"])
 def test_calibration_asks_the_assigner_and_the_matching(name):
-    material = made_up(name, batches=2)
-    found = calibrate(material)
+    outputs = made_up_outputs(name, batches=2)
+    found = calibrate(outputs)
     locations = detections = hits = right = 0
-    for seen in material:
-        truth = material.detector.assign(seen.output.anchors, seen.objects)
-        for image in range(len(seen.images.sizes)):
+    for batch in outputs:
+        truth = outputs.detector.assign(batch.output.anchors, batch.objects)
+        for image in range(len(batch.images.sizes)):
             labels = truth.labels[image].tolist()
-            sure = [one and label != -2 for one, label in zip(known(seen, image, labels), labels, strict=True)]
+            sure = [one and label != -2 for one, label in zip(known(batch, image, labels), labels, strict=True)]
             locations += sum(sure)
             right += sum(
                 label == int(row.argmax()) and one
-                for label, row, one in zip(labels, seen.output.logits[image], sure, strict=True)
+                for label, row, one in zip(labels, batch.output.logits[image], sure, strict=True)
             )
-            matched = match(kept_boxes(material, seen, image, 0.05), seen, image)
+            matched = match(kept_boxes(outputs, batch, image, 0.05), batch, image)
             detections += sum(one is not None for one in matched)
             hits += sum(one is not None and one >= 0 for one in matched)
     assert found["locations"].counts.sum() == locations

@@ -10,7 +10,7 @@ from PIL import Image
 
 from conftest import paint, write_coco
 from denseteacher import api
-from denseteacher.check import StepMemory, run
+from denseteacher.check import StepMemory, report
 
 OPTIONS = [
     "detector.backbone=test_byobnet",
@@ -94,4 +94,4 @@ def planted_large(tmp_path):
 @pytest.fixture
 def no_memory(monkeypatch):
     """Leaves out what costs most of the time, where it has nothing to do with the test."""
-    monkeypatch.setattr(run, "step_memory", lambda *_: StepMemory((64, 64), 10, {1: 20}))
+    monkeypatch.setattr(report, "step_memory", lambda *_: StepMemory((64, 64), 10, {1: 20}))

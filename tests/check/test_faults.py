@@ -8,8 +8,8 @@ import pytest
 from PIL import Image
 
 from conftest import paint
-from datasets import write_crowdhuman, write_voc, write_yolo
 from denseteacher import api
+from support.published_datasets import write_crowdhuman, write_voc, write_yolo
 
 
 def test_nothing_is_said_of_a_clean_data_set(planted):
@@ -26,6 +26,13 @@ def test_nothing_is_said_of_clean_data_in_other_formats(write, tmp_path, tiny):
     report = api.check(path, val=path, overrides=tiny)
     assert [one for one in report.findings if one.severity != "info"] == []
     assert report.images == {"labeled": 8, "validation": 4}
+
+
+def test_a_validation_folder_has_images_of_its_own(tmp_path, tiny):
+    data, val = write_yolo(tmp_path / "train"), write_yolo(tmp_path / "val", count=24, seed=5)
+    report = api.check(data, images=tmp_path / "train", val=val, overrides=tiny)
+    assert report.images == {"labeled": 8, "validation": 8}
+    assert [one for one in report.findings if one.severity != "info"] == []
 
 
 def test_faults_of_a_voc_data_set_name_its_files(tmp_path, tiny):

@@ -35,7 +35,7 @@ def test_a_strangers_path(call, coco, unlabeled, tiny, tmp_path, monkeypatch):
     train = [
         "train", "custom", "--labeled", tmp_path / "split" / "labeled.json", "--images", images,
         "--unlabeled", tmp_path / "split" / "unlabeled.json", "--val", coco, "--output", tmp_path / "run",
-        *sets([*tiny, *QUICK, f"data.unlabeled_images={images}"]),
+        *sets([*tiny, *QUICK]),
     ]  # fmt: skip
     with monkeypatch.context() as patch:
         stop_after(patch, 7)
@@ -274,6 +274,14 @@ def test_the_console_script_is_installed_and_import_is_light():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupt_is_one_sentence(call, coco, monkeypatch, number):
+    before = signal.getsignal(signal.SIGTERM)
+    monkeypatch.setattr("denseteacher.api.check", lambda *_, **__: os.kill(os.getpid(), number))
+    assert call("check", coco) == (1, "", "denseteacher: interrupted\n")
+    assert signal.getsignal(signal.SIGTERM) is before
 
 
 def test_a_signal_to_the_whole_group_saves_and_leaves(coco, unlabeled, tiny, tmp_path):

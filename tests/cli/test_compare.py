@@ -5,7 +5,7 @@ import shutil
 
 import pytest
 
-from finished_runs import trained, with_detections
+from support.finished_runs import trained, with_detections
 
 
 @pytest.fixture(scope="module")

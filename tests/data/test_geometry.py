@@ -10,9 +10,9 @@ from denseteacher.data.geometry import (
     WeakView,
     pad_batch,
     pad_targets,
-    resized_size,
     transform,
 )
+from denseteacher.data.sizes import resized_size
 
 
 def _noise(height, width, seed=0):

@@ -76,7 +76,8 @@ def test_seeded_splits():
     assert seeded_split(ids, percent=5, seed=1).digest != split.digest
     assert len(seeded_split(ids, count=7).labeled_ids) == 7
     assert len(seeded_split(ids, percent=0.0001).labeled_ids) == 1
-    for options in ({}, {"percent": 5, "count": 5}, {"count": 1001}):
+    wrong = [{"percent": percent} for percent in (0, -1, 101, float("nan"))]
+    for options in ({}, {"percent": 5, "count": 5}, {"count": 1001}, *wrong):
         with pytest.raises(InputError):
             seeded_split(ids, **options)
 

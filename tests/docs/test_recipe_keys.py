@@ -38,6 +38,12 @@ def test_a_key_has_its_values_default_and_meaning(hooks):
     assert re.search(r"\| `ema.decay` \| number, `auto` \| `0.9996` \| Share of itself", reference)
 
 
+def test_no_key_goes_without_a_meaning(hooks):
+    rows = re.findall(r"^\| `([\w.]+)` \|.*\| (.*) \|$", hooks.key_reference(), re.M)
+    assert len(rows) > 100
+    assert [key for key, meaning in rows if not meaning.strip()] == []
+
+
 def test_every_built_in_recipe_is_described():
     table = (HOOKS.parent / "recipes.md").read_text()
     assert {name for name in builtin_names() if f"| `{name}` |" not in table} == set()

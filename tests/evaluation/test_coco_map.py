@@ -11,7 +11,7 @@ import pytest
 
 from denseteacher.errors import InputError
 from denseteacher.evaluation.coco_map import Backend, coco_map
-from scenes import random_scene
+from support.random_coco import random_scene
 
 BACKENDS: tuple[Backend, ...] = ("faster", "pycocotools")
 both_backends = pytest.mark.parametrize("backend", BACKENDS)

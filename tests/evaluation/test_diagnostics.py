@@ -3,9 +3,11 @@
 import numpy as np
 import pytest
 
+from denseteacher.evaluation import diagnostics
 from denseteacher.evaluation.coco_map import coco_map
-from denseteacher.evaluation.diagnostics import RECALLS, confusion_matrix, mean_precision, precision_recall
-from scenes import random_scene
+from denseteacher.evaluation.diagnostics import RECALLS, match_scene, mean_precision
+from denseteacher.evaluation.scene import read_scene
+from support.random_coco import random_scene
 
 ONE, TWO, NOWHERE = [0, 0, 20, 20], [50, 0, 20, 20], [200, 0, 20, 20]
 
@@ -22,6 +24,14 @@ def truth(*objects):
 
 def found(category, box, score=0.5, image=1):
     return {"image_id": image, "category_id": category, "bbox": box, "score": score}
+
+
+def precision_recall(ground_truth, results):
+    return diagnostics.precision_recall(match_scene(ground_truth, results))
+
+
+def confusion_matrix(ground_truth, results, **options):
+    return diagnostics.confusion_matrix(read_scene(ground_truth, results), **options)
 
 
 def test_a_curve():

@@ -11,7 +11,7 @@ from denseteacher.evaluation.metrics import check_metrics, fitting_metrics, meas
 from denseteacher.evaluation.miss_rate import log_average_miss_rate
 from denseteacher.recipe import load_recipe
 from denseteacher.runs import make_run
-from scenes import random_scene
+from support.random_coco import random_scene
 
 VOC, CROWDHUMAN = ["VOC07 AP50", "VOC AP50"], ["mMR", "CrowdHuman AP", "CrowdHuman recall"]
 

@@ -1,7 +1,9 @@
 """``denseteacher label``: thresholds, counts, and what it refuses, with a detector whose scores are known."""
 
 import json
+import os
 import re
+import signal
 
 import numpy as np
 import pytest
@@ -9,7 +11,6 @@ import torch
 from PIL import Image
 
 from conftest import TINY
-from datasets import write_tar_shards, write_unlabeled
 from denseteacher import load
 from denseteacher.data.formats import read_labeled
 from denseteacher.detectors import DetectorCard, build_detector, save_detector
@@ -17,6 +18,7 @@ from denseteacher.inference.labeling import label_images
 from denseteacher.inference.predictor import Predictor
 from denseteacher.recipe import load_recipe
 from denseteacher.structures import Detections
+from support.published_datasets import write_tar_shards, write_unlabeled
 
 
 @pytest.fixture(scope="module")
@@ -161,6 +163,24 @@ def test_what_label_refuses(call, detector, known, source, tmp_path, monkeypatch
     assert re.search(message, " ".join(err.replace("│", " ").split())), err
     assert (tmp_path / "full" / "precious.txt").read_text() == "mine"
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("there", [False, True])
+def test_an_interrupt_while_writing_leaves_nothing(call, detector, known, source, tmp_path, monkeypatch, there):
+    def stopped(*_):
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr("denseteacher.data.formats.writers.yolo._lines", stopped)
+    if there:
+        (tmp_path / "out").mkdir()
+    code, _, err = call("label", detector, source, "--to", "yolo", "--output", tmp_path / "out")
+    assert (code, err) == (1, "denseteacher: interrupted\n")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_score_floor_is_a_score(detector, call, coco):
+    code, _, err = call("evaluate", detector, "--data", coco, "--score-floor", 5)
+    assert (code, err) == (2, "denseteacher: a score floor is at least 0 and below 1, not 5\n")
 
 
 def test_a_network_that_was_not_replaced_is_the_detector_s_own(detector, source, tmp_path):

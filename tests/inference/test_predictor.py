@@ -10,7 +10,9 @@ from denseteacher.detectors import FCOS, DetectorCard, save_detector
 from denseteacher.errors import InputError
 from denseteacher.inference.draw import class_color, draw_detections
 from denseteacher.inference.folder import find_images
+from denseteacher.inference.predictor import Predictor
 from denseteacher.structures import Detections
+from support import image_batch
 
 
 @pytest.fixture(scope="module")
@@ -55,6 +57,48 @@ def test_the_batch_size_does_not_matter(predictor):
 def test_other_arrays_are_explained(predictor, array):
     with pytest.raises(InputError, match="uint8 RGB of shape"):
         predictor.predict([array])
+
+
+@pytest.fixture
+def detector_file(predictor, tmp_path):
+    save_detector(tmp_path / "detector.safetensors", predictor.detector.state_dict(), predictor.card)
+    return tmp_path / "detector.safetensors"
+
+
+def test_bf16_is_of_the_network_alone(predictor, detector_file):
+    rounded = Predictor.load(detector_file, precision="bf16")
+    batch = image_batch(0, batch=2, height=64, width=96)
+    with torch.no_grad():
+        output, wanted = rounded.detector(batch), predictor.detector(batch)
+    assert {value.dtype for value in output[:4]} == {torch.float32}
+    assert torch.equal(output.anchors, wanted.anchors)
+    assert not torch.equal(output.logits, wanted.logits)
+    torch.testing.assert_close(output.logits, wanted.logits, rtol=0.02, atol=0.02)
+    found = rounded.predict([picture()])[0]
+    assert {found.boxes.dtype, found.scores.dtype} == {torch.float32}
+    torch.testing.assert_close(found.scores, predictor.predict([picture()])[0].scores, rtol=0.02, atol=0.01)
+
+
+@pytest.mark.parametrize(("pays", "precision"), [(True, "bf16"), (False, "fp32")])
+def test_the_precision_auto_asks_the_machine(detector_file, monkeypatch, pays, precision):
+    monkeypatch.setattr("denseteacher.ops.precision.bf16_pays_on_cpu", lambda: pays)
+    assert Predictor.load(detector_file, device=torch.device("cpu"), precision="auto").precision == precision
+    assert Predictor.load(detector_file, device=torch.device("cpu")).precision == "fp32"
+
+
+def test_a_compiled_network_says_the_same(detector_file, monkeypatch):
+    real, graphs = torch.compile, []
+
+    def keep(graph, inputs):
+        graphs.append(graph)
+        return graph.forward
+
+    # dynamo does its part, but nothing is translated to C++: that takes a minute
+    monkeypatch.setattr(torch, "compile", lambda call, **options: real(call, backend=keep, fullgraph=True, **options))
+    compiled = Predictor.load(detector_file, precision="bf16", compile=True).predict([picture()])[0]
+    assert len(graphs) == 1
+    wanted = Predictor.load(detector_file, precision="bf16").predict([picture()])[0]
+    assert all(torch.equal(one, other) for one, other in zip(compiled, wanted, strict=True))
 
 
 def test_no_images_no_detections(predictor):

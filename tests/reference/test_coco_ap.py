@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from denseteacher.evaluation.coco_map import coco_map
-from scenes import by_score, overlap, random_scene
+from support.random_coco import by_score, overlap, random_scene
 
 LIMITS = (1, 2, 5)
 AREAS = {"": (0, 1e10), "s": (0, 32**2), "m": (32**2, 96**2), "l": (96**2, 1e10)}

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from denseteacher.evaluation.miss_rate import log_average_miss_rate
-from scenes import by_score, overlap, random_scene
+from support.random_coco import by_score, overlap, random_scene
 
 REFERENCES = [0.0100, 0.0178, 0.0316, 0.0562, 0.1000, 0.1778, 0.3162, 0.5623, 1.0000]
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from denseteacher.evaluation.voc_map import voc_map
-from scenes import by_score, overlap, random_scene
+from support.random_coco import by_score, overlap, random_scene
 
 
 def class_metrics(objects, detections):

@@ -5,7 +5,7 @@ import shutil
 import pytest
 
 from denseteacher.compare import compare_runs
-from finished_runs import trained, with_detections
+from support.finished_runs import trained, with_detections
 
 playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright")
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")

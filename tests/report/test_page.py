@@ -13,12 +13,19 @@ from PIL import Image
 import denseteacher
 from conftest import TINY
 from denseteacher.detectors import FCOS, RetinaNet
-from denseteacher.report.charts import RunView, loss_charts, optimizer_charts, pseudo_label_charts
-from denseteacher.report.figures import metric_series, score_map, smooth
+from denseteacher.report.evaluation_files import ClassScore, RunEvaluation, read_evaluation
 from denseteacher.report.page import class_table
 from denseteacher.report.pictures import PageBox, page_picture
-from denseteacher.report.scorecard import ClassScore, Scorecard, read_scorecard
-from finished_runs import trained, with_detections
+from denseteacher.report.score_maps import score_map
+from denseteacher.report.training_charts import (
+    ShownRun,
+    loss_charts,
+    metric_series,
+    optimizer_charts,
+    pseudo_label_charts,
+    smooth,
+)
+from support.finished_runs import trained, with_detections
 
 
 @pytest.fixture(scope="module")
@@ -70,13 +77,13 @@ def test_the_run_folder_has_what_users_of_other_trainers_expect(run):
         rows = list(csv.DictReader(file))
     assert [row["class"] for row in rows] == [one["name"] for one in card["classes"]] == ["red", "green", "blue"]
     assert float(rows[0]["AP"]) == card["classes"][0]["scores"]["AP"]
-    assert sum(int(row["objects"]) for row in rows) == sum(one.objects for one in read_scorecard(run).classes)
+    assert sum(int(row["objects"]) for row in rows) == sum(one.objects for one in read_evaluation(run).classes)
 
 
 def test_a_run_evaluates_the_detector_it_leaves(tmp_path, coco, unlabeled):
     run = trained(tmp_path / "run", coco, unlabeled)
     found = denseteacher.evaluate(run, data=coco)
-    card = read_scorecard(run)
+    card = read_evaluation(run)
     assert card.metrics["AP"] == pytest.approx(found.metrics.values["AP"])
     assert card.images == 12
     assert len(json.loads((run / "detections.json").read_text())) == len(found.results)
@@ -118,13 +125,16 @@ def test_a_file_that_can_not_be_written_names_no_picture_as_the_reason_to_stop(t
     assert any("can't be written" in str(one.message) for one in recwarn)
 
 
-def _card(digest, *ap):
+def _evaluation(digest, *ap):
     scores = [ClassScore(name, 3, {"AP": value, "AP50": 50.0}) for name, value in zip("ab", ap, strict=True)]
-    return Scorecard(8, "val.json", digest, 4, {}, scores)
+    return RunEvaluation(8, "val.json", digest, 4, {}, scores)
 
 
 def test_gains_are_over_the_first_run():
-    runs = [RunView("base", [], None, _card("x", 10.0, None)), RunView("new", [], None, _card("x", 14.0, 5.0))]
+    runs = [
+        ShownRun("base", [], None, _evaluation("x", 10.0, None)),
+        ShownRun("new", [], None, _evaluation("x", 14.0, 5.0)),
+    ]
     heads, rows = class_table(runs)
     assert heads == ["objects", "AP, base", "AP, new", "gain", "AP50"]
     assert [(name, [cell.value for cell in cells]) for name, cells in rows] == [
@@ -133,16 +143,16 @@ def test_gains_are_over_the_first_run():
     ]
     heads, rows = class_table(runs, comparable=False)
     assert heads == ["objects", "AP", "AP50"]
-    assert class_table([RunView("old", [])]) == ([], [])
+    assert class_table([ShownRun("old", [])]) == ([], [])
 
 
 def test_charts_take_whatever_a_method_watches():
     rows = [{"step": step, "sup/cls": 1.0, "unsup/cls": 2.0, "my/number": step, "lr": 0.1} for step in range(5)]
-    one = [RunView("one", rows)]
+    one = [ShownRun("one", rows)]
     assert [chart.title for chart in loss_charts(one)] == ["Losses on labeled images", "Losses on unlabeled images"]
     assert [chart.title for chart in pseudo_label_charts(one)] == ["my/number"]
     assert [chart.title for chart in optimizer_charts(one)] == ["Learning rate"]
-    both = loss_charts([*one, RunView("labels alone", [{"step": 0, "sup/cls": 1.0}, {"step": 4, "sup/cls": 0.5}])])
+    both = loss_charts([*one, ShownRun("labels alone", [{"step": 0, "sup/cls": 1.0}, {"step": 4, "sup/cls": 0.5}])])
     assert [len(chart.lines) for chart in both] == [2, 0]  # a single line needs no legend
     for chart in (*loss_charts(one), *both):
         ET.fromstring(chart.svg)

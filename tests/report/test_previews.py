@@ -12,10 +12,10 @@ from denseteacher.data.sources import open_data
 from denseteacher.detectors import build_detector
 from denseteacher.errors import InputError
 from denseteacher.recipe import load_recipe
-from denseteacher.report.guidance import first_views, guidance_of
+from denseteacher.report.unlabeled_examples import first_views, unlabeled_examples
 from denseteacher.training.logging import MetricsLog, read_metrics
-from finished_runs import trained
 from support import assert_same, last_state
+from support.finished_runs import trained
 
 FIRST = {f"{images}_{view}.jpg" for images in ("labeled", "unlabeled") for view in ("weak", "strong")}
 
@@ -95,7 +95,7 @@ def test_every_method_can_be_shown(dataset, tiny, name):
         method = method.model_copy(update={"ratio": 0.1})
     detector = build_detector(recipe.detector, 3).eval()
     views = first_views(steps, recipe.augment.strong, None)
-    told = guidance_of(method, detector, views, torch.device("cpu"))
+    told = unlabeled_examples(method, detector, views, torch.device("cpu"))
     assert len(told) == 2
     for one, (height, width) in zip(told, views.unlabeled_weak.sizes.tolist(), strict=True):
         assert one.weak.shape == one.strong.shape == (height, width, 3)

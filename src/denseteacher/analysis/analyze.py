@@ -1,6 +1,5 @@
 """One call for every figure: ``analyze("fig3", ["run"], output="figures")``."""
 
-import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -8,11 +7,12 @@ from typing import Any, NamedTuple
 from matplotlib.figure import Figure
 
 from denseteacher.analysis import fig2ab, fig2cd, fig3, fig4, region
-from denseteacher.analysis.material import Material
+from denseteacher.analysis.outputs import DetectorOutputs
 from denseteacher.analysis.selection import count_region, learning_rule
 from denseteacher.analysis.truth import hidden_truth, read_truth
 from denseteacher.data.formats import Format
-from denseteacher.errors import InputError, RunError
+from denseteacher.errors import InputError
+from denseteacher.files import refusal_explained, write_json
 from denseteacher.inference.predictor import Predictor
 from denseteacher.recipe_file import suggest
 
@@ -21,7 +21,7 @@ class Request(NamedTuple):
     """What an analysis is asked."""
 
     detectors: list[Path]
-    material: Material
+    outputs: DetectorOutputs
     """What the first of them sees."""
     threshold: float
     """Of pseudo-boxes."""
@@ -42,29 +42,29 @@ Drawn = tuple[dict[str, Any], Figure]
 
 
 def _fig2cd(request: Request) -> Drawn:
-    material = request.material
-    errors = fig2cd.count_errors(material)
-    return fig2cd.describe(errors), fig2cd.draw(errors, len(material))
+    outputs = request.outputs
+    errors = fig2cd.count_errors(outputs)
+    return fig2cd.describe(errors), fig2cd.draw(errors, len(outputs))
 
 
 def _fig3(request: Request) -> Drawn:
-    material = request.material
-    result = fig3.measure(material, threshold=request.threshold)
-    numbers = fig3.describe(result, material)
-    figure = fig3.draw(result, numbers, material, threshold=request.threshold)
+    outputs = request.outputs
+    result = fig3.measure(outputs, threshold=request.threshold)
+    numbers = fig3.describe(result, outputs)
+    figure = fig3.draw(result, numbers, outputs, threshold=request.threshold)
     return {**numbers, "threshold": request.threshold}, figure
 
 
 def _fig4(request: Request) -> Drawn:
-    rule, material = learning_rule(request.detectors[0], request.ratio), request.material
-    figure = fig4.draw(material, rule, threshold=request.threshold)
-    numbers = fig4.describe(count_region(material, rule))
+    rule, outputs = learning_rule(request.detectors[0], request.ratio), request.outputs
+    figure = fig4.draw(outputs, rule, threshold=request.threshold)
+    numbers = fig4.describe(count_region(outputs, rule))
     return {**numbers, "ratio": rule.ratio, "threshold": request.threshold}, figure
 
 
 def _region(request: Request) -> Drawn:
     rule = learning_rule(request.detectors[0], request.ratio)
-    history = region.follow(request.detectors, request.material.truth, rule)
+    history = region.follow(request.detectors, request.outputs.truth, rule)
     return {**region.describe(history), "ratio": rule.ratio}, region.draw(history)
 
 
@@ -128,17 +128,14 @@ def analyze(
         folder = None if images is None else Path(images)
         truth = read_truth(Path(data), folder, format=format, subset=subset, categories=predictor.categories)
     truth = truth.spread(limit)
-    numbers, drawn = _BY_DETECTOR[figure](Request(paths, Material(predictor, truth), threshold, ratio))
+    numbers, drawn = _BY_DETECTOR[figure](Request(paths, DetectorOutputs(predictor, truth), threshold, ratio))
     about = {"detector": ", ".join(map(str, paths)), "data": truth.source, "images": len(truth.objects.images)}
     return _write(Path(output), figure, about | numbers, drawn)
 
 
 def _write(folder: Path, name: str, numbers: dict[str, Any], figure: Figure) -> Analysis:
     picture, file = folder / f"{name}.png", folder / f"{name}.json"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
+    write_json(file, {"figure": name, **numbers})
+    with refusal_explained(picture):
         figure.savefig(picture)
-        file.write_text(json.dumps({"figure": name, **numbers}, indent=1) + "\n", encoding="utf-8")
-    except OSError as error:
-        raise RunError(f"{error.filename or folder} can't be written: {error.strerror or error}") from error
     return Analysis(numbers["summary"], picture, file)

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from denseteacher.analysis.material import Material, known_locations, match_boxes, share
+from denseteacher.analysis.outputs import DetectorOutputs, known_locations, match_boxes, share
 from denseteacher.evaluation.matching import IGNORED
 from denseteacher.ops.assigners import IGNORED as UNTRAINED
 
@@ -44,21 +44,21 @@ def reliability(scores: Tensor, right: Tensor) -> Reliability:
     return Reliability(*(torch.bincount(which, one, BINS) for one in (torch.ones_like(scores), scores, right)))
 
 
-def calibrate(material: Material) -> dict[str, Reliability]:
+def calibrate(outputs: DetectorOutputs) -> dict[str, Reliability]:
     """Reliability of locations and of detections.
 
     A location's highest class score is right where the assigner gives it an object of that class; a detection's
     score, from the detector's score floor on, where it is an object's.
     """
     locations, detections = [], []
-    floor = material.predictor.card.detector.score_floor
-    for seen in material:
-        truth = material.detector.assign(seen.output.anchors, seen.objects)
-        counted = known_locations(seen, truth) & (truth.labels != UNTRAINED)
-        score, label = seen.output.logits.sigmoid().max(-1)
+    floor = outputs.predictor.card.detector.score_floor
+    for batch in outputs:
+        truth = outputs.detector.assign(batch.output.anchors, batch.objects)
+        counted = known_locations(batch, truth) & (truth.labels != UNTRAINED)
+        score, label = batch.output.logits.sigmoid().max(-1)
         locations.append(reliability(score[counted], (label == truth.labels)[counted]))
-        found = material.pseudo_boxes(seen, floor)
-        hits = match_boxes(found, seen.objects, seen.ignored)
+        found = outputs.pseudo_boxes(batch, floor)
+        hits = match_boxes(found, batch.objects, batch.ignored)
         known = hits != IGNORED
         detections.append(reliability(found.scores.cpu()[known], (hits >= 0)[known]))
     return {"locations": _sum(locations), "detections": _sum(detections)}

@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from denseteacher.analysis.plotting import BLUE, GRAY, VERMILLION, label_axes, new_figure
 from denseteacher.errors import InputError
+from denseteacher.report.plotting import BLUE, GRAY, VERMILLION, label_axes, new_figure, shared_legend
 
 _XLABELS = {"fig2a": "score threshold", "fig2b": "NMS threshold"}
 _DATA = {"paper": "COCO", "digits": "Digits"}
@@ -118,9 +118,7 @@ def draw(sweeps: list[Sweep]) -> Figure:
         limits = [axes.get_ylim() for axes in same]
         for axes in same:
             axes.set_ylim(min(low for low, _ in limits), max(high for _, high in limits))
-    entries = [zip(*axes.get_legend_handles_labels(), strict=True) for axes in panels]
-    handles = {label: handle for entry in entries for handle, label in entry}  # one a label
-    figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=3, frameon=False)
+    shared_legend(figure, panels)
     return figure
 
 

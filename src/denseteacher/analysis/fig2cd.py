@@ -6,9 +6,9 @@ import torch
 from matplotlib.figure import Figure
 from matplotlib.ticker import StrMethodFormatter
 
-from denseteacher.analysis.material import MATCH_IOU, Material, match_boxes
-from denseteacher.analysis.plotting import BLUE, GREEN, VERMILLION, label_axes, new_figure
+from denseteacher.analysis.outputs import MATCH_IOU, DetectorOutputs, match_boxes
 from denseteacher.evaluation.matching import UNMATCHED
+from denseteacher.report.plotting import BLUE, GREEN, VERMILLION, label_axes, new_figure
 
 THRESHOLDS = tuple(tenth / 10 for tenth in range(1, 10))
 
@@ -23,18 +23,18 @@ class Errors(NamedTuple):
     objects: int
 
 
-def count_errors(material: Material) -> Errors:
+def count_errors(outputs: DetectorOutputs) -> Errors:
     """Counts once for all thresholds.
 
     Boxes are matched by falling score, so those above a threshold are matched as if there were no others; and NMS
     after a threshold keeps what a threshold after NMS does.
     """
     scores, hits, objects = [], [], 0
-    for seen in material:
-        found = material.pseudo_boxes(seen, THRESHOLDS[0])
+    for batch in outputs:
+        found = outputs.pseudo_boxes(batch, THRESHOLDS[0])
         scores.append(found.scores.cpu().flatten())
-        hits.append(match_boxes(found, seen.objects, seen.ignored).flatten())
-        objects += int(seen.objects.mask.sum())
+        hits.append(match_boxes(found, batch.objects, batch.ignored).flatten())
+        objects += int(batch.objects.mask.sum())
     score, hit = torch.cat(scores), torch.cat(hits)
     above = score > torch.tensor(THRESHOLDS)[:, None]
     false, right = (above & (hit == UNMATCHED)).sum(1), (above & (hit >= 0)).sum(1)

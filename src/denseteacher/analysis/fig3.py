@@ -9,22 +9,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from denseteacher.analysis.material import MATCH_IOU, Material, Seen, known_locations, match_boxes, share
-from denseteacher.analysis.plotting import (
-    BLUE,
-    GREEN,
-    VERMILLION,
-    Mark,
-    label_axes,
-    mark_legend,
-    new_figure,
-    panel_side,
-    show_boxes,
-    show_image,
-    show_locations,
-)
+from denseteacher.analysis.outputs import MATCH_IOU, DetectorOutputs, OutputBatch, known_locations, match_boxes, share
+from denseteacher.analysis.panels import Mark, mark_legend, panel_side, show_boxes, show_image, show_locations
 from denseteacher.ops.boxes import iou
 from denseteacher.pseudo_labels.boxes import PseudoBoxes
+from denseteacher.report.plotting import BLUE, GREEN, VERMILLION, label_axes, new_figure
 from denseteacher.structures import Targets
 
 IOU_EDGES = (0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
@@ -61,20 +50,20 @@ class Disagreement(NamedTuple):
     """(M, 2) see ``Comparison``."""
 
 
-def compare(material: Material, seen: Seen, *, threshold: float) -> Comparison:
+def compare(outputs: DetectorOutputs, batch: OutputBatch, *, threshold: float) -> Comparison:
     """Assigns ground truth and pseudo-boxes of a batch with the detector's own assigner."""
-    found = material.pseudo_boxes(seen, threshold)
-    anchors = seen.output.anchors
-    truth, pseudo = (material.detector.assign(anchors, targets) for targets in (seen.objects, found.targets))
-    known = known_locations(seen, truth)
+    found = outputs.pseudo_boxes(batch, threshold)
+    anchors = batch.output.anchors
+    truth, pseudo = (outputs.detector.assign(anchors, targets) for targets in (batch.objects, found.targets))
+    known = known_locations(batch, truth)
     by_truth, by_pseudo = ((one.labels >= 0) & known for one in (truth, pseudo))
     other_class = by_truth & by_pseudo & (truth.labels != pseudo.labels)
-    partner = match_boxes(found, seen.objects, seen.ignored).to(known.device)
+    partner = match_boxes(found, batch.objects, batch.ignored).to(known.device)
     # without the false ones among the pseudo-boxes, which would take locations from the others
-    matched = material.detector.assign(anchors, found.targets._replace(mask=partner >= 0))
+    matched = outputs.detector.assign(anchors, found.targets._replace(mask=partner >= 0))
     own = truth.matched.masked_fill(~by_truth, -1)
     other = partner.gather(1, matched.matched).masked_fill((matched.labels < 0) | ~known, -1)
-    return Comparison(by_truth, by_pseudo, other_class, found, _pairs(own, other, found, partner, seen.objects))
+    return Comparison(by_truth, by_pseudo, other_class, found, _pairs(own, other, found, partner, batch.objects))
 
 
 def _pairs(own: Tensor, other: Tensor, found: PseudoBoxes, partner: Tensor, objects: Targets) -> Tensor:
@@ -96,25 +85,25 @@ def _count(owner: Tensor, room: int) -> Tensor:
     return torch.zeros(len(owner), room + 1, device=owner.device).scatter_add(1, index, ones)
 
 
-def measure(material: Material, *, threshold: float) -> Disagreement:
+def measure(outputs: DetectorOutputs, *, threshold: float) -> Disagreement:
     """Compares all images."""
     images: list[float | None] = []
     pairs, other_class = [], 0
-    levels = torch.zeros(len(material.detector.strides), 3, dtype=torch.float64)
-    for seen in material:
-        found = compare(material, seen, threshold=threshold)
+    levels = torch.zeros(len(outputs.detector.strides), 3, dtype=torch.float64)
+    for batch in outputs:
+        found = compare(outputs, batch, threshold=threshold)
         union, differing = (found.truth | found.pseudo).sum(1), (found.truth ^ found.pseudo).sum(1)
         images += [share(part, whole) for part, whole in zip(differing.tolist(), union.tolist(), strict=True)]
         kinds = (found.truth & found.pseudo, found.truth & ~found.pseudo, found.pseudo & ~found.truth)
         for column, kind in enumerate(kinds):
             counts = kind.sum(0).double()
-            levels[:, column] += torch.bincount(material.levels(seen), counts, len(levels)).cpu()
+            levels[:, column] += torch.bincount(outputs.levels(batch), counts, len(levels)).cpu()
         other_class += int(found.other_class.sum())
         pairs.append(found.pairs.cpu())
     return Disagreement(images, levels, other_class, torch.cat(pairs))
 
 
-def describe(result: Disagreement, material: Material) -> dict[str, Any]:
+def describe(result: Disagreement, outputs: DetectorOutputs) -> dict[str, Any]:
     """The shares that disagree: of all, by level, and by the IoU of the pseudo-box with its object."""
     both, truth, pseudo = result.levels.sum(0).long().tolist()
     rate = share(truth + pseudo, both + truth + pseudo)
@@ -128,7 +117,7 @@ def describe(result: Disagreement, material: Material) -> dict[str, Any]:
         "other_class": result.other_class,
         "levels": [
             {"stride": stride, "foreground": int(sum(row)), "disagreement": share(row[1] + row[2], sum(row))}
-            for stride, row in zip(material.detector.strides, result.levels.tolist(), strict=True)
+            for stride, row in zip(outputs.detector.strides, result.levels.tolist(), strict=True)
         ],
         "iou": MATCH_IOU,
         "by_iou": [
@@ -144,16 +133,16 @@ def _binned(pairs: Tensor) -> list[tuple[float, float, Tensor]]:
     return [(low, high, pairs[which == index, 1]) for index, (low, high) in enumerate(pairwise(IOU_EDGES))]
 
 
-def draw(result: Disagreement, numbers: dict[str, Any], material: Material, *, threshold: float) -> Figure:
+def draw(result: Disagreement, numbers: dict[str, Any], outputs: DetectorOutputs, *, threshold: float) -> Figure:
     """Images at the quartiles of disagreement, and what it depends on."""
     examples = _at_quartiles(result.images)
-    side = panel_side(material.seen(0).images)
+    side = panel_side(outputs.containing(0)[0].images)
     figure = new_figure(3 * side + 0.4, len(examples) * side + 3.3)
     grid = figure.add_gridspec(2, 1, height_ratios=(len(examples) * side + 0.6, 2.5))
     upper, lower = (figure.add_subfigure(grid[row]) for row in (0, 1))
     panels: Any = upper.subplots(len(examples), 3, squeeze=False) if examples else ()
     for axes, place in zip(panels, examples, strict=True):
-        _draw_example(axes, material, place, threshold=threshold)
+        _draw_example(axes, outputs, place, threshold=threshold)
         axes[0].set_ylabel(f"disagreement {result.images[place]:.0%}")
     for axes in panels[:1]:
         for one, title in zip(axes, ("by ground truth", "by pseudo-boxes", "compared"), strict=True):
@@ -175,20 +164,19 @@ def _at_quartiles(shares: list[float | None]) -> list[int]:
     return list(dict.fromkeys(chosen))
 
 
-def _draw_example(panels: Sequence[Axes], material: Material, place: int, *, threshold: float) -> None:
-    row = place % material.batch
-    seen = material.seen(place - row)
-    found = compare(material, seen, threshold=threshold)
+def _draw_example(panels: Sequence[Axes], outputs: DetectorOutputs, place: int, *, threshold: float) -> None:
+    batch, row = outputs.containing(place)
+    found = compare(outputs, batch, threshold=threshold)
     truth, pseudo = found.truth[row], found.pseudo[row]
-    height, width = seen.images.sizes[row].tolist()
+    height, width = batch.images.sizes[row].tolist()
     for axes in panels:
-        show_image(axes, seen.images.pixels[row, :, :height, :width])
-    objects, boxes = seen.objects.boxes[row][seen.objects.mask[row]], found.found.boxes[row][found.found.mask[row]]
+        show_image(axes, batch.images.pixels[row, :, :height, :width])
+    objects, boxes = batch.objects.boxes[row][batch.objects.mask[row]], found.found.boxes[row][found.found.mask[row]]
     for axes in (panels[0], panels[2]):
         show_boxes(axes, objects, color=BLUE, linestyle="-")
     for axes in panels[1:]:
         show_boxes(axes, boxes, color=VERMILLION, linestyle="--")
-    strides = torch.tensor(material.detector.strides, device=truth.device)[material.levels(seen)]
+    strides = torch.tensor(outputs.detector.strides, device=truth.device)[outputs.levels(batch)]
     shown = [
         (0, _AGREE._replace(color=BLUE, marker="^"), truth),
         (1, _AGREE._replace(color=VERMILLION, marker="X"), pseudo),
@@ -197,7 +185,9 @@ def _draw_example(panels: Sequence[Axes], material: Material, place: int, *, thr
         (2, _PSEUDO, pseudo & ~truth),
     ]
     for panel, mark, which in shown:
-        show_locations(panels[panel], seen.output.anchors[which], strides[which], mark, inches=panel_side(seen.images))
+        show_locations(
+            panels[panel], batch.output.anchors[which], strides[which], mark, inches=panel_side(batch.images)
+        )
 
 
 def _draw_bars(axes: Axes, bars: Sequence[tuple[str, float | None]], *, title: str, xlabel: str) -> None:

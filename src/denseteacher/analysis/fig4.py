@@ -6,23 +6,12 @@ import numpy as np
 import torch
 from matplotlib.figure import Figure
 
-from denseteacher.analysis.material import Material
-from denseteacher.analysis.plotting import (
-    BLUE,
-    GREEN,
-    ORANGE,
-    VERMILLION,
-    Mark,
-    mark_legend,
-    new_figure,
-    panel_side,
-    show_boxes,
-    show_image,
-    show_locations,
-)
+from denseteacher.analysis.outputs import DetectorOutputs, percent
+from denseteacher.analysis.panels import Mark, mark_legend, panel_side, show_boxes, show_image, show_locations
 from denseteacher.analysis.selection import RegionCounts, select_region
 from denseteacher.methods import DenseTeacher
-from denseteacher.report.figures import score_map
+from denseteacher.report.plotting import BLUE, GREEN, ORANGE, VERMILLION, new_figure
+from denseteacher.report.score_maps import score_map
 
 _EXAMPLES = 3
 _TRUE = Mark("true foreground", BLUE, "o", size=0.7)
@@ -32,10 +21,7 @@ _FALSE = Mark("true background: hard negative", VERMILLION, "D", filled=False, s
 def describe(counts: RegionCounts) -> dict[str, Any]:
     """Shares of the learning region and of the foreground."""
     shares = counts.shares
-    true, hard, covered = (
-        "-" if shares[key] is None else f"{shares[key]:.0%}"
-        for key in ("true_positives", "hard_negatives", "foreground_selected")
-    )
+    true, hard, covered = (percent(shares[key]) for key in ("true_positives", "hard_negatives", "foreground_selected"))
     return {
         "summary": f"of the learning region {true} is true foreground and {hard} hard negatives; it holds {covered} "
         "of the foreground",
@@ -44,14 +30,14 @@ def describe(counts: RegionCounts) -> dict[str, Any]:
     }
 
 
-def draw(material: Material, rule: DenseTeacher, *, threshold: float) -> Figure:
+def draw(outputs: DetectorOutputs, rule: DenseTeacher, *, threshold: float) -> Figure:
     """A row an image, some that are spread over the set: the image, pseudo-boxes, dense label."""
-    places = np.unique(np.linspace(0, len(material) - 1, _EXAMPLES + 2).round().astype(int)[1:-1]).tolist()
-    side = panel_side(material.seen(0).images)
+    places = np.unique(np.linspace(0, len(outputs) - 1, _EXAMPLES + 2).round().astype(int)[1:-1]).tolist()
+    side = panel_side(outputs.containing(0)[0].images)
     figure = new_figure(3 * side + 0.9, len(places) * side + 0.7)
     panels = figure.subplots(len(places), 3, squeeze=False)
     for row, place in zip(panels, places, strict=True):
-        _draw_example(row, material, place, rule, threshold=threshold)
+        _draw_example(row, outputs, place, rule, threshold=threshold)
     titles = ("image and ground truth", f"pseudo-boxes above {threshold}", "dense pseudo-label")
     for axes, title in zip(panels[0], titles, strict=True):
         axes.set_title(title, fontsize="medium")
@@ -63,24 +49,23 @@ def draw(material: Material, rule: DenseTeacher, *, threshold: float) -> Figure:
     return figure
 
 
-def _draw_example(panels: Any, material: Material, place: int, rule: DenseTeacher, *, threshold: float) -> None:
-    row = place % material.batch
-    seen = material.seen(place - row)
-    found, region = material.pseudo_boxes(seen, threshold), select_region(material, seen, rule)
-    anchors, detector = seen.output.anchors, material.detector
-    height, width = seen.images.sizes[row].tolist()
+def _draw_example(panels: Any, outputs: DetectorOutputs, place: int, rule: DenseTeacher, *, threshold: float) -> None:
+    batch, row = outputs.containing(place)
+    found, region = outputs.pseudo_boxes(batch, threshold), select_region(outputs, batch, rule)
+    anchors, detector = batch.output.anchors, outputs.detector
+    height, width = batch.images.sizes[row].tolist()
     for axes in panels:
-        show_image(axes, seen.images.pixels[row, :, :height, :width])
-        show_boxes(axes, seen.objects.boxes[row][seen.objects.mask[row]], color=GREEN, linestyle="-")
+        show_image(axes, batch.images.pixels[row, :, :height, :width])
+        show_boxes(axes, batch.objects.boxes[row][batch.objects.mask[row]], color=GREEN, linestyle="-")
     show_boxes(panels[1], found.boxes[row][found.mask[row]], color=ORANGE, linestyle="--")
 
-    canvas_height, canvas_width = seen.images.pixels.shape[-2:]
+    canvas_height, canvas_width = batch.images.pixels.shape[-2:]
     grid = detector.shapes((canvas_height, canvas_width)), detector.strides
     heat = score_map(region.labels.targets[row].amax(-1), anchors, *grid, (height, width))
     shown = np.ma.masked_equal(heat, 0)  # the image shows where nothing is selected
     panels[2].imshow(shown, cmap="viridis", alpha=0.85, extent=(0, width, height, 0))
-    strides = torch.tensor(detector.strides, device=anchors.device)[material.levels(seen)]
+    strides = torch.tensor(detector.strides, device=anchors.device)[outputs.levels(batch)]
     assigned = (detector.assign(anchors, found.targets).labels >= 0) & region.known
     for axes, trained in ((panels[1], assigned[row]), (panels[2], region.selected[row])):
         for mark, which in ((_FALSE, trained & region.background[row]), (_TRUE, trained & region.foreground[row])):
-            show_locations(axes, anchors[which], strides[which], mark, inches=panel_side(seen.images))
+            show_locations(axes, anchors[which], strides[which], mark, inches=panel_side(batch.images))

@@ -10,14 +10,24 @@ from matplotlib.figure import Figure
 
 from denseteacher.analysis.calibration import Reliability, calibrate
 from denseteacher.analysis.calibration import describe as describe_calibration
-from denseteacher.analysis.material import Material
-from denseteacher.analysis.plotting import BLUE, GRAY, GREEN, ORANGE, PINK, VERMILLION, label_axes, new_figure
+from denseteacher.analysis.outputs import DetectorOutputs, percent
 from denseteacher.analysis.selection import RegionCounts, count_region
 from denseteacher.analysis.truth import Truth
 from denseteacher.detectors import load_weights
 from denseteacher.errors import InputError
 from denseteacher.inference.predictor import Predictor
 from denseteacher.methods import DenseTeacher
+from denseteacher.report.plotting import (
+    BLUE,
+    GRAY,
+    GREEN,
+    ORANGE,
+    PINK,
+    VERMILLION,
+    label_axes,
+    new_figure,
+    shared_legend,
+)
 from denseteacher.training.checkpoint import CheckpointFolder
 
 _CURVES = {
@@ -55,7 +65,7 @@ def follow(detectors: Sequence[Path], truth: Truth, rule: DenseTeacher) -> Histo
     """
     steps, counts, last = [], [], None
     for step, predictor in teachers(detectors):
-        last = Material(predictor, truth)
+        last = DetectorOutputs(predictor, truth)
         steps.append(step)
         counts.append(count_region(last, rule))
     assert last is not None
@@ -79,13 +89,14 @@ def teachers(detectors: Sequence[Path]) -> Iterator[tuple[int, Predictor]]:
 
 def _checkpointed(folder: Path) -> Iterator[tuple[int, Predictor]]:
     predictor = Predictor.load(folder)
-    files = {int(file.stem.rpartition("_")[2]): file for file in (folder / "checkpoints").glob("*_*.pt")}
+    checkpoints = CheckpointFolder(folder / "checkpoints")
+    files = checkpoints.files()
     if not files:
         raise InputError(
             f"{folder} holds no checkpoints: train with --set schedule.keep_checkpoints=20, or give several detectors"
         )
-    for step, file in sorted(files.items()):
-        state = CheckpointFolder(file.parent).load(file)
+    for step, file in files.items():
+        state = checkpoints.load(file)
         if not isinstance(state.get("teacher"), dict):
             raise InputError(f"{file} holds no teacher: it is no checkpoint of a run of denseteacher")
         load_weights(predictor.detector, state["teacher"], source=str(file))  # type: ignore[arg-type]
@@ -93,15 +104,14 @@ def _checkpointed(folder: Path) -> Iterator[tuple[int, Predictor]]:
 
 
 def _burn_in(detectors: Sequence[Path]) -> int | None:
-    files = sorted((detectors[0] / "checkpoints").glob("burn_in_*.pt"))
-    return int(files[-1].stem.rpartition("_")[2]) if files else None
+    return max(CheckpointFolder(detectors[0] / "checkpoints").files("burn_in"), default=None)
 
 
 def describe(history: History) -> dict[str, Any]:
     """The shares at each step, and the calibration of the last teacher."""
     ends = [
-        f"at step {step} {_percent(counts.shares['true_positives'])} of the learning region is true foreground and "
-        f"{_percent(counts.shares['missed_objects'])} of the objects are missed"
+        f"at step {step} {percent(counts.shares['true_positives'])} of the learning region is true foreground and "
+        f"{percent(counts.shares['missed_objects'])} of the objects are missed"
         for step, counts in zip(history.steps, history.counts, strict=True)
     ]
     return {
@@ -113,10 +123,6 @@ def describe(history: History) -> dict[str, Any]:
         ],
         "calibration": describe_calibration(history.calibration),
     }
-
-
-def _percent(value: float | None) -> str:
-    return "-" if value is None else f"{value:.0%}"
 
 
 def draw(history: History) -> Figure:
@@ -133,7 +139,7 @@ def draw(history: History) -> Figure:
         left.annotate("end of burn-in ", (history.burn_in, 0.3), color=GRAY, fontsize="small", ha="right")
     label_axes(left, title="The learning region over training", xlabel="step", ylabel="share")
     left.set_ylim(-0.03, 1.03)
-    figure.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False)
+    shared_legend(figure, [left])
     _draw_reliability(right, history.calibration)
     label_axes(
         right,

@@ -6,12 +6,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from denseteacher.analysis.material import Material, Seen, known_locations, share
-from denseteacher.analysis.truth import run_recipe
+from denseteacher.analysis.outputs import DetectorOutputs, OutputBatch, known_locations, share
 from denseteacher.errors import InputError
 from denseteacher.methods import DenseTeacher
 from denseteacher.ops.assigners import BACKGROUND, Assignment
 from denseteacher.pseudo_labels.dense import DensePseudoLabels
+from denseteacher.run_folder import recipe_of
 from denseteacher.structures import Targets
 
 
@@ -71,31 +71,31 @@ def learning_rule(detector: Path, ratio: float | None) -> DenseTeacher:
         if not 0 < ratio <= 1:
             raise InputError(f"--ratio is a share of the locations, above 0 and at most 1, not {ratio}")
         return DenseTeacher(ratio=ratio)
-    recipe = run_recipe(detector)
+    recipe = recipe_of(detector)
     if recipe is None or not isinstance(recipe.method, DenseTeacher):
         raise InputError(f"{detector} is of no run of dense_teacher: say which share is selected, as --ratio 0.01")
     return recipe.method.model_copy(update={"region": "top", "group_size": None})
 
 
-def select_region(material: Material, seen: Seen, rule: DenseTeacher) -> Selection:
+def select_region(outputs: DetectorOutputs, batch: OutputBatch, rule: DenseTeacher) -> Selection:
     """The learning region of a batch."""
-    labels = rule.pseudo_labels(seen.output)
-    truth = material.detector.assign(seen.output.anchors, seen.objects)
-    known = known_locations(seen, truth)
+    labels = rule.pseudo_labels(batch.output)
+    truth = outputs.detector.assign(batch.output.anchors, batch.objects)
+    known = known_locations(batch, truth)
     foreground, background = (truth.labels >= 0) & known, (truth.labels == BACKGROUND) & known
     return Selection(labels, truth, known, foreground, background, labels.selected & known)
 
 
-def count_region(material: Material, rule: DenseTeacher) -> RegionCounts:
+def count_region(outputs: DetectorOutputs, rule: DenseTeacher) -> RegionCounts:
     """The sums over all images."""
     total = torch.zeros(len(RegionCounts._fields), dtype=torch.int64)
-    for seen in material:
-        found = select_region(material, seen, rule)
+    for batch in outputs:
+        found = select_region(outputs, batch, rule)
         true, hard = found.selected & found.foreground, found.selected & found.background
-        right = true & (seen.output.logits.argmax(-1) == found.truth.labels)
-        mask = seen.objects.mask
-        missed = mask & ~_has_location(true, found.truth, seen.objects)
-        without = mask & ~_has_location(found.foreground, found.truth, seen.objects)
+        right = true & (batch.output.logits.argmax(-1) == found.truth.labels)
+        mask = batch.objects.mask
+        missed = mask & ~_has_location(true, found.truth, batch.objects)
+        without = mask & ~_has_location(found.foreground, found.truth, batch.objects)
         parts = (found.selected, true, right, hard, found.foreground, mask, missed, without)
         total += torch.stack([part.sum() for part in parts]).cpu()
     return RegionCounts(*total.tolist())

@@ -10,7 +10,8 @@ from denseteacher.data.formats import Annotations, Format, labeled_images, read_
 from denseteacher.data.records import Category, LabeledImages
 from denseteacher.data.sources import open_data
 from denseteacher.errors import InputError
-from denseteacher.recipe import Recipe, load_recipe
+from denseteacher.recipe import Recipe
+from denseteacher.run_folder import folder_of, recipe_of
 
 
 class Truth(NamedTuple):
@@ -64,7 +65,7 @@ def hidden_truth(detector: Path) -> Truth:
     Raises:
         InputError: If there is no run, or its unlabeled images have no labels.
     """
-    recipe = run_recipe(detector)
+    recipe = recipe_of(detector)
     if recipe is None:
         raise InputError(f"{detector} is not in a run folder, so there is no telling what to look at: give --data PATH")
     if recipe.data.split == "none" or recipe.data.unlabeled is not None:
@@ -75,18 +76,7 @@ def hidden_truth(detector: Path) -> Truth:
     hidden = open_data(recipe.data.model_copy(update={"hidden_labels": True})).hidden
     if hidden is None or not hidden.images:
         raise InputError(f"the split of {detector} left no unlabeled images: give labeled ones with --data PATH")
-    return Truth(hidden, _ignored_in(recipe, hidden), f"hidden labels of {run_folder(detector)}")
-
-
-def run_folder(detector: Path) -> Path:
-    """The folder that a detector lies in, or is."""
-    return detector if detector.is_dir() else detector.parent
-
-
-def run_recipe(detector: Path) -> Recipe | None:
-    """The recipe of the run that a detector comes from; None if it lies in no run folder."""
-    file = run_folder(detector) / "recipe.yaml"
-    return load_recipe(file) if file.is_file() else None
+    return Truth(hidden, _ignored_in(recipe, hidden), f"hidden labels of {folder_of(detector)}")
 
 
 def _ignored(annotations: Annotations) -> LabeledImages:
@@ -103,6 +93,6 @@ def _ignored_in(recipe: Recipe, hidden: LabeledImages) -> LabeledImages:
         boxes, labels = np.zeros((0, 4), np.float32), np.zeros(0, np.int64)
         count = len(hidden.images)
         return LabeledImages(hidden.images, [boxes] * count, [labels] * count, hidden.categories)
-    regions = _ignored(read_annotations(source, data.path("images"), format=data.format, subset=data.subset))
+    regions = _ignored(read_annotations(source, data.path("images"), format=data.format, subset=data.labeled_subset))
     place = {image.id: index for index, image in enumerate(regions.images)}
     return regions.select([place[image.id] for image in hidden.images])

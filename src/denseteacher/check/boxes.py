@@ -2,10 +2,12 @@
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
 from denseteacher.check.findings import Finding, Part, finding
 from denseteacher.check.parts import objects_of
 from denseteacher.data.records import LabeledImages
+from denseteacher.ops.boxes import iou
 
 _SAME = 0.97  # IoU of two boxes drawn around one thing twice
 _THINNEST = 1.0  # px
@@ -49,9 +51,6 @@ def _repeated(
 ) -> npt.NDArray[np.int64]:
     """Positions of boxes that cover the one before, sorted by image, class and corner."""
     order = np.lexsort((*boxes.T[::-1], labels, owner))
-    first, second = boxes[order[:-1]], boxes[order[1:]]
+    overlap = iou(torch.from_numpy(boxes[order[:-1]]), torch.from_numpy(boxes[order[1:]])).numpy()
     same = (owner[order[:-1]] == owner[order[1:]]) & (labels[order[:-1]] == labels[order[1:]])
-    overlap = np.minimum(first[:, 2:], second[:, 2:]) - np.maximum(first[:, :2], second[:, :2])
-    shared = np.clip(overlap, 0, None).prod(axis=1)
-    areas = [(box[:, 2:] - box[:, :2]).prod(axis=1) for box in (first, second)]
-    return np.sort(order[1:][same & (shared >= _SAME * (areas[0] + areas[1] - shared))])
+    return np.sort(order[1:][same & (overlap >= _SAME)])

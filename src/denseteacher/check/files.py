@@ -9,8 +9,9 @@ from typing import NamedTuple
 import numpy as np
 
 from denseteacher.check.findings import Finding, Part, Severity, finding
-from denseteacher.check.parts import image_sizes
+from denseteacher.check.parts import Parts, image_sizes
 from denseteacher.data.formats import Fault
+from denseteacher.data.formats.files import is_image
 from denseteacher.data.images import is_turned, open_image, orientation, read_content
 from denseteacher.data.records import ImageRecord
 from denseteacher.errors import InputError
@@ -92,3 +93,16 @@ def size_findings(images: Sequence[ImageRecord], part: Part) -> list[Finding]:
         ]
         findings += finding("info", f"unusually {kind} image", part, examples, "beside the middle one of the part")
     return findings
+
+
+def unlisted_findings(parts: Parts) -> list[Finding]:
+    """Image files beside the labeled ones that no part names."""
+    listed = {str(image.path) for _, images in parts.images() for image in images}
+    folders = sorted({image.path.parent for image in parts.labeled.images})
+    found = [
+        entry.path
+        for folder in folders
+        for entry in sorted(os.scandir(folder), key=lambda entry: entry.name)
+        if is_image(entry.name) and entry.path not in listed
+    ]
+    return finding("info", "image file without an entry", "labeled", found, "unlabeled? then --unlabeled takes them")

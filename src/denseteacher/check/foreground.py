@@ -6,10 +6,12 @@ from typing import NamedTuple
 
 import torch
 
-from denseteacher.data.geometry import common_canvas, move_boxes, pad_targets
+from denseteacher.check.findings import Finding, finding
+from denseteacher.data.geometry import move_boxes, pad_targets
 from denseteacher.data.randomness import Draw, keyed_generator
 from denseteacher.data.records import LabeledImages
 from denseteacher.data.samplers import LabeledSampler, is_portrait
+from denseteacher.data.sizes import common_canvas
 from denseteacher.detectors import DenseDetector
 from denseteacher.methods import DenseTeacher, Method
 from denseteacher.recipe import Recipe
@@ -95,3 +97,19 @@ def measure_foreground(
             locations += len(anchors)
             images += 1
     return Foreground(images, foreground / max(images, 1), foreground / max(locations, 1))
+
+
+def with_ratio(config: Recipe, foreground: Foreground) -> Recipe:
+    """The recipe with the measured share in place of ``ratio: auto``."""
+    if getattr(config.method, "ratio", None) != "auto":
+        return config
+    return config.model_copy(update={"method": config.method.model_copy(update={"ratio": foreground.ratio})})
+
+
+def ratio_findings(config: Recipe, foreground: Foreground) -> list[Finding]:
+    """A ``ratio`` far from what the labeled images call for."""
+    ratio = fixed_ratio(config.method)
+    if ratio is None or fits(ratio, foreground):
+        return []
+    example = f"method.ratio is {ratio:g}, and 2.5 times the share of foreground is {foreground.ratio:g}"
+    return finding("warning", "ratio that does not fit the objects", "labeled", [example], "method.ratio=auto measures")

@@ -10,8 +10,9 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from denseteacher.data.geometry import WeakView, common_canvas, resized_size
+from denseteacher.data.geometry import WeakView
 from denseteacher.data.records import ImageRecord
+from denseteacher.data.sizes import common_canvas, resized_size
 from denseteacher.detectors import FCOS, RetinaNet, build_detector
 from denseteacher.methods import DenseTeacher, Method, SemiSupervised, Supervised
 from denseteacher.recipe import Recipe

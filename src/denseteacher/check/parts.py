@@ -11,7 +11,7 @@ from denseteacher.check.findings import FaultLog, Finding, Part, finding
 from denseteacher.data.coco20cls import only_voc_classes
 from denseteacher.data.formats import Annotations, labeled_images, read_annotations, read_unlabeled
 from denseteacher.data.records import ImageRecord, LabeledImages
-from denseteacher.data.sources import DataConfig, TrainingData, draw_split
+from denseteacher.data.sources import DataConfig, TrainingData, draw_split, subset_notes
 from denseteacher.errors import InputError
 
 
@@ -89,10 +89,11 @@ def _training_images(config: DataConfig, log: FaultLog) -> tuple[LabeledImages, 
     path = config.path("labeled")
     assert path is not None
     annotations = read_annotations(
-        path, config.path("images"), format=config.format, subset=config.subset, report=log.report("labeled")
+        path, config.path("images"), format=config.format, subset=config.labeled_subset, report=log.report("labeled")
     )
     labeled = _labeled_images(annotations, config, log, "labeled")
     findings = _annotation_ids(annotations, "labeled")
+    findings += finding("info", "part of the data set", "labeled", subset_notes(config))
     unlabeled = _unlabeled(config, log)
     if config.split != "none":
         try:
@@ -112,10 +113,11 @@ def _validation(config: DataConfig, log: FaultLog) -> LabeledImages | None:
         return None
     annotations = read_annotations(
         path,
-        config.path("val_images") or config.path("images"),
+        config.own_val_images,
         format=config.format,
         subset=config.val_subset,
         role="validation",
+        fallback=config.path("images"),
         report=log.report("validation"),
     )
     return _labeled_images(annotations, config, log, "validation")
@@ -143,7 +145,7 @@ def _unlabeled(config: DataConfig, log: FaultLog) -> list[ImageRecord]:
         path, images = config.below_root(source.path), config.below_root(source.images)
         assert path is not None
         if source.only is None:
-            found += read_unlabeled(path, images, report=log.report("unlabeled"))
+            found += read_unlabeled(path, images, fallback=config.path("images"), report=log.report("unlabeled"))
         else:
             found += only_voc_classes(read_annotations(path, images, report=log.report("unlabeled")))
     return found

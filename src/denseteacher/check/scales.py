@@ -6,11 +6,14 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from denseteacher.check.parts import Objects
+from denseteacher.check.findings import Finding, Severity, finding
+from denseteacher.check.parts import Objects, objects_of
 from denseteacher.data.geometry import WeakView
+from denseteacher.data.records import LabeledImages
 from denseteacher.detectors import FCOSConfig, RetinaNetConfig
 from denseteacher.detectors.retinanet import ANCHOR_RATIOS, ANCHOR_SCALES
 from denseteacher.ops.anchors import box_anchors
+from denseteacher.ops.boxes import iou
 
 Array = npt.NDArray[np.float64]
 _ALLOWED = {"fcos": 0.02, "retinanet": 0.1}  # share of objects that go without a place in ordinary data
@@ -81,6 +84,21 @@ def measure_scales(objects: Objects, weak: WeakView, detector: FCOSConfig | Reti
     return Scales(detector.name, strides, boxes, scale, level)
 
 
+def scale_findings(labeled: LabeledImages, scales: Scales) -> list[Finding]:
+    """Objects that the detector is hardly or never trained on."""
+    owner, missed, extents = objects_of(labeled).owner, scales.missed, scales.extents
+    examples = [
+        f"{labeled.images[owner[index]].name}: {extents[index, 0]:.1f} x {extents[index, 1]:.1f} px in the view"
+        for index in missed
+    ]
+    severity: Severity = "warning" if scales.misses_many else "info"
+    if scales.detector == "fcos":
+        meaning = "no location of FCOS is trained on them at the size of the training views"
+        return finding(severity, "object outside of all levels", "labeled", examples, meaning)
+    meaning = "at the size of the training views, only their best anchor is trained on them"
+    return finding(severity, "object that no anchor fits", "labeled", examples, meaning)
+
+
 def _locations(boxes: Array, stride: int, strides: list[int], config: FCOSConfig) -> Array:
     """(n,) locations of one level that FCOS trains on each box: ``ops.assigners.assign_fcos``, counted.
 
@@ -112,13 +130,9 @@ def _best_overlap(boxes: Array, sizes: Array, stride: int, config: RetinaNetConf
     """(n,) IoU of each box with the anchor of one level that overlaps it most."""
     center = (boxes[:, :2] + boxes[:, 2:]) / 2
     last = np.ceil(sizes[:, ::-1] / stride) - 1
-    location = np.clip(np.round(center / stride), 0, last) * stride
-    area = (boxes[:, 2:] - boxes[:, :2]).prod(axis=1)
+    location = torch.from_numpy(np.clip(np.round(center / stride), 0, last) * stride)
     sides = [config.anchor_scale * scale for scale in ANCHOR_SCALES]
     anchors = box_anchors([(1, 1)], [stride], sides, ANCHOR_RATIOS, torch.device("cpu"))
-    best = np.zeros(len(boxes))
-    for half in anchors[:, 2:].numpy().astype(np.float64):
-        overlap = np.minimum(boxes[:, 2:], location + half) - np.maximum(boxes[:, :2], location - half)
-        shared = np.clip(overlap, 0, None).prod(axis=1)
-        best = np.maximum(best, shared / (area + (2 * half).prod() - shared))
+    overlap = iou(torch.from_numpy(boxes)[:, None], anchors + location.repeat(1, 2)[:, None])
+    best: Array = overlap.amax(1).double().numpy()
     return best

@@ -85,7 +85,8 @@ def _batches(config: Recipe, parts: Parts) -> list[Suggestion]:
     if batch * 2 <= images or batch <= 2:
         return []
     smaller = max(2, 2 ** int(math.log2(max(images // 4, 1))))
-    reason = f"{batch} of {images} labeled images in every step hardly leave a choice"
+    of = f"{images} labeled image{'' if images == 1 else 's'}"
+    reason = f"steps of {batch} hardly leave a choice from {of}"
     found = [Suggestion("data.labeled_batch", str(smaller), reason)] if smaller < batch else []
     if found and parts.unlabeled and config.data.unlabeled_batch == batch:
         found.append(Suggestion("data.unlabeled_batch", str(smaller), "as many as labeled ones"))

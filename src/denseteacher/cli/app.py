@@ -9,8 +9,8 @@ from typer.core import TyperGroup
 from denseteacher.data.choices import Format
 
 _ORDER = (
-    *("demo", "check", "split", "train", "evaluate", "predict", "label", "compare"),
-    *("reproduce", "analyze", "recipes"),
+    *("demo", "check", "split", "train", "evaluate", "predict", "label", "export", "compare"),
+    *("reproduce", "analyze", "benchmark", "recipes"),
 )
 """Of the commands in the help: as one needs them."""
 

@@ -6,9 +6,10 @@ from typing import Annotated
 import typer
 
 from denseteacher.cli.app import DataFormat, Images, Overrides, Subset, app
-from denseteacher.cli.findings import print_check
-from denseteacher.cli.printing import say, write_json
+from denseteacher.cli.check_report import print_check
+from denseteacher.cli.printing import say
 from denseteacher.data.choices import Protocol
+from denseteacher.files import write_json
 
 
 @app.command()

@@ -9,9 +9,10 @@ import typer
 from rich.table import Table
 
 from denseteacher.cli.app import DataFormat, Detector, Images, Subset, app
-from denseteacher.cli.printing import console, count, say, write_json
-from denseteacher.data.choices import LabelFormat
+from denseteacher.cli.printing import console, count, number, say
+from denseteacher.data.choices import ExportFormat, LabelFormat, Precision
 from denseteacher.errors import InputError, RunError
+from denseteacher.files import write_json
 
 if TYPE_CHECKING:  # it imports NumPy
     from denseteacher.evaluation.metrics import Metrics
@@ -45,8 +46,6 @@ def evaluate(
     result = api.evaluate(
         detector, data=data, images=images, format=format, subset=subset, score_floor=score_floor, metrics=metrics
     )
-    _print_metrics(f"{detector} on {data}", result.metrics, all_classes=all_classes)
-    say(f"score floor {result.score_floor}, {result.metrics.backend}")
     if json_file is not None:
         content = {
             "metrics": result.metrics.values,
@@ -56,20 +55,23 @@ def evaluate(
             "data": str(data),
         }
         write_json(json_file, content)
+    _print_metrics(f"{detector} on {data}", result.metrics, all_classes=all_classes)
+    say(f"score floor {result.score_floor}, {result.metrics.backend}")
 
 
 def _print_metrics(title: str, metrics: "Metrics", *, all_classes: bool) -> None:
     """A table of the metrics, and one of the classes."""
-    _print_table(title, ["metric", "value"], [[name, _number(value)] for name, value in metrics.values.items()])
+    _print_table(title, ["metric", "value"], [[name, number(value, ".2f")] for name, value in metrics.values.items()])
     shown = list(metrics.per_class.items())[: None if all_classes else _CLASSES_SHOWN]
     heads = ["class", *shown[0][1]]
-    _print_table("By class", heads, [[name, *map(_number, row.values())] for name, row in shown])
+    _print_table("By class", heads, [[name, *(number(value, ".2f") for value in row.values())] for name, row in shown])
     if len(shown) < len(metrics.per_class):
         say(f"{len(shown)} of {len(metrics.per_class)} classes; --classes shows all")
 
 
 def _print_table(title: str, heads: list[str], rows: list[list[str]]) -> None:
-    table = Table(title=title)
+    say(title)  # not the table's own title, which would be broken to its width
+    table = Table()
     for place, head in enumerate(heads):
         table.add_column(head, justify="right" if place else "left")
     for row in rows:
@@ -77,28 +79,27 @@ def _print_table(title: str, heads: list[str], rows: list[list[str]]) -> None:
     console().print(table)
 
 
-def _number(value: float) -> str:
-    return "-" if math.isnan(value) else f"{value:.2f}"
-
-
 @app.command()
 def predict(
     detector: Detector,
     paths: Annotated[list[str], typer.Argument(metavar="PATH...", help="Images, folders or glob patterns.")],
     output: Annotated[Path, typer.Option("--output", help="Folder for predictions.json and pictures.")],
-    score: Annotated[float, typer.Option("--score", help="Scores above are drawn.")] = 0.5,
+    score: Annotated[float, typer.Option("--score", min=0, max=1, help="Scores above are drawn.")] = 0.5,
+    precision: Annotated[
+        Precision, typer.Option("--precision", help="Of the network. auto: bf16 where it is right and faster.")
+    ] = "fp32",
+    compile: Annotated[
+        bool, typer.Option("--compile", help="Compile the network; takes about a minute, pays for thousands of images.")
+    ] = False,
 ) -> None:
     """Detect objects in images; write COCO results and pictures with boxes."""
     from denseteacher.inference.folder import predict_files
 
-    outcome = predict_files(detector, paths, output, draw_above=score)
+    outcome = predict_files(detector, paths, output, draw_above=score, precision=precision, compile=compile)
     for message in outcome.unreadable:
         print(message, file=sys.stderr)
-    console().print(
-        f"{count(outcome.detections, 'detection')} in {count(outcome.images, 'image')}: {output / 'predictions.json'}",
-        highlight=False,
-        soft_wrap=True,
-    )
+    found = f"{count(outcome.detections, 'detection')} in {count(outcome.images, 'image')}"
+    say(f"{found}: {output / 'predictions.json'}")
     if outcome.unreadable:
         raise RunError(f"{count(len(outcome.unreadable), 'image')} could not be read; all others are done")
 
@@ -107,7 +108,8 @@ def predict(
 def label(
     detector: Detector,
     source: Annotated[
-        Path, typer.Argument(metavar="FOLDER", help="Images: folder, tar shards, COCO JSON, VOC folder or text list.")
+        Path,
+        typer.Argument(metavar="FOLDER", help="Images: folder or file, tar shards, COCO JSON, VOC folder, text list."),
     ],
     to: Annotated[
         LabelFormat,
@@ -127,16 +129,16 @@ def label(
         typer.Option("--class-score", metavar="NAME=SCORE", help="Another --score for a class; repeatable."),
     ] = None,
 ) -> None:
-    """Pre-annotate images for a labeling tool."""
+    """Pre-annotate images for a labeling tool. Nothing is written before all images have been looked at."""
     from denseteacher.inference.labeling import label_images
 
     by_class = dict(map(_parse_class_score, class_scores or []))
     outcome = label_images(detector, source, output, to=to, images=images, score=score, top=top, class_scores=by_class)
     for message in outcome.unreadable:
         print(message, file=sys.stderr)
-    rows = [[one.name, str(one.images), str(one.boxes), _number(one.mean_score)] for one in outcome.classes]
-    boxes = f"{outcome.boxes} box{'' if outcome.boxes == 1 else 'es'}"
-    _print_table(f"{boxes} in {count(outcome.images, 'image')}", ["class", "images", "boxes", "mean score"], rows)
+    rows = [[one.name, str(one.images), str(one.boxes), number(one.mean_score, ".2f")] for one in outcome.classes]
+    title = f"{count(outcome.boxes, 'box', 'boxes')} in {count(outcome.images, 'image')}"
+    _print_table(title, ["class", "images", "boxes", "mean score"], rows)
     if outcome.without_boxes:
         more = "" if len(outcome.without_boxes) <= _NAMES_SHOWN else ", ..."
         names = ", ".join(outcome.without_boxes[:_NAMES_SHOWN])
@@ -144,6 +146,25 @@ def label(
     say(f"{output}: {outcome.hint}")
     if outcome.unreadable:
         raise RunError(f"{count(len(outcome.unreadable), 'image')} could not be read; all others are done")
+
+
+@app.command()
+def export(
+    detector: Detector,
+    output: Annotated[Path, typer.Option("--output", help="File to write.")],
+    format: Annotated[ExportFormat, typer.Option("--format", help="Kind of the file.")] = "onnx",
+    nms: Annotated[
+        bool, typer.Option("--nms/--no-nms", help="End in detections, or in boxes and scores at every location.")
+    ] = True,
+    opset: Annotated[
+        int | None, typer.Option("--opset", min=18, max=23, help="Version of ONNX's operators; torch's choice if not given.")
+    ] = None,
+) -> None:
+    """Write a detector as one file that runs without torch: any number of images, of any size."""
+    from denseteacher.inference.export import export_onnx
+
+    export_onnx(detector, output, nms=nms, opset=opset)
+    say(f"{output}: {output.stat().st_size / 2**20:.1f} MiB of {format.upper()}")
 
 
 def _parse_class_score(text: str) -> tuple[str, float]:

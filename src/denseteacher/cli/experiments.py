@@ -124,7 +124,7 @@ def list_recipes() -> None:
 
 @recipes_app.command("show")
 def show_recipe(
-    recipe: Annotated[str, typer.Argument(metavar="RECIPE")],
+    recipe: Annotated[str, typer.Argument(metavar="RECIPE", help="Built-in recipe or a YAML file.")],
     overrides: Overrides = None,
 ) -> None:
     """A recipe with all its values, as YAML."""

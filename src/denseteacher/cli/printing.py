@@ -1,15 +1,10 @@
 """What several commands print."""
 
-import json
 import math
 import sys
-from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 from rich.table import Table
-
-from denseteacher.errors import RunError
 
 
 def console() -> Console:
@@ -27,9 +22,14 @@ def remark(sentence: str) -> None:
     print(sentence, file=sys.stderr, flush=True)
 
 
-def count(number: int, noun: str) -> str:
-    """``1 image``, ``2 images``."""
-    return f"{number} {noun}{'' if number == 1 else 's'}"
+def count(number: int, noun: str, plural: str | None = None) -> str:
+    """``1 image``, ``2 images``; ``2 boxes`` where the plural is given."""
+    return f"{number} {noun if number == 1 else plural or f'{noun}s'}"
+
+
+def number(value: float | None, form: str = ".1f") -> str:
+    """``-`` where nothing is known."""
+    return "-" if value is None or math.isnan(value) else format(value, form)
 
 
 def print_comparison(rows: list[tuple[str, dict[str, float]]]) -> None:
@@ -42,24 +42,5 @@ def print_comparison(rows: list[tuple[str, dict[str, float]]]) -> None:
     for name, metrics in rows:
         for role in ("teacher", "student"):
             values = (metrics.get(f"{role}/{metric}") for metric in ("AP", "AP50", "AP75"))
-            table.add_row(name, role, *("-" if value is None else f"{value:.1f}" for value in values))
+            table.add_row(name, role, *map(number, values))
     console().print(table)
-
-
-def write_json(path: Path, content: Any) -> None:
-    """Writes JSON, in which nan becomes null.
-
-    Raises:
-        RunError: If the disk refuses.
-    """
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(_finite(content), indent=1) + "\n")
-    except OSError as error:
-        raise RunError(f"{path} can't be written: {error.strerror}") from error
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _finite(inner) for key, inner in value.items()}
-    return None if isinstance(value, float) and not math.isfinite(value) else value

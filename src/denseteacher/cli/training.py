@@ -7,7 +7,7 @@ import typer
 from rich.table import Column, Table
 
 from denseteacher.cli.app import DataFormat, Images, Output, Overrides, Subset, app
-from denseteacher.cli.printing import console, print_comparison, say
+from denseteacher.cli.printing import console, number, print_comparison, say
 from denseteacher.errors import RunError
 
 if TYPE_CHECKING:
@@ -48,6 +48,7 @@ def train(
     ] = None,
     format: DataFormat = None,
     subset: Subset = None,
+    val_subset: Annotated[str | None, typer.Option("--val-subset", help="Part of --val, where it has several.")] = None,
     output: Output = None,
     overrides: Overrides = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue the run in --output.")] = False,
@@ -65,6 +66,7 @@ def train(
     given += [f"runtime.nodes={nodes}"] if nodes is not None else []
     given += [f"data.format={format}"] if format is not None else []
     given += [f"data.subset={subset}"] if subset is not None else []
+    given += [f"data.val_subset={val_subset}"] if val_subset is not None else []
     result = api.train(
         recipe,
         labeled=labeled,
@@ -106,16 +108,15 @@ def compare(
 
 def _print_runs(compared: "Comparison") -> None:
     """A table of what the runs reach and of what their recipes have different, a column a run."""
-    heads = [Column(run.label, justify="right", overflow="fold") for run in compared.runs]
+    heads = [Column(run.shown.label, justify="right", overflow="fold") for run in compared.runs]
     table = Table(Column("", no_wrap=True), *heads, title="COCO AP at the last step")
     for role in ("teacher", "student"):
         for name in ("AP", "AP50", "AP75"):
-            values = [run.metrics.get(f"{role}/{name}") for run in compared.runs]
-            table.add_row(f"{role} {name}", *("-" if value is None else f"{value:.1f}" for value in values))
+            values = [run.shown.metrics.get(f"{role}/{name}") for run in compared.runs]
+            table.add_row(f"{role} {name}", *map(number, values))
     table.add_section()
-    table.add_row("best step", *("-" if run.best_step is None else f"{run.best_step:,}" for run in compared.runs))
-    seconds = [run.step_seconds for run in compared.runs]
-    table.add_row("seconds a step", *("-" if value is None else f"{value:.2g}" for value in seconds))
+    table.add_row("best step", *(number(run.best_step, ",") for run in compared.runs))
+    table.add_row("seconds a step", *(number(run.shown.step_seconds, ".2g") for run in compared.runs))
     table.add_row("labeled images", *(f"{run.labeled:,}" for run in compared.runs))
     table.add_row("unlabeled images", *(f"{run.unlabeled:,}" for run in compared.runs), end_section=True)
     for key, texts in compared.differences.items():

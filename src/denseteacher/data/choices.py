@@ -10,3 +10,9 @@ Protocol = Literal["seeded", "stratified", "published", "stac"]
 
 LabelFormat = Literal["coco", "yolo", "voc", "label-studio"]
 """What detections are written as for a labeling tool."""
+
+Precision = Literal["auto", "fp32", "bf16"]
+"""What a network computes in."""
+
+ExportFormat = Literal["onnx"]
+"""What a detector is exported as."""

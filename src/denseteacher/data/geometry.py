@@ -11,6 +11,7 @@ from torch import Tensor
 from torchvision.transforms.v2 import functional
 
 from denseteacher.config import Config
+from denseteacher.data.sizes import common_canvas, resized_size
 from denseteacher.structures import ImageBatch, Targets
 
 Boxes = npt.NDArray[np.float32]
@@ -33,23 +34,6 @@ class Geometry(NamedTuple):
         return torch.tensor([row, [0.0, y, 0.0], [0.0, 0.0, 1.0]])
 
 
-def resized_size(height: int, width: int, short_side: int, max_side: int) -> tuple[int, int]:
-    """Height and width of an image resized to a short side, its shape kept and its long side bounded.
-
-    As in detectron2: both sides are scaled in floating point, scaled down together where the longer one
-    exceeds the bound, and rounded half up once, at the end.
-
-    Args:
-        height: Height of the image in pixels.
-        width: Width of the image in pixels.
-        short_side: Wanted length of the shorter side in pixels.
-        max_side: Bound of the longer side in pixels.
-    """
-    scale = short_side / min(height, width)
-    scale = min(scale, max_side / max(height, width))
-    return max(1, int(height * scale + 0.5)), max(1, int(width * scale + 0.5))
-
-
 class WeakView(Config):
     """The weak view: a random short side and a random horizontal flip.
 
@@ -60,6 +44,7 @@ class WeakView(Config):
     short_side: tuple[int, ...] = Field((640, 672, 704, 736, 768, 800), min_length=1)
     """Lengths of the shorter side in pixels: the ones to choose from, or the two ends of a range."""
     sampling: Literal["choice", "range"] = "choice"
+    """``choice`` takes one of the lengths in ``short_side``, ``range`` any whole number between its two."""
     max_side: int = Field(1333, gt=0)
     """Bound of the longer side in pixels."""
     flip: float = Field(0.5, ge=0, le=1)
@@ -132,12 +117,6 @@ def _resize(image: Tensor, height: int, width: int) -> Tensor:
         return image
     resized: Tensor = functional.resize(image, [height, width], antialias=True)
     return resized
-
-
-def common_canvas(sizes: Sequence[Sequence[int]], *, multiple: int = 32) -> tuple[int, int]:
-    """Height and width of the smallest canvas that holds images of these heights and widths."""
-    height, width = (-(-max(sides) // multiple) * multiple for sides in zip(*sizes, strict=True))
-    return height, width
 
 
 def pad_batch(images: Sequence[Tensor], *, multiple: int = 32, canvas: tuple[int, int] | None = None) -> ImageBatch:

@@ -7,14 +7,17 @@ stay as they are. Where neither fits, the file is not the one that was annotated
 
 import io
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
+import numpy.typing as npt
 from PIL import Image, ImageOps, UnidentifiedImageError
-from torch import Tensor
 
 from denseteacher.data.records import ImageRecord, TarMember
 from denseteacher.errors import InputError
+
+if TYPE_CHECKING:  # the ONNX predictor reads images where there is no torch
+    from torch import Tensor
 
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".gif", ".ppm", ".pgm"})
 _FORMATS = ("JPEG", "PNG", "BMP", "TIFF", "WEBP", "GIF", "PPM")
@@ -23,7 +26,7 @@ _ORIENTATION = 0x0112
 _QUARTER_TURNS = (5, 6, 7, 8)
 
 
-def load_image(record: ImageRecord) -> Tensor:
+def load_image(record: ImageRecord) -> "Tensor":
     """(3, H, W) uint8 RGB of a data set's image.
 
     Raises:
@@ -34,7 +37,23 @@ def load_image(record: ImageRecord) -> Tensor:
 
 def decode_image(
     path: Path, *, declared_size: tuple[int, int] | None = None, member: TarMember | None = None
-) -> Tensor:
+) -> "Tensor":
+    """Reads an image file as ``read_pixels`` does.
+
+    Returns:
+        (3, H, W) uint8 RGB.
+
+    Raises:
+        InputError: If the file is missing, damaged, no image, too large, or not of the declared size.
+    """
+    import torch
+
+    return torch.from_numpy(read_pixels(path, declared_size=declared_size, member=member)).permute(2, 0, 1).contiguous()
+
+
+def read_pixels(
+    path: Path, *, declared_size: tuple[int, int] | None = None, member: TarMember | None = None
+) -> npt.NDArray[np.uint8]:
     """Reads an image file.
 
     Args:
@@ -43,7 +62,7 @@ def decode_image(
         member: The part of a tar file at ``path`` that is the image.
 
     Returns:
-        (3, H, W) uint8 RGB.
+        (H, W, 3) uint8 RGB.
 
     Raises:
         InputError: If the file is missing, damaged, no image, too large, or not of the declared size.
@@ -55,13 +74,12 @@ def decode_image(
             image = ImageOps.exif_transpose(image)
         if image.mode in ("I;16", "I;16B", "I;16L", "I"):
             image = Image.fromarray((np.asarray(image).astype(np.int64) >> 8).clip(0, 255).astype(np.uint8))
-        pixels = np.array(image.convert("RGB"))
+        return np.array(image.convert("RGB"))
     except InputError:
         raise
     except Exception as error:
         # Pillow's decoders raise whatever their format's parser meets: OSError, ValueError, struct.error, ...
         raise InputError(f"{name} is damaged and can't be decoded ({_reason(error)})") from error
-    return torch.from_numpy(pixels).permute(2, 0, 1).contiguous()
 
 
 def image_size(path: Path, member: TarMember | None = None) -> tuple[int, int]:

@@ -15,6 +15,7 @@ from denseteacher.data.formats import (
     labeled_images,
     read_annotations,
     read_unlabeled,
+    training_subset,
     with_categories,
 )
 from denseteacher.data.records import ImageRecord, LabeledImages
@@ -35,6 +36,7 @@ class UnlabeledSource(Config):
     path: Path
     """As ``DataConfig.unlabeled``."""
     images: Path | None = None
+    """Folder of the files that a JSON or list at ``path`` names; found near it if not given."""
     only: Literal["voc"] | None = None
     """``voc`` takes those images of a COCO data set that show objects of VOC's twenty classes and no others."""
 
@@ -51,9 +53,11 @@ class DataConfig(Config):
     labeled: Path | None = None
     """Annotations of the labeled images: a COCO JSON, a VOC or YOLO data set, a CrowdHuman ``.odgt``."""
     subset: str | None = None
-    """The part of ``labeled`` to train on, where it has several (``trainval`` or ``train`` if not given)."""
+    """The part of ``labeled`` to train on, where it has several (``trainval`` or ``train`` if not given). Of a VOC
+    folder without ``test`` that is ``val`` too, it is ``train``."""
     images: Path | None = None
-    """Folder of the labeled images; found near the annotations if not given."""
+    """Folder of the labeled images; found near the annotations if not given. Images that a JSON in ``unlabeled`` or
+    ``val`` names are looked for there too."""
     unlabeled: Path | tuple[Path | UnlabeledSource, ...] | None = None
     """Folder, tar shards, COCO image-info JSON, VOC image set or text list of unlabeled images, or several of them;
     without it, and with a split, the images of ``labeled`` that the split leaves out."""
@@ -64,13 +68,16 @@ class DataConfig(Config):
     val_subset: str | None = None
     """The part of ``val`` to evaluate on (``test`` or ``val`` if not given)."""
     val_images: Path | None = None
+    """Folder of the images of ``val``; found near it, or in ``images``, if not given."""
     split: Literal["none"] | Protocol | Path = "none"
     """How ``labeled`` is cut: ``seeded`` draws by percent or count, ``stratified`` too but evenly over the classes,
     ``published`` is COCO-Standard's table, ``stac`` STAC's draw with replacement, a path is a file of image ids."""
     percent: float | None = Field(None, gt=0, le=100)
+    """Labeled share of the images that ``split`` draws from, in percent."""
     count: int | None = Field(None, gt=0)
     """Labeled images, instead of a percentage."""
     fold: int = Field(1, ge=0)
+    """Which of the splits of this size."""
     hidden_labels: bool = False
     """For analyses: keep the labels of the images that a split leaves out, for methods that ask for them."""
     bad_boxes: Literal["error", "fix"] = "error"
@@ -78,6 +85,7 @@ class DataConfig(Config):
     labeled_batch: int = Field(16, gt=0)
     """Labeled images a step, over all processes; each is seen as a weak and as a strong view."""
     unlabeled_batch: int = Field(16, gt=0)
+    """Unlabeled images a step, over all processes, from the end of the burn-in."""
 
     @model_validator(mode="after")
     def _check_split(self) -> "DataConfig":
@@ -95,6 +103,19 @@ class DataConfig(Config):
     def path(self, key: str) -> Path | None:
         """The path under a key, below ``root`` where it is relative."""
         return self.below_root(getattr(self, key))
+
+    @property
+    def labeled_subset(self) -> str | None:
+        """``subset``, or what it is where the same data set is evaluated on."""
+        path = self.path("labeled")
+        if self.subset is not None or path is None or self.val != self.labeled:
+            return self.subset
+        return training_subset(path, self.val_subset, self.format)
+
+    @property
+    def own_val_images(self) -> Path | None:
+        """Folder of the images of ``val``, where it is given, or where ``val`` is a part of ``labeled``."""
+        return self.path("val_images") or (self.path("images") if self.val == self.labeled else None)
 
     def below_root(self, path: Path | None) -> Path | None:
         """The path below ``root`` where it is relative."""
@@ -143,7 +164,12 @@ def open_data(config: DataConfig) -> TrainingData:
     source = config.path("labeled")
     if source is None:
         raise InputError("there are no labeled images: give --labeled PATH, the annotations that describe them")
-    annotations = read_annotations(source, config.path("images"), format=config.format, subset=config.subset)
+    if config.root is None and not (source.is_absolute() or source.exists()):
+        raise InputError(
+            f"there is no {source}: give the folder of the recipe's data set as --data ROOT, or --labeled PATH"
+        )
+    subset = config.labeled_subset
+    annotations = read_annotations(source, config.path("images"), format=config.format, subset=subset)
     everything = labeled_images(annotations, bad_boxes=config.bad_boxes)
     split = _split(annotations, config)
     positions = {image.id: position for position, image in enumerate(everything.images)}
@@ -151,6 +177,7 @@ def open_data(config: DataConfig) -> TrainingData:
     if not any(len(boxes) for boxes in labeled.boxes):
         raise InputError(f"none of the {len(labeled.images)} labeled images of {source} has a box")
     unlabeled, notes = _unlabeled(config)
+    notes = (*subset_notes(config), *notes)
     if config.unlabeled is not None:
         ids = [image.id for image in unlabeled]
         named = ", ".join(str(one.path) for one in config.unlabeled_sources)
@@ -166,6 +193,14 @@ def _with_builtin(config: DataConfig) -> DataConfig:
         return config
     paths = make_digits(config.builtin.removeprefix("digits-"))
     return config.model_copy(update={"root": None, "labeled": paths.train, "val": paths.val})
+
+
+def subset_notes(config: DataConfig) -> tuple[str, ...]:
+    """That not all of a data set is trained on since it is evaluated on as well."""
+    subset = config.labeled_subset
+    if subset == config.subset:
+        return ()
+    return (f"labeled are the images of {subset!r} in {config.labeled}, since 'val' is evaluated on",)
 
 
 def draw_split(
@@ -221,7 +256,7 @@ def _unlabeled(config: DataConfig) -> tuple[list[ImageRecord], tuple[str, ...]]:
         path, images = config.below_root(source.path), config.below_root(source.images)
         assert path is not None
         if source.only is None:
-            found.append(read_unlabeled(path, images))
+            found.append(read_unlabeled(path, images, fallback=config.path("images")))
         else:
             found.append(only_voc_classes(read_annotations(path, images)))
             chosen += len(found[-1])
@@ -236,10 +271,14 @@ def _validation(config: DataConfig, labeled: LabeledImages) -> Validation | None
     path = config.path("val")
     if path is None:
         return None
-    # the images of one data set may lie where a JSON says nothing of; those of another YOLO folder are its own
-    shared = config.builtin is None and (path.suffix in (".json", ".odgt") or path == config.path("labeled"))
-    images = config.path("val_images") or (config.path("images") if shared else None)
-    annotations = read_annotations(path, images, format=config.format, subset=config.val_subset, role="validation")
+    annotations = read_annotations(
+        path,
+        config.own_val_images,
+        format=config.format,
+        subset=config.val_subset,
+        role="validation",
+        fallback=config.path("images"),
+    )
     annotations = with_categories(annotations, labeled.categories)
     labeled_images(annotations, bad_boxes=config.bad_boxes)  # complains about bad boxes before a step is made
     return Validation(annotations.records, annotations.content, path)

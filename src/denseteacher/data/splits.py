@@ -13,6 +13,7 @@ import numpy as np
 from denseteacher.data.randomness import Draw, keyed_generator
 from denseteacher.data.records import LabeledImages
 from denseteacher.errors import InputError
+from denseteacher.files import write_json
 
 _PUBLISHED = "coco_supervision.json.gz"
 _PUBLISHED_POOL = 117_266  # images of train2017 with a box that is no crowd region
@@ -178,6 +179,8 @@ def stratified_split(
 def _labeled_count(images: int, percent: float | None, count: int | None) -> int:
     if (percent is None) == (count is None):
         raise InputError("a split needs either a percentage or a count of labeled images")
+    if percent is not None and not 0 < percent <= 100:
+        raise InputError(f"{percent:g} % can't be labeled: the share is above 0 and at most 100")
     size = count if count is not None else max(1, int((percent or 0) / 100 * images))
     if not 0 < size <= images:
         raise InputError(f"{size} labeled images were asked for, but there are {images} images")
@@ -216,4 +219,4 @@ def listed_split(image_ids: Sequence[int], path: Path) -> Split:
 
 def write_split_ids(split: Split, path: Path) -> None:
     """Writes a split for the run folder; ``listed_split`` reads it back."""
-    path.write_text(json.dumps({"digest": split.digest, **split._asdict()}))
+    write_json(path, {"digest": split.digest, **split._asdict()}, indent=None)

@@ -29,12 +29,16 @@ class FCOSConfig(PyramidConfig):
 
     name: Literal["fcos"] = "fcos"
     scale_per_level: bool = True
+    """Each level learns a factor of its own for the distances."""
     quality: Literal["iou", "centerness"] = "iou"
+    """What the quality branch predicts, with which class scores are multiplied: the IoU of the predicted box, or how
+    central the location is."""
     center_radius: float = Field(1.5, ge=0)
     """Strides around a box's center that are trained on it; 0 takes the whole box."""
     size_factor: float = Field(8.0, gt=0)
     """Largest distance to a box's side that a level is trained on, in its strides."""
     location_offset: float = Field(0.0, ge=0, lt=1)
+    """Where in its cell a location lies, in strides: 0 is the upper left corner, 0.5 the middle."""
 
 
 class FCOSHead(nn.Module):

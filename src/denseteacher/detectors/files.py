@@ -14,6 +14,7 @@ from denseteacher.config import Config
 from denseteacher.detectors.fcos import FCOS, FCOSConfig
 from denseteacher.detectors.retinanet import RetinaNet, RetinaNetConfig
 from denseteacher.errors import InputError
+from denseteacher.files import write_bytes
 
 DetectorConfig = Annotated[FCOSConfig | RetinaNetConfig, Field(discriminator="name")]
 
@@ -42,11 +43,13 @@ def build_detector(config: FCOSConfig | RetinaNetConfig, num_classes: int) -> FC
 
 
 def save_detector(path: Path, weights: Mapping[str, Tensor], card: DetectorCard) -> None:
-    """Writes a detector file, whole or not at all."""
+    """Writes a detector file, whole or not at all.
+
+    Raises:
+        RunError: If the disk refuses.
+    """
     tensors = {key: value.detach().cpu().contiguous() for key, value in weights.items()}
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_bytes(save(tensors, metadata={_HEADER_KEY: card.model_dump_json()}))
-    temporary.replace(path)
+    write_bytes(path, save(tensors, metadata={_HEADER_KEY: card.model_dump_json()}))
 
 
 def load_detector(path: Path, *, score_floor: float | None = None) -> tuple[FCOS | RetinaNet, DetectorCard]:
@@ -60,8 +63,10 @@ def load_detector(path: Path, *, score_floor: float | None = None) -> tuple[FCOS
         The detector in eval mode on the CPU, and its card.
 
     Raises:
-        InputError: If the file is missing or no detector of this package.
+        InputError: If the file is missing or no detector of this package, or the floor is no score.
     """
+    if score_floor is not None and not 0 <= score_floor < 1:
+        raise InputError(f"a score floor is at least 0 and below 1, not {score_floor:g}")
     if not path.is_file():
         raise InputError(f"there is no detector file {path}")
     try:

@@ -22,23 +22,31 @@ class PyramidConfig(Config):
     """The options that every detector on a feature pyramid has."""
 
     backbone: str = "resnet50.tv_in1k"
+    """A model of timm that has ``features_only``."""
     pretrained: bool | str = False
     """True: timm's weights; a path: a state dict file; false: random."""
     levels: tuple[int, int] = (3, 7)
     """Finest and coarsest pyramid level; level l has stride 2**l."""
     channels: int = Field(256, gt=0)
+    """Width of the pyramid."""
     head_convs: int = Field(4, ge=0)
+    """Convolutions in each tower of the head."""
     head_channels: int | None = Field(None, gt=0)
     """Width of the towers; the pyramid's if not given."""
     head_norm: Literal["group", "none"] = "group"
+    """Normalization in the towers: ``group`` normalization, or ``none``."""
     frozen_stages: int = Field(0, ge=0)
+    """Leading stages of the backbone that are not trained: 0 none, 1 the stem, 2 also the next, ..."""
     freeze_batch_norm: bool = False
+    """Batch normalization of the backbone uses its stored statistics and is not trained."""
     score_floor: float = Field(0.05, ge=0, lt=1)
     """Class scores at or below are no detections. Published numbers use 0.05; others report with 0.001."""
     top_k: int = Field(1000, gt=0)
     """Candidates a level before NMS."""
     nms_threshold: float = Field(0.6, gt=0, le=1)
+    """IoU above which, of two detections of a class, the one with the lower score is dropped."""
     max_detections: int = Field(100, gt=0)
+    """Most detections an image."""
 
     @model_validator(mode="after")
     def _check_levels(self) -> Self:
@@ -127,7 +135,7 @@ class PyramidDetector(nn.Module):
     def shapes(self, canvas: tuple[int, int]) -> list[tuple[int, int]]:
         """Height and width of each level's feature map on a canvas of this height and width."""
         height, width = canvas
-        return [(math.ceil(height / stride), math.ceil(width / stride)) for stride in self.strides]
+        return [((height + stride - 1) // stride, (width + stride - 1) // stride) for stride in self.strides]
 
     def decode_boxes(self, output: DenseOutput) -> Tensor:
         """See ``DenseDetector``: (B, N, 4) xyxy pixels."""

@@ -79,7 +79,7 @@ def coco_map(
         **{f"AR{limit}": _percent(recall[..., _ALL, at]) for at, limit in enumerate(limits)},
         **{f"AR{letter}": _percent(recall[..., area, -1]) for letter, area in _AREAS.items()},
     }
-    places = list(enumerate(class_names(sorted(ground_truth["categories"], key=lambda category: category["id"]))))
+    places = list(enumerate(class_names(ground_truth).values()))
     per_class = {name: _percent(precision[:, :, place, _ALL, -1]) for place, name in places}
     per_class_50 = {name: _percent(precision[_IOU_50, :, place, _ALL, -1]) for place, name in places}
     return CocoMap(values, per_class, per_class_50, chosen)

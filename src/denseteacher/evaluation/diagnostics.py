@@ -1,15 +1,28 @@
-"""What a report shows of an evaluation beyond its metrics: precision-recall curves and the confusion matrix."""
+"""What a report shows of an evaluation beyond its metrics: what is found and what is wrong, curves, confusions."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from denseteacher.evaluation.matching import IGNORED, UNMATCHED, groups, match_in_turn
+from denseteacher.evaluation.matching import IGNORED, UNMATCHED, best_precision, match_groups, recall_and_precision
 from denseteacher.evaluation.scene import Bools, Floats, Ints, Scene, read_scene
 
 RECALLS: Floats = np.linspace(0, 1, 101)
 """At which COCO reads precision."""
+
+
+class MatchedScene(NamedTuple):
+    """Which detection is which object of its class, as COCO matches at one IoU.
+
+    Matching goes by falling score, so it holds at every score threshold: a lower detection changes no higher one.
+    """
+
+    scene: Scene
+    hits: Ints
+    """(n,) for each detection the object it is, ``UNMATCHED`` or ``IGNORED``."""
+    found_at: Floats
+    """(m,) for each object the score of the detection that is it; 0 where none is."""
 
 
 class Curve(NamedTuple):
@@ -23,24 +36,33 @@ class Curve(NamedTuple):
     """(101,) highest score threshold that reaches the recall; 0 where none does."""
 
 
-def precision_recall(
+def match_scene(
     ground_truth: Mapping[str, Any], results: Sequence[Mapping[str, Any]], *, iou: float = 0.5
-) -> dict[str, Curve]:
-    """Precision against recall of each class that has objects, matched as COCO does at one IoU.
-
-    The mean of a curve's precision is the class's AP at this IoU (``coco_map``'s AP50), but that COCO takes no
-    more than 100 detections an image.
+) -> MatchedScene:
+    """Matches detections with a ground truth.
 
     Args:
         ground_truth: Content of a COCO file.
         results: COCO result entries.
-        iou: Overlap at which a detection is an object.
+        iou: Overlap from which on a detection is an object.
 
     Raises:
         InputError: If a result is of an unknown image or not finite.
     """
     scene = read_scene(ground_truth, results)
-    hits = hits_by_class(scene, iou)
+    hits = _match(scene, *scene.class_groups, iou)
+    found_at = np.zeros(len(scene.objects.classes))
+    found_at[hits[hits >= 0]] = scene.found.scores[hits >= 0]
+    return MatchedScene(scene, hits, found_at)
+
+
+def precision_recall(matched: MatchedScene) -> dict[str, Curve]:
+    """Precision against recall of each class that has objects.
+
+    The mean of a curve's precision is the class's AP at this IoU (``coco_map``'s AP50), but that COCO takes no
+    more than 100 detections an image.
+    """
+    scene, hits, _ = matched
     objects = np.bincount(scene.objects.classes[~scene.objects.crowd], minlength=len(scene.names))
     curves = {}
     for number in np.flatnonzero(objects):
@@ -55,65 +77,66 @@ def mean_precision(curves: Mapping[str, Curve]) -> Floats:
     return mean
 
 
-def confusion_matrix(
-    ground_truth: Mapping[str, Any], results: Sequence[Mapping[str, Any]], *, score: float = 0.3, iou: float = 0.5
-) -> Ints:
+def worst_images(matched: MatchedScene, *, above: float, most: int) -> list[Any]:
+    """Ids of the images with the most mistakes, worst first: objects missed and wrong detections above a score."""
+    scene = matched.scene
+    missed = (matched.found_at <= above) & ~scene.objects.crowd
+    wrong = (matched.hits == UNMATCHED) & (scene.found.scores > above)
+    count = np.bincount(scene.objects.images[missed], minlength=len(scene.images)).astype(np.float64)
+    # of images with as many mistakes the one with the surer ones
+    np.add.at(count, scene.found.images[wrong], 1 + 0.01 * scene.found.scores[wrong])
+    order = np.argsort(-count, kind="stable")[:most]
+    return [scene.images[place]["id"] for place in order.tolist() if count[place]]
+
+
+def confusion_matrix(scene: Scene, *, score: float = 0.3, iou: float = 0.5) -> Ints:
     """Counts what objects are taken for.
 
     By falling score each detection takes, of whatever class, the object that it overlaps most among those left.
     Those in crowd regions are not counted.
 
     Args:
-        ground_truth: Content of a COCO file.
-        results: COCO result entries.
+        scene: Ground truth and detections.
         score: Detections below are left out.
         iou: Overlap from which on a detection is of an object.
 
     Returns:
         (K + 1, K + 1): rows are the truth, columns the prediction, classes by rising id. The last column counts
         objects that nothing found, the last row detections of no object.
-
-    Raises:
-        InputError: If a result is of an unknown image or not finite.
     """
-    scene = read_scene(ground_truth, results)
     found = scene.found.where(scene.found.scores >= score)
-    background = len(scene.names)
-    matrix = np.zeros((background + 1, background + 1), dtype=np.int64)
-    matched = np.full(len(found.scores), UNMATCHED)
-    for rows, columns in groups(found.images, scene.objects.images):
-        matched[rows] = _match(scene, found.boxes[rows], columns, iou)
-    hit = matched >= 0
+    matched = _match(scene._replace(found=found), found.images, scene.objects.images, iou)
+    hit, background = matched >= 0, len(scene.names)
     missed = ~scene.objects.crowd
     missed[matched[hit]] = False
+    matrix = np.zeros((background + 1, background + 1), dtype=np.int64)
     np.add.at(matrix, (scene.objects.classes[matched[hit]], found.classes[hit]), 1)
     np.add.at(matrix[background], found.classes[matched == UNMATCHED], 1)
     np.add.at(matrix[:, background], scene.objects.classes[missed], 1)
     return matrix
 
 
-def hits_by_class(scene: Scene, iou: float) -> Ints:
-    """For each detection the object of its class that it is, ``UNMATCHED`` or ``IGNORED``."""
-    hits = np.full(len(scene.found.scores), UNMATCHED)
-    found, objects = (one.images * len(scene.names) + one.classes for one in (scene.found, scene.objects))
-    for rows, columns in groups(found, objects):
-        hits[rows] = _match(scene, scene.found.boxes[rows], columns, iou)
-    return hits
+def confusions(matrix: Ints, names: Sequence[str], most: int = 8) -> list[tuple[str, str, int]]:
+    """The most frequent mistakes of one class for another: truth, prediction, count."""
+    pairs = matrix[:-1, :-1].copy()
+    np.fill_diagonal(pairs, 0)
+    order = np.argsort(-pairs, axis=None, kind="stable")[:most]
+    rows, columns = np.unravel_index(order, pairs.shape)
+    return [
+        (names[row], names[column], int(pairs[row, column]))
+        for row, column in zip(rows.tolist(), columns.tolist(), strict=True)
+        if pairs[row, column]
+    ]
 
 
-def _match(scene: Scene, boxes: Floats, columns: Ints, iou: float) -> Ints:
-    """Matches boxes with some of the objects; gives positions among all of them."""
-    objects = scene.objects.where(columns)
-    real = columns[~objects.crowd][::-1]  # of equal overlaps COCO takes the last object
-    matched = match_in_turn(boxes, scene.objects.boxes[real], objects.boxes[objects.crowd], at_least=iou)
-    matched[matched >= 0] = real[matched[matched >= 0]]
-    return matched
+def _match(scene: Scene, found_groups: Ints, object_groups: Ints, iou: float) -> Ints:
+    """As COCO does, within groups."""
+    found, objects = scene.found, scene.objects
+    return match_groups(found.boxes, found_groups, objects.boxes, object_groups, objects.crowd, at_least=iou, last=True)
 
 
 def _curve(hits: Bools, scores: Floats, objects: int) -> Curve:
     """Reads precision and score at ``RECALLS``."""
-    true = np.cumsum(hits)
-    recall, precision = true / objects, true / np.arange(1, len(hits) + 1)
-    best = np.maximum.accumulate(precision[::-1])[::-1]
+    recall, precision = recall_and_precision(hits, objects)
     at = np.searchsorted(recall, RECALLS, side="left")  # past the end where it isn't reached
-    return Curve(RECALLS, np.append(best, 0.0)[at], np.append(scores, 0.0)[at])
+    return Curve(RECALLS, best_precision(precision)[at], np.append(scores, 0.0)[at])

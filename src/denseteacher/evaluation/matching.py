@@ -1,10 +1,10 @@
-"""Which detection is which object: what miss rate, VOC AP and the diagnostics share."""
+"""Which detection is which object, and the precision that follows: what the metrics share."""
 
 from collections.abc import Iterator
 
 import numpy as np
 
-from denseteacher.evaluation.scene import Floats, Ints
+from denseteacher.evaluation.scene import Bools, Floats, Ints
 
 UNMATCHED, IGNORED = -1, -2
 """Instead of an object's position: a mistake; a detection that counts neither way."""
@@ -48,6 +48,40 @@ def match_in_turn(found: Floats, objects: Floats, ignored: Floats, *, at_least: 
     return matched
 
 
+def match_groups(
+    found: Floats,
+    found_groups: Ints,
+    objects: Floats,
+    object_groups: Ints,
+    ignored: Bools,
+    *,
+    at_least: float,
+    last: bool = False,
+) -> Ints:
+    """``match_in_turn`` within each group, such as an image or a class of an image.
+
+    Args:
+        found: (n, 4) xyxy boxes by falling score.
+        found_groups: (n,) group of each.
+        objects: (m, 4) boxes, the regions to ignore among them.
+        object_groups: (m,) group of each.
+        ignored: (m,) which of them are such regions.
+        at_least: See there.
+        last: Of equal overlaps take the last object, as COCO does, and not the first.
+
+    Returns:
+        (n,) position among ``objects``, ``UNMATCHED`` or ``IGNORED``.
+    """
+    matched = np.full(len(found), UNMATCHED, dtype=np.int64)
+    for rows, columns in groups(found_groups, object_groups):
+        real, regions = columns[~ignored[columns]], columns[ignored[columns]]
+        real = real[::-1] if last else real
+        own = match_in_turn(found[rows], objects[real], objects[regions], at_least=at_least)
+        own[own >= 0] = real[own[own >= 0]]
+        matched[rows] = own
+    return matched
+
+
 def groups(found: Ints, objects: Ints) -> Iterator[tuple[Ints, Ints]]:
     """Positions of the detections and of the objects of each group that has both, in their order.
 
@@ -67,6 +101,23 @@ def groups(found: Ints, objects: Ints) -> Iterator[tuple[Ints, Ints]]:
     ]
     for (first, last), (begin, end) in zip(*cuts, strict=True):
         yield orders[0][first:last], orders[1][begin:end]
+
+
+def recall_and_precision(hits: Bools, objects: int) -> tuple[Floats, Floats]:
+    """(n,) each, of the detections down to each one.
+
+    Args:
+        hits: (n,) whether each detection is an object, by falling score.
+        objects: How many there are to find, at least one.
+    """
+    true = np.cumsum(hits)
+    return true / objects, true / np.arange(1, len(hits) + 1)
+
+
+def best_precision(precision: Floats) -> Floats:
+    """(n + 1,) highest precision from each detection on; 0 after the last, for recalls that are not reached."""
+    best: Floats = np.append(np.maximum.accumulate(precision[::-1])[::-1], 0.0)
+    return best
 
 
 def _intersection(first: Floats, second: Floats) -> Floats:

@@ -53,10 +53,9 @@ def measure(
 
 def _crowdhuman(ground_truth: dict[str, Any], results: Sequence[dict[str, Any]]) -> dict[str, dict[str, float]]:
     """By class, of which CrowdHuman has one."""
-    categories = sorted(ground_truth["categories"], key=lambda category: category["id"])
     rows = {}
-    for name, category in zip(class_names(categories), categories, strict=True):
-        found = log_average_miss_rate(ground_truth | {"categories": [category]}, results)
+    for id_, name in class_names(ground_truth).items():
+        found = log_average_miss_rate(ground_truth | {"categories": [{"id": id_, "name": name}]}, results)
         rows[name] = {"mMR": found.mMR, "CrowdHuman AP": found.AP, "CrowdHuman recall": found.recall}
     return rows
 

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from denseteacher.errors import InputError
-from denseteacher.evaluation.matching import IGNORED, UNMATCHED, groups, match_in_turn
+from denseteacher.evaluation.matching import IGNORED, UNMATCHED, match_groups, recall_and_precision
 from denseteacher.evaluation.scene import Floats, Ints, Scene, read_scene
 
 REFERENCES = (0.01, 0.0178, 0.0316, 0.0562, 0.1, 0.1778, 0.3162, 0.5623, 1.0)
@@ -59,13 +59,19 @@ def log_average_miss_rate(ground_truth: Mapping[str, Any], results: Sequence[Map
         raise InputError(f"a miss rate is of one class, but there are {len(scene.names)}: {', '.join(scene.names)}")
     scene = _clipped(scene)
     people = int((~scene.objects.crowd).sum())
-    matched = _match(scene)
+    matched = match_groups(
+        scene.found.boxes,
+        scene.found.images,
+        scene.objects.boxes,
+        scene.objects.images,
+        scene.objects.crowd,
+        at_least=_MORE_THAN_HALF,
+    )
     counts = matched != IGNORED
     hits, scores = matched[counts] != UNMATCHED, scene.found.scores[counts]
     if not people:
         return MissRate(math.nan, math.nan, math.nan, *(np.full(len(scores), math.nan),) * 2, scores)
-    true = np.cumsum(hits)
-    recall, precision = true / people, true / np.arange(1, len(hits) + 1)
+    recall, precision = recall_and_precision(hits, people)
     fppi, miss_rates = np.cumsum(~hits) / len(scene.images), 1 - recall
     return MissRate(
         100 * _log_average(fppi, miss_rates),
@@ -92,16 +98,6 @@ def _clipped(scene: Scene) -> Scene:
         objects=objects._replace(boxes=cut(objects.boxes, objects.images)),
         found=found._replace(boxes=cut(found.boxes, found.images)),
     )
-
-
-def _match(scene: Scene) -> Ints:
-    """``UNMATCHED``, ``IGNORED`` or something else for each detection."""
-    matched = np.full(len(scene.found.scores), UNMATCHED)
-    for rows, columns in groups(scene.found.images, scene.objects.images):
-        objects = scene.objects.where(columns)
-        people, ignored = objects.boxes[~objects.crowd], objects.boxes[objects.crowd]
-        matched[rows] = match_in_turn(scene.found.boxes[rows], people, ignored, at_least=_MORE_THAN_HALF)
-    return matched
 
 
 def _log_average(fppi: Floats, miss_rates: Floats) -> float:

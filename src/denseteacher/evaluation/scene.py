@@ -58,6 +58,12 @@ class Scene(NamedTuple):
     objects: Objects
     found: Found
 
+    @property
+    def class_groups(self) -> tuple[Ints, Ints]:
+        """A number for the image and class of each detection, and likewise of each object."""
+        found, objects = (one.images * len(self.names) + one.classes for one in (self.found, self.objects))
+        return found, objects
+
 
 def read_scene(ground_truth: Mapping[str, Any], results: Sequence[Mapping[str, Any]]) -> Scene:
     """Collects a COCO ground truth and COCO results; neither is changed.
@@ -72,9 +78,9 @@ def read_scene(ground_truth: Mapping[str, Any], results: Sequence[Mapping[str, A
         InputError: If a result is of an unknown image or not finite.
     """
     images = sorted(ground_truth["images"], key=lambda image: image["id"])
-    categories = sorted(ground_truth["categories"], key=lambda category: category["id"])
+    names = class_names(ground_truth)
     places = {image["id"]: place for place, image in enumerate(images)}
-    classes = {category["id"]: place for place, category in enumerate(categories)}
+    classes = {category: place for place, category in enumerate(names)}
     check_results(results, places)
     known = [one for one in ground_truth["annotations"] if one["image_id"] in places and one["category_id"] in classes]
     kept = [result for result in results if result["category_id"] in classes]
@@ -88,17 +94,15 @@ def read_scene(ground_truth: Mapping[str, Any], results: Sequence[Mapping[str, A
         scores=np.array([result["score"] for result in kept], dtype=np.float64),
     )
     order = np.lexsort((found.images, -found.scores))  # stable
-    return Scene(images, class_names(categories), objects, found.where(order))
+    return Scene(images, list(names.values()), objects, found.where(order))
 
 
-def class_names(categories: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Names of categories, told apart by id where one occurs twice; the id where there is none."""
-    names = [str(category.get("name", category["id"])) for category in categories]
-    count = Counter(names)
-    return [
-        f"{name} ({category['id']})" if count[name] > 1 else name
-        for name, category in zip(names, categories, strict=True)
-    ]
+def class_names(ground_truth: Mapping[str, Any]) -> dict[Any, str]:
+    """Names of a COCO file's categories by rising id; the id beside one that occurs twice, and where there is none."""
+    categories = sorted(ground_truth["categories"], key=lambda category: category["id"])
+    names = {category["id"]: str(category.get("name", category["id"])) for category in categories}
+    count = Counter(names.values())
+    return {id_: f"{name} ({id_})" if count[name] > 1 else name for id_, name in names.items()}
 
 
 def class_means(rows: Mapping[str, Mapping[str, float]]) -> dict[str, float]:

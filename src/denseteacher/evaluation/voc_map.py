@@ -6,8 +6,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from denseteacher.evaluation.matching import IGNORED, UNMATCHED, groups, iou
-from denseteacher.evaluation.scene import Bools, Floats, Ints, Scene, class_means, read_scene
+from denseteacher.evaluation.matching import IGNORED, UNMATCHED, best_precision, groups, iou, recall_and_precision
+from denseteacher.evaluation.scene import Bools, Ints, Scene, class_means, read_scene
 
 ELEVEN_POINTS, AREA = "VOC07 AP50", "VOC AP50"
 """AP up to VOC2009: mean of the precision at the recalls 0, 0.1, ..., 1; and since VOC2010: area under it."""
@@ -59,8 +59,7 @@ def _match(scene: Scene) -> Ints:
     """For each detection the object that it found, ``UNMATCHED`` or ``IGNORED``."""
     matched = np.full(len(scene.found.scores), UNMATCHED)
     neither = _neither_way(scene)
-    found, objects = (one.images * len(scene.names) + one.classes for one in (scene.found, scene.objects))
-    for rows, columns in groups(found, objects):
+    for rows, columns in groups(*scene.class_groups):
         overlap = iou(scene.found.boxes[rows], scene.objects.boxes[columns])
         reached = overlap.max(axis=1) >= _IOU
         rows, nearest = rows[reached], columns[overlap.argmax(axis=1)[reached]]
@@ -74,9 +73,8 @@ def _average_precisions(hits: Bools, objects: int) -> dict[str, float]:
     """Both of them, of one class; ``hits`` are its detections by falling score."""
     if not objects:
         return {ELEVEN_POINTS: math.nan, AREA: math.nan}
-    true = np.cumsum(hits)
-    recall, precision = true / objects, true / np.arange(1, len(hits) + 1)
-    best: Floats = np.append(np.maximum.accumulate(precision[::-1])[::-1], 0.0)  # 0 where a recall isn't reached
+    recall, precision = recall_and_precision(hits, objects)
+    best = best_precision(precision)
     tenths = np.arange(11) / 10  # as exact as a recall of 3 of 10 objects is, which multiples of 0.1 are not
     return {
         ELEVEN_POINTS: 100 * float(best[np.searchsorted(recall, tenths, side="left")].mean()),

@@ -1,19 +1,19 @@
 """Prediction over files, folders and patterns."""
 
 import glob
-import json
 from pathlib import Path
 from typing import NamedTuple
 
 from PIL import Image
 
-from denseteacher.data.images import IMAGE_SUFFIXES, decode_image
+from denseteacher.data.choices import Precision
+from denseteacher.data.formats.files import images_below
+from denseteacher.data.images import decode_image
 from denseteacher.errors import InputError
 from denseteacher.evaluation.evaluator import coco_results
+from denseteacher.files import refusal_explained, write_json
 from denseteacher.inference.draw import draw_detections
-from denseteacher.inference.predictor import Predictor
-
-_BATCH = 8
+from denseteacher.inference.predictor import Predictor, predict_readable
 
 
 class PredictionOutcome(NamedTuple):
@@ -25,7 +25,15 @@ class PredictionOutcome(NamedTuple):
     """One sentence for each file that is no readable image."""
 
 
-def predict_files(detector: Path, patterns: list[str], output: Path, *, draw_above: float = 0.5) -> PredictionOutcome:
+def predict_files(
+    detector: Path,
+    patterns: list[str],
+    output: Path,
+    *,
+    draw_above: float = 0.5,
+    precision: Precision = "fp32",
+    compile: bool = False,
+) -> PredictionOutcome:
     """Detects objects in files.
 
     Writes ``predictions.json`` (COCO results), ``images.json`` (COCO image info, which says what file an
@@ -36,34 +44,31 @@ def predict_files(detector: Path, patterns: list[str], output: Path, *, draw_abo
         patterns: Image files, folders (searched with all below them) or glob patterns.
         output: Folder to write to.
         draw_above: Detections with a higher score are drawn.
+        precision: See ``Predictor.load``.
+        compile: See ``Predictor.load``.
 
     Raises:
         InputError: If there are no images, or ``output`` holds predictions already.
+        RunError: If the disk refuses.
     """
-    predictor = Predictor.load(detector)
+    predictor = Predictor.load(detector, precision=precision, compile=compile)
     files = find_images(patterns)
     if (output / "predictions.json").exists():
         raise InputError(f"{output} holds predictions already: choose another --output; nothing was changed")
-    (output / "pictures").mkdir(parents=True, exist_ok=True)
-    results, infos, unreadable = [], [], []
-    for start in range(0, len(files), _BATCH):
-        arrays = {}
-        for number, file in enumerate(files[start : start + _BATCH], start=start + 1):
-            try:
-                arrays[number] = decode_image(file).permute(1, 2, 0).contiguous().numpy()
-            except InputError as error:
-                unreadable.append(str(error))
-        found = predictor.predict(list(arrays.values()), batch_size=_BATCH)
-        for (number, array), detections in zip(arrays.items(), found, strict=True):
-            file = files[number - 1]
+    results, infos, unreadable = [], [], list[str]()
+    numbered = list(enumerate(files, start=1))
+    found = predict_readable(predictor, numbered, lambda one: decode_image(one[1]), unreadable)
+    with refusal_explained(output):
+        (output / "pictures").mkdir(parents=True, exist_ok=True)
+        for (number, file), array, detections in found:
             height, width = array.shape[:2]
             infos.append({"id": number, "file_name": str(file), "width": width, "height": height})
             results.extend(coco_results(number, detections, predictor.categories))
             picture = draw_detections(Image.fromarray(array), detections, predictor.class_names, score_floor=draw_above)
             picture.save(output / "pictures" / f"{number:06d}_{file.stem[:100]}.jpg", quality=92)
     categories = [{"id": category.id, "name": category.name} for category in predictor.categories]
-    (output / "images.json").write_text(json.dumps({"images": infos, "categories": categories}, indent=1))
-    (output / "predictions.json").write_text(json.dumps(results, indent=1))
+    write_json(output / "images.json", {"images": infos, "categories": categories})
+    write_json(output / "predictions.json", results)
     return PredictionOutcome(len(infos), len(results), unreadable)
 
 
@@ -77,7 +82,7 @@ def find_images(patterns: list[str]) -> list[Path]:
     for pattern in patterns:
         path = Path(pattern)
         if path.is_dir():
-            found = sorted(file for file in path.rglob("*") if file.suffix.lower() in IMAGE_SUFFIXES)
+            found = images_below(path)
         elif path.is_file():
             found = [path]
         else:

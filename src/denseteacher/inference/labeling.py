@@ -1,26 +1,26 @@
 """Pre-annotation: a detector's boxes as a first draft for a labeling tool."""
 
+import shutil
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from torch import Tensor
 
 from denseteacher.data.choices import LabelFormat
 from denseteacher.data.formats import Fault, read_unlabeled
 from denseteacher.data.formats.writers import write_annotations
 from denseteacher.data.images import load_image
-from denseteacher.data.records import ImageRecord, LabeledImages
-from denseteacher.errors import InputError, RunError
-from denseteacher.inference.predictor import Predictor
+from denseteacher.data.records import LabeledImages
+from denseteacher.errors import InputError
+from denseteacher.files import refusal_explained
+from denseteacher.inference.predictor import Predictor, predict_readable
 from denseteacher.structures import Detections
 
-_BATCH = 8
 
-
-class ClassCount(NamedTuple):
+class ClassBoxes(NamedTuple):
     """What was found of one class."""
 
     name: str
@@ -35,7 +35,7 @@ class LabelingOutcome(NamedTuple):
 
     images: int
     boxes: int
-    classes: list[ClassCount]
+    classes: list[ClassBoxes]
     without_boxes: list[str]
     """Image files in which nothing was found."""
     unreadable: list[str]
@@ -80,8 +80,8 @@ def label_images(
         unreadable.extend(fault.message for fault in faults)
 
     records = read_unlabeled(source, images, report=pass_over)
-    detected = _detect(predictor, records, unreadable)
-    found = [(record, _chosen(detections, floors, top)) for record, detections in detected]
+    detected = predict_readable(predictor, records, load_image, unreadable)
+    found = [(record, _chosen(detections, floors, top)) for record, _, detections in detected]
     if not found:
         raise InputError(f"none of the images of {source} can be read; the first: {unreadable[0]}")
     data = LabeledImages(
@@ -91,14 +91,22 @@ def label_images(
         predictor.categories,
     )
     scores = [chosen.scores.numpy() for _, chosen in found]
-    try:
+    with refusal_explained(output), _all_or_nothing(output):
         output.mkdir(parents=True, exist_ok=True)
         hint = write_annotations(to, data, scores, output)
-    except OSError as error:
-        raise RunError(f"{output} can't be written: {error.strerror}") from error
     empty = [record.name for record, chosen in found if not len(chosen.scores)]
     boxes = sum(map(len, scores))
     return LabelingOutcome(len(found), boxes, _count(data, scores), empty, unreadable, hint)
+
+
+@contextmanager
+def _all_or_nothing(folder: Path) -> Iterator[None]:
+    """Takes away a folder that was not written to the end: what is there looks complete."""
+    try:
+        yield
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
 
 
 def _load(detector: Path, score: float, class_scores: Mapping[str, float]) -> tuple[Predictor, npt.NDArray[np.float32]]:
@@ -114,22 +122,6 @@ def _load(detector: Path, score: float, class_scores: Mapping[str, float]) -> tu
     return predictor, floors
 
 
-def _detect(
-    predictor: Predictor, records: Sequence[ImageRecord], unreadable: list[str]
-) -> Iterator[tuple[ImageRecord, Detections]]:
-    """Detections of the images that can be read, in order."""
-    for start in range(0, len(records), _BATCH):
-        readable: list[tuple[ImageRecord, Tensor]] = []
-        for record in records[start : start + _BATCH]:
-            try:
-                readable.append((record, load_image(record)))
-            except InputError as error:
-                unreadable.append(str(error))
-        arrays = [pixels.permute(1, 2, 0).contiguous().numpy() for _, pixels in readable]
-        for (record, _), detections in zip(readable, predictor.predict(arrays, batch_size=_BATCH), strict=True):
-            yield record, detections
-
-
 def _chosen(detections: Detections, floors: npt.NDArray[np.float32], top: int) -> Detections:
     boxes, scores, labels = detections
     has_area = (boxes[:, 2:] > boxes[:, :2]).all(dim=1).numpy()
@@ -137,11 +129,11 @@ def _chosen(detections: Detections, floors: npt.NDArray[np.float32], top: int) -
     return Detections(boxes[kept], scores[kept], labels[kept])
 
 
-def _count(data: LabeledImages, scores: Sequence[npt.NDArray[np.float32]]) -> list[ClassCount]:
+def _count(data: LabeledImages, scores: Sequence[npt.NDArray[np.float32]]) -> list[ClassBoxes]:
     counts = []
     for label, category in enumerate(data.categories):
         own = [image_scores[labels == label] for labels, image_scores in zip(data.labels, scores, strict=True)]
         of_class = np.concatenate(own)
         mean = float(of_class.mean()) if len(of_class) else float("nan")
-        counts.append(ClassCount(category.name, sum(len(one) > 0 for one in own), len(of_class), mean))
+        counts.append(ClassBoxes(category.name, sum(len(one) > 0 for one in own), len(of_class), mean))
     return counts

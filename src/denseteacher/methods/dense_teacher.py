@@ -33,13 +33,17 @@ class DenseTeacher(MeanTeacher):
     """Selected share of the locations. ``auto`` is set before training from the labeled data: 2.5 times the
     share of foreground locations, as the paper's 1 % is to COCO's 0.4 % (section 4.4)."""
     cls_weight: float = Field(4.0, ge=0)
+    """Of the class loss on unlabeled images."""
     box_weight: float = Field(1.0, ge=0)
+    """Of the box loss on unlabeled images."""
     quality_weight: float = Field(1.0, ge=0)
+    """Of the quality loss on unlabeled images."""
     box: bool = True
     """Learn boxes from the teacher."""
     quality: bool = True
     """Learn the quality branch from the teacher."""
     gamma: float = Field(2.0, ge=0)
+    """Power of the distance between teacher and student that weights the class loss of a location."""
     group_size: int | None = Field(None, gt=0)
     """Images that share one selection and one normalizer; None is the process's whole batch."""
     count_padding: bool = True

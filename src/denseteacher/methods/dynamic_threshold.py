@@ -33,7 +33,9 @@ class DynamicThreshold(PseudoBoxTeacher):
     name: Literal["dynamic_threshold"] = "dynamic_threshold"
     box: bool = True
     threshold_power: float = Field(0.05, ge=0)
+    """How much rare classes lower their threshold; 0 leaves one threshold for all."""
     weight_power: float = Field(0.6, ge=0)
+    """How much more the boxes of rare classes count; 0 leaves one weight for all."""
     least_share: float = Field(0.05, gt=0, le=1)
     """Classes with less mass than this share of the largest are treated as if they had it: with the default
     powers no threshold is more than 14 % lower, no weight above 6."""

@@ -1,12 +1,28 @@
 """Where the predictions of a feature pyramid lie in the image."""
 
-from collections.abc import Sequence
-from functools import lru_cache
+from collections.abc import Callable, Sequence
+from functools import lru_cache, wraps
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor
 
+F = TypeVar("F", bound=Callable[..., Tensor])
 _ROUNDING = 1e-3  # pixels; far above that of fp32 corners, far below the distance of any location to the next pixel
+
+
+def _kept(make: F) -> F:
+    """Keeps the anchors of the last canvases: a run sees few, and building them anew costs a launch per level.
+
+    Not while torch traces: sizes may be symbols then, and tensors without values.
+    """
+    keep = lru_cache(maxsize=64)(make)
+
+    @wraps(make)
+    def made(*arguments: Any) -> Tensor:
+        return make(*arguments) if torch.compiler.is_compiling() else keep(*arguments)
+
+    return cast(F, made)
 
 
 def location_anchors(
@@ -27,7 +43,7 @@ def location_anchors(
     return _location_anchors(tuple(shapes), tuple(strides), offset, device)
 
 
-@lru_cache(maxsize=64)  # a run sees few canvas shapes, and building them anew costs a launch per level
+@_kept
 def _location_anchors(
     shapes: tuple[tuple[int, int], ...], strides: tuple[int, ...], offset: float, device: torch.device
 ) -> Tensor:
@@ -63,7 +79,7 @@ def box_anchors(
     return _box_anchors(tuple(shapes), tuple(strides), tuple(sides), tuple(ratios), device)
 
 
-@lru_cache(maxsize=64)
+@_kept
 def _box_anchors(
     shapes: tuple[tuple[int, int], ...],
     strides: tuple[int, ...],

@@ -7,15 +7,16 @@ from typing import NamedTuple
 
 import jinja2
 
-from denseteacher.report.charts import (
-    RunView,
+from denseteacher.files import refusal_explained
+from denseteacher.report.line_chart import Chart
+from denseteacher.report.pictures import SHOWN_ABOVE, Picture
+from denseteacher.report.training_charts import (
+    ShownRun,
     loss_charts,
     optimizer_charts,
     precision_charts,
     pseudo_label_charts,
 )
-from denseteacher.report.curves import Chart
-from denseteacher.report.pictures import SHOWN_ABOVE, Picture
 
 
 class Report(NamedTuple):
@@ -24,7 +25,7 @@ class Report(NamedTuple):
     title: str
     summary: str
     """The sentence that a reader with ten seconds reads."""
-    runs: Sequence[RunView]
+    runs: Sequence[ShownRun]
     """One or several; the last is the one that the page is about, the first what it is measured against."""
     facts: Sequence[tuple[str, str]] = ()
     """Numbers to put first, each with what it is."""
@@ -35,7 +36,7 @@ class Report(NamedTuple):
     figures: Sequence[Chart] = ()
     """Of the last run's evaluation."""
     confusions: Sequence[tuple[str, str, int]] = ()
-    guidance: Sequence[Sequence[Picture]] = ()
+    unlabeled: Sequence[Sequence[Picture]] = ()
     taught: str = ""
     """What becomes of the teacher's predictions, in a sentence."""
     mistakes: Sequence[Sequence[Picture]] = ()
@@ -59,7 +60,7 @@ def write_report(path: Path, report: Report) -> None:
     """Writes the page.
 
     Raises:
-        OSError: If the disk refuses.
+        RunError: If the disk refuses.
     """
     loader = jinja2.FunctionLoader(lambda name: resources.files(__package__).joinpath(name).read_text("utf-8"))
     environment = jinja2.Environment(loader=loader, autoescape=True, undefined=jinja2.StrictUndefined)
@@ -73,20 +74,21 @@ def write_report(path: Path, report: Report) -> None:
         classes=class_table(report.runs, comparable=report.comparable),
         shown_above=SHOWN_ABOVE,
     )
-    path.write_text(page, encoding="utf-8")
+    with refusal_explained(path):
+        path.write_text(page, encoding="utf-8")
 
 
-def class_table(runs: Sequence[RunView], *, comparable: bool = True) -> tuple[list[str], list[tuple[str, list[Cell]]]]:
+def class_table(runs: Sequence[ShownRun], *, comparable: bool = True) -> tuple[list[str], list[tuple[str, list[Cell]]]]:
     """Headings and rows: objects, AP of every run with its gain over the first, other metrics of the last.
 
-    Runs without a scorecard are left out; of runs that don't compare only the last is shown.
+    Runs without an evaluation are left out; of runs that don't compare only the last is shown.
     """
-    shown = [(run.label, run.scorecard) for run in runs if run.scorecard is not None]
+    shown = [(run.label, run.evaluation) for run in runs if run.evaluation is not None]
     shown = shown if comparable else shown[-1:]
     if not shown:
         return [], []
     *_, (_, last) = shown
-    ap = [{one.name: one.scores["AP"] for one in card.classes} for _, card in shown]
+    ap = [{one.name: one.scores["AP"] for one in found.classes} for _, found in shown]
     heads = ["objects"]
     for number, (label, _) in enumerate(shown):
         heads += ["AP" if len(shown) == 1 else f"AP, {label}", *(["gain"] if number else [])]
@@ -105,14 +107,14 @@ def _difference(value: float | None, base: float | None) -> float | None:
     return None if value is None or base is None else value - base
 
 
-def _metrics(runs: Sequence[RunView]) -> list[str]:
+def _metrics(runs: Sequence[ShownRun]) -> list[str]:
     """Names of the metrics that some run has, without the recalls."""
     keys = dict.fromkeys(key for run in runs for key in run.metrics)
     names = [key.removeprefix("teacher/") for key in keys if key.startswith("teacher/")]
     return [name for name in names if not name.startswith("AR")]
 
 
-def _table(runs: Sequence[RunView], metrics: Sequence[str]) -> list[tuple[str, str, list[float | None]]]:
+def _table(runs: Sequence[ShownRun], metrics: Sequence[str]) -> list[tuple[str, str, list[float | None]]]:
     """The metrics of every run's last evaluation."""
     return [
         (run.label, role, [run.metrics.get(f"{role}/{metric}") for metric in metrics])

@@ -8,13 +8,12 @@ from typing import NamedTuple
 from PIL import Image
 
 from denseteacher.inference.draw import fitted
-from denseteacher.structures import Detections
 
 SHOWN_ABOVE = 0.5
-"""Score that a page shows detections above at first, or without its sliders."""
+"""Score that detections are shown above; on a page at first, or without its sliders."""
 _LARGEST = 720  # px
 _TEXT = 1 / 20  # of a picture's width
-_MOST_BOXES, _MOST_LINES = 30, 6
+_MOST_LINES = 6
 
 
 class PageBox(NamedTuple):
@@ -89,15 +88,6 @@ def _collide(left: float, base: float, text: str, other: PageBox, size: float) -
     (other_left, other_base), width = other.place, 0.6 * size  # of a letter
     overlap = left < other_left + width * len(other.text) and other_left < left + width * len(text)
     return overlap and abs(base - other_base) < size
-
-
-def guessed_boxes(detections: Detections, names: Sequence[str]) -> list[PageBox]:
-    """Detections on an image whose truth is not known, the best ones."""
-    boxes, scores, labels = (field.tolist()[:_MOST_BOXES] for field in detections)
-    return [
-        PageBox(left, top, right - left, bottom - top, f"{names[label]} {score:.2f}", "guess", score)
-        for (left, top, right, bottom), score, label in zip(boxes, scores, labels, strict=True)
-    ]
 
 
 def _jpeg(image: Image.Image) -> str:

@@ -15,14 +15,14 @@ from denseteacher.detectors import DenseDetector
 from denseteacher.errors import InputError
 from denseteacher.inference.draw import draw_boxes, draw_detections, fitted, picture_sheet
 from denseteacher.methods import Method
-from denseteacher.report.figures import heat_overlay
-from denseteacher.report.guidance import Guidance, first_views, guidance_of, image_pixels
+from denseteacher.report.pictures import SHOWN_ABOVE
+from denseteacher.report.score_maps import heat_overlay
+from denseteacher.report.unlabeled_examples import UnlabeledExample, first_views, image_pixels, unlabeled_examples
 from denseteacher.structures import Detections, ImageBatch, SemiBatch, Targets
 
 _COLUMNS = 4
 _SIDE = 320  # px of a picture
 _LIVE_SIDE = 208  # px of one that is drawn again and again
-_DRAWN_ABOVE = 0.5
 
 
 def begin_previews(
@@ -34,7 +34,7 @@ def begin_previews(
     affine: AffineView | None,
     device: torch.device,
 ) -> Callable[[DenseDetector], Image.Image] | None:
-    """Writes a run's first views, and gives what draws a teacher's guidance on the unlabeled ones of them.
+    """Writes a run's first views, and gives what draws what a teacher says of the unlabeled ones of them.
 
     A picture is no reason for a run to end: where an image can't be read, the run itself will say so.
 
@@ -98,21 +98,22 @@ def teacher_sheet(
         names: Of the classes.
         device: Where to compute.
     """
-    told = guidance_of(method, teacher, views, device)[:_COLUMNS]
-    taught = "dense pseudo-label" if told[0].region is not None else "pseudo-boxes"
-    last = f"detections above {_DRAWN_ABOVE}" if told[0].region is None and told[0].pseudo_boxes is None else taught
-    return picture_sheet([_row(one, names) for one in told], ("unlabeled, weak view", "teacher's scores", last))
+    rows = [_row(one, names) for one in unlabeled_examples(method, teacher, views, device)[:_COLUMNS]]
+    return picture_sheet([list(row.values()) for row in rows], list(rows[0]))
 
 
-def _row(told: Guidance, names: list[str]) -> list[Image.Image]:
-    weak = Image.fromarray(told.weak)
-    if told.region is not None:
-        taught = fitted(heat_overlay(told.weak, told.region), _LIVE_SIDE)
-    elif told.pseudo_boxes is not None:
-        taught = _with_detections(weak, told.pseudo_boxes, names, score_floor=0.0)
+def _row(example: UnlabeledExample, names: list[str]) -> dict[str, Image.Image]:
+    """Pictures by their captions."""
+    weak = Image.fromarray(example.weak)
+    if example.region is not None:
+        taught = {"dense pseudo-label": fitted(heat_overlay(example.weak, example.region), _LIVE_SIDE)}
+    elif example.pseudo_boxes is not None:
+        taught = {"pseudo-boxes": _with_detections(weak, example.pseudo_boxes, names, score_floor=0.0)}
     else:
-        taught = _with_detections(weak, told.detections, names, score_floor=_DRAWN_ABOVE)
-    return [fitted(weak, _LIVE_SIDE), fitted(heat_overlay(told.weak, told.scores), _LIVE_SIDE), taught]
+        found = _with_detections(weak, example.detections, names, score_floor=SHOWN_ABOVE)
+        taught = {f"detections above {SHOWN_ABOVE}": found}
+    scores = fitted(heat_overlay(example.weak, example.scores), _LIVE_SIDE)
+    return {"unlabeled, weak view": fitted(weak, _LIVE_SIDE), "teacher's scores": scores, **taught}
 
 
 def _with_detections(

@@ -1,14 +1,15 @@
 """Tables of an experiment: measured means and spreads beside the published ones, as Markdown, JSON and PNG."""
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any, NamedTuple
 
+from denseteacher.files import write_json
+from denseteacher.report.plotting import BLUE, VERMILLION, new_figure, shared_legend
+
 STUDENT = "student AP"
 _NONE = "-"
-_MEASURED, _PUBLISHED = "#0072B2", "#D55E00"  # told apart with any color vision
 Spread = tuple[float, float | None]
 """A mean and its sample standard deviation, None of a single value."""
 
@@ -55,7 +56,7 @@ def write_table(folder: Path, table: Table) -> dict[str, Path]:
     folder.mkdir(parents=True, exist_ok=True)
     files = {ending: folder / f"{table.name}-{table.profile}.{ending}" for ending in ("md", "json", "png")}
     files["md"].write_text(markdown(table), encoding="utf-8")
-    files["json"].write_text(json.dumps(content(table), indent=1) + "\n", encoding="utf-8")
+    write_json(files["json"], content(table))
     save_figure(files["png"], table)
     return files
 
@@ -130,12 +131,8 @@ def markdown(table: Table) -> str:
 
 def save_figure(path: Path, table: Table) -> None:
     """Draws a panel a metric or column: each run, their mean and spread, and what was published."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     panels, rows = _panels(table), _rows(table)
-    size = (1.5 + 0.055 * max(map(len, rows)) + 2.5 * len(panels), 1.5 + 0.32 * len(rows))
-    figure = Figure(figsize=size, dpi=150, layout="constrained")
+    figure = new_figure(1.5 + 0.055 * max(map(len, rows)) + 2.5 * len(panels), 1.5 + 0.32 * len(rows))
     all_axes = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
     for axes, (column, metric) in zip(all_axes, panels, strict=True):
         for cell in table.cells:
@@ -148,11 +145,8 @@ def save_figure(path: Path, table: Table) -> None:
         axes.tick_params(axis="y", length=0)
     all_axes[0].set_yticks(range(len(rows)), rows)
     all_axes[0].set_ylim(len(rows) - 0.5, -0.5)
-    handles, labels = _legend(all_axes)
-    if handles:
-        figure.legend(handles, labels, loc="outside lower center", ncols=3, frameon=False, fontsize="small")
+    shared_legend(figure, all_axes, fontsize="small")
     figure.suptitle(_title(table), fontsize="medium")
-    FigureCanvasAgg(figure)
     figure.savefig(path)
 
 
@@ -161,22 +155,12 @@ def _draw_cell(axes: Any, y: int, cell: TableCell, metric: str, *, published: bo
     found = spread(known)
     if found is not None:
         axes.errorbar(
-            found[0], y, xerr=found[1] or 0, fmt="o", color=_MEASURED, markersize=6, linewidth=1.5, label="mean ± std"
+            found[0], y, xerr=found[1] or 0, fmt="o", color=BLUE, markersize=6, linewidth=1.5, label="mean ± std"
         )
-        axes.plot(known, [y + 0.22] * len(known), "|", color=_MEASURED, alpha=0.7, markersize=6, label="runs")
+        axes.plot(known, [y + 0.22] * len(known), "|", color=BLUE, alpha=0.7, markersize=6, label="runs")
     if published and metric in cell.published:
         value = cell.published[metric][0]
-        axes.plot(value, y, "D", markeredgecolor=_PUBLISHED, markerfacecolor="none", markersize=7, label="published")
-
-
-def _legend(all_axes: Sequence[Any]) -> tuple[list[Any], list[str]]:
-    """One entry a label, whichever panel has it."""
-    entries: dict[str, Any] = {}
-    for axes in all_axes:
-        handles, labels = axes.get_legend_handles_labels()
-        for handle, label in zip(handles, labels, strict=True):
-            entries.setdefault(label, handle)
-    return list(entries.values()), list(entries)
+        axes.plot(value, y, "D", markeredgecolor=VERMILLION, markerfacecolor="none", markersize=7, label="published")
 
 
 def _title(table: Table) -> str:

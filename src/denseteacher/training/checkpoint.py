@@ -1,49 +1,21 @@
 """Checkpoints that survive a crash at any moment: whole files only, each with its hash."""
 
-import errno
 import hashlib
-import os
 import re
-import shutil
-import uuid
 import warnings
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple, cast
 
 import torch
 
-from denseteacher.errors import InputError, RunError
+from denseteacher.errors import InputError
+from denseteacher.files import refusal_explained, write_atomically, write_bytes
 
 _FILE_NAME = re.compile(r"([a-z_]+)_(\d+)\.pt")
 _LEFTOVERS = ".*.tmp"
 _PLAIN_TYPES = (bool, int, float, str, type(None))
-
-
-def write_atomically(path: Path, write: Callable[[BinaryIO], None]) -> None:
-    """Writes a file so that its name always means either the old content or the whole new one.
-
-    Args:
-        path: The file; its folder exists.
-        write: Writes the content to the open file it is given.
-
-    Raises:
-        RunError: If the file system refuses (disk full, read-only, I/O error); the old content stays.
-    """
-    # In the same folder, because a rename across file systems is a copy and not atomic
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
-    with _explained(path, "written"):
-        try:
-            with temporary.open("xb") as stream:
-                write(stream)
-                stream.flush()
-                os.fsync(stream.fileno())
-            temporary.replace(path)
-            _sync_folder(path.parent)
-        finally:
-            temporary.unlink(missing_ok=True)
 
 
 class CheckpointFolder:
@@ -83,7 +55,7 @@ class CheckpointFolder:
         """
         _require_plain(state, "state")
         path = self.folder / f"{name}_{step:08d}.pt"
-        with _explained(self.folder, "written"):
+        with refusal_explained(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
             self._remove_leftovers()
             accepted = (_manifest_hashes(path) or []) if path.exists() else []
@@ -148,6 +120,11 @@ class CheckpointFolder:
             raise InputError(f"{path} is no checkpoint: it holds a {type(state).__name__}, not a dict")
         return state
 
+    def files(self, name: str | None = None) -> dict[int, Path]:
+        """The checkpoint files, whole or not, by rising step; those of one name alone where it is given."""
+        found = sorted(self._checkpoints(), key=lambda one: one.step)
+        return {one.step: one.path for one in found if name in (None, one.name)}
+
     def _checkpoints(self) -> list["_Checkpoint"]:
         """All checkpoint files, valid or not."""
         if not self.folder.is_dir():
@@ -160,7 +137,7 @@ class CheckpointFolder:
         mine = sorted((one for one in self._checkpoints() if one.name == "step"), key=lambda one: one.step)
         past = [one for one in mine if one.step <= newest]
         for one in past[: -self.keep] + mine[len(past) :]:
-            with _explained(one.path, "removed"):
+            with refusal_explained(one.path, "removed"):
                 one.path.unlink(missing_ok=True)  # before its manifest: alone, a manifest is no checkpoint
                 _manifest_path(one.path).unlink(missing_ok=True)
 
@@ -220,7 +197,7 @@ def _manifest_path(checkpoint: Path) -> Path:
 def _write_manifest(checkpoint: Path, hashes: list[str]) -> None:
     """Writes which contents of a checkpoint are valid, in the format of ``sha256sum``."""
     content = "".join(f"{digest}  {checkpoint.name}\n" for digest in hashes).encode()
-    write_atomically(_manifest_path(checkpoint), lambda stream: cast(None, stream.write(content)))
+    write_bytes(_manifest_path(checkpoint), content)
 
 
 def _manifest_hashes(checkpoint: Path) -> list[str] | None:
@@ -246,35 +223,6 @@ def _require_plain(value: Any, where: str) -> None:
             _require_plain(item, f"{where}[{number}]")
     elif type(value) not in _PLAIN_TYPES and not isinstance(value, torch.Tensor):
         raise TypeError(f"{where} is a {type(value).__name__}, which a checkpoint can't hold")
-
-
-def _sync_folder(folder: Path) -> None:
-    """Makes a rename in this folder last beyond a power cut."""
-    if os.name != "posix":
-        return
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    except OSError as error:
-        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # some network file systems can't, and need not
-            raise
-    finally:
-        os.close(descriptor)
-
-
-@contextmanager
-def _explained(path: Path, action: str) -> Iterator[None]:
-    """Turns a refusal of the operating system into one sentence."""
-    try:
-        yield
-    except OSError as error:
-        try:
-            existing = next(folder for folder in (path, *path.parents) if folder.exists())
-            free = f"{shutil.disk_usage(existing).free:,} bytes are free"
-        except OSError:
-            free = "the free space is unknown"
-        reason = os.strerror(error.errno) if error.errno else str(error)
-        raise RunError(f"{path} can't be {action}: {reason} ({free})") from error
 
 
 def _why_refused(path: Path, error: Exception) -> str:

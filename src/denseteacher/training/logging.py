@@ -7,11 +7,12 @@ import os
 import sys
 import time
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from io import FileIO
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self, cast
+from statistics import median
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 from PIL import Image
@@ -19,7 +20,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
 from denseteacher.errors import InputError, RunError
-from denseteacher.training.checkpoint import write_atomically
+from denseteacher.files import write_bytes
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard.writer import SummaryWriter
@@ -48,6 +49,18 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
         elif number < len(lines):
             raise InputError(f"{path}, line {number}: not a JSON object with a step; remove the line")
     return rows
+
+
+def last_evaluation(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """``step``, ``teacher/AP`` and so on of the last evaluation, those that are known; empty where there is none."""
+    found: Mapping[str, Any] = next((row for row in reversed(rows) if "teacher/AP" in row), {})
+    return {key: value for key, value in found.items() if value is not None}
+
+
+def median_step_seconds(rows: Sequence[Mapping[str, Any]]) -> float | None:
+    """Over the second half of a run, where its speed is steady; None where nothing is known."""
+    times = [row["step_seconds"] for row in rows[len(rows) // 2 :] if row.get("step_seconds") is not None]
+    return median(times) if times else None
 
 
 class MetricsLog:
@@ -135,7 +148,7 @@ class MetricsLog:
 
     def _rewrite(self, rows: list[dict[str, Any]]) -> None:
         content = "".join(json.dumps(row) + "\n" for row in rows).encode()
-        write_atomically(self.path, lambda stream: cast(None, stream.write(content)))
+        write_bytes(self.path, content)
 
 
 class ProgressDisplay:

@@ -1,6 +1,5 @@
 """Devices, precision and processes; the only module that knows Lightning Fabric."""
 
-import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Literal, cast
@@ -14,23 +13,24 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from denseteacher.config import Config
+from denseteacher.data.choices import Precision
 from denseteacher.detectors.base import DenseDetector
 from denseteacher.errors import InputError
 from denseteacher.ops.assigners import Assignment
+from denseteacher.ops.precision import chosen_precision
 from denseteacher.structures import DenseOutput, Detections, ImageBatch, LossDict, LossWeights, Targets
-
-_BF16_TOLERANCE = 0.02  # of the largest output; bf16 keeps 8 bits
-_BF16_SPEEDUP = 1.2  # below, the rounding is not worth it
 
 
 class RuntimeConfig(Config):
     """Where and how a run computes."""
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
+    """``auto`` takes GPUs where torch sees any."""
     devices: int = Field(1, gt=0)
     """Processes, one a device, on each node."""
     nodes: int = Field(1, gt=0)
-    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """Machines."""
+    precision: Precision = "auto"
     """Of the networks; losses are fp32 either way. ``auto``: bf16 autocast on a GPU, and on a CPU whose bf16
     convolutions are found right and faster when the run begins (with some torch versions they are neither)."""
     workers: int = Field(4, ge=0)
@@ -51,16 +51,13 @@ class Runtime:
             raise InputError("runtime.device is 'cuda', but torch sees no GPU: use cpu or auto")
         if config.threads is not None:
             torch.set_num_threads(config.threads)
-        precision = config.precision
-        if precision == "auto":
-            precision = "bf16" if accelerator == "cuda" or bf16_pays_on_cpu() else "fp32"
         several = config.devices * config.nodes > 1
-        self.precision = precision
+        self.precision = chosen_precision(config.precision, accelerator)
         self._fabric = Fabric(
             accelerator=accelerator,
             devices=config.devices,
             num_nodes=config.nodes,
-            precision="bf16-mixed" if precision == "bf16" else "32-true",
+            precision="bf16-mixed" if self.precision == "bf16" else "32-true",
             # frozen or per-process batch norms: broadcasting buffers costs a collective and changes results
             strategy=DDPStrategy(broadcast_buffers=False, gradient_as_bucket_view=True) if several else "auto",
         )
@@ -125,35 +122,6 @@ class Runtime:
     def barrier(self) -> None:
         """Waits for all processes."""
         self._fabric.barrier()
-
-
-def bf16_pays_on_cpu() -> bool:
-    """Whether this CPU's bf16 convolutions are right, and a fifth faster than fp32 ones.
-
-    Measured on the spot, forward and backward, because no version number tells: pytorch#183815 (4 to 16 times
-    slower) and pytorch#163347 (wrong values) are open.
-    """
-    total = {torch.float32: 0.0, torch.bfloat16: 0.0}
-    rng = torch.Generator().manual_seed(0)
-    for channels, side in ((32, 48), (64, 24), (128, 12)):
-        pixels = torch.randn((8, channels, side, side), generator=rng)
-        weight = torch.randn((channels, channels, 3, 3), generator=rng) / (3 * channels**0.5)
-        outputs = []
-        for dtype in total:
-            own_pixels = pixels.to(dtype, memory_format=torch.channels_last).requires_grad_()
-            own_weight = weight.to(dtype).requires_grad_()
-            times = []
-            for _ in range(4):
-                start = time.perf_counter()
-                output = torch.nn.functional.conv2d(own_pixels, own_weight, padding=1)
-                torch.autograd.backward(output.sum())
-                times.append(time.perf_counter() - start)
-            total[dtype] += min(times)
-            outputs.append(output.detach().float())
-        error = (outputs[0] - outputs[1]).abs().max() / outputs[0].abs().max()
-        if not bool(error < _BF16_TOLERANCE):
-            return False
-    return total[torch.bfloat16] * _BF16_SPEEDUP < total[torch.float32]
 
 
 class ParallelDetector:

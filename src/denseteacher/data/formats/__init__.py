@@ -18,7 +18,7 @@ from denseteacher.data.formats.annotations import (
 from denseteacher.data.formats.coco import read_coco, read_image_info, write_split
 from denseteacher.data.formats.crowdhuman import read_crowdhuman
 from denseteacher.data.formats.folder import read_unlabeled
-from denseteacher.data.formats.voc import VOC_CLASSES, is_voc, read_voc
+from denseteacher.data.formats.voc import VOC_CLASSES, first_image_set, is_voc, read_voc
 from denseteacher.data.formats.yolo import is_yolo, read_yolo
 from denseteacher.data.records import Category, LabeledImages
 from denseteacher.errors import InputError
@@ -36,6 +36,7 @@ __all__ = [
     "read_labeled",
     "read_unlabeled",
     "refuse",
+    "training_subset",
     "with_categories",
     "write_split",
 ]
@@ -45,8 +46,9 @@ _SUBSETS: dict[Role, tuple[str, ...]] = {
     "labeled": ("trainval", "train"),
     "validation": ("val", "valid", "validation", "test"),
 }
-"""Parts of a data set in one folder or file, by preference. VOC's ``val`` is in its ``trainval``, so ``test`` is
-what it is evaluated on."""
+"""Parts of a data set in one folder or file, by preference."""
+_VOC_VALIDATION = ("test", *_SUBSETS["validation"])
+"""VOC's ``val`` is in its ``trainval``, so ``test`` is what it is evaluated on where it is there."""
 
 
 def read_annotations(
@@ -56,6 +58,7 @@ def read_annotations(
     format: Format | None = None,
     subset: str | None = None,
     role: Role = "labeled",
+    fallback: Path | None = None,
     check_files: bool = True,
     report: Report = refuse,
 ) -> Annotations:
@@ -68,6 +71,7 @@ def read_annotations(
         format: The format; told by looking if not given.
         subset: The part to read, where ``path`` has several (``trainval``, ``val``, ...).
         role: What the data is for, which says what part is read where ``subset`` does not.
+        fallback: Where the image files of a COCO JSON or ``.odgt`` are looked for if they are not near it.
         check_files: Look for the image files of a COCO JSON; other formats always need them.
         report: Told about faults of entries; the default raises.
 
@@ -81,13 +85,14 @@ def read_annotations(
     if subset is not None and path.is_file() and chosen != "yolo":
         raise InputError(f"{path} is one file without parts: name the file of {subset!r}, without --subset")
     if chosen == "voc":
-        by_preference = ("test", *subsets) if subset is None and role == "validation" else subsets
+        by_preference = _VOC_VALIDATION if subset is None and role == "validation" else subsets
         return read_voc(path, images, subsets=by_preference, report=report)
     if chosen == "yolo":
         return read_yolo(path, images, subsets=subsets, report=report)
     if chosen == "crowdhuman":
-        return read_crowdhuman(_file_in(path, "*.odgt", subsets), images, report=report)
-    return read_coco(_file_in(path, "*.json", subsets), images, check_files=check_files, report=report)
+        return read_crowdhuman(_file_in(path, "*.odgt", subsets), images, fallback=fallback, report=report)
+    file = _file_in(path, "*.json", subsets)
+    return read_coco(file, images, fallback=fallback, check_files=check_files, report=report)
 
 
 def read_labeled(
@@ -113,6 +118,23 @@ def read_labeled(
     if categories is not None:
         annotations = with_categories(annotations, categories)
     return labeled_images(annotations, bad_boxes=bad_boxes)
+
+
+def training_subset(path: Path, val_subset: str | None = None, format: Format | None = None) -> str | None:
+    """The part to train on where the same data set is evaluated on too.
+
+    Args:
+        path: The data set.
+        val_subset: Its part to evaluate on; what ``read_annotations`` takes if not given.
+        format: The format; told by looking if not given.
+
+    Returns:
+        ``train`` where that is VOC's ``val``, which ``trainval`` holds; None where there is nothing to heed.
+    """
+    if not path.is_dir() or (format or _detect(path)) != "voc":
+        return None
+    evaluated = val_subset or first_image_set(path, _VOC_VALIDATION)
+    return first_image_set(path, ("train",)) if evaluated == "val" else None
 
 
 def _detect(path: Path) -> Format:

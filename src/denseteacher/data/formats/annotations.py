@@ -14,6 +14,7 @@ from denseteacher.errors import InputError
 
 Content = dict[str, Any]
 Boxes = npt.NDArray[np.float32]
+_BOX_FAULTS = {"box without area": "has no area", "box outside of its image": "reaches outside"}
 _OVERHANG = 1.0  # px that a box may reach past its image: rounding of the tool that drew it
 
 
@@ -120,9 +121,9 @@ def labeled_images(
     labels = np.fromiter((label_of[one["category_id"]] for one in objects), np.int64, len(objects))
     checked = _checked_boxes(objects, records, owner)
     if bad_boxes == "error":
-        report(list(_box_faults(annotations.path, objects, records, owner, checked.empty, "has no area")))
+        report(list(_box_faults(annotations.path, objects, records, owner, checked.empty, "box without area")))
         outside = checked.outside & ~checked.empty
-        report(list(_box_faults(annotations.path, objects, records, owner, outside, "reaches outside")))
+        report(list(_box_faults(annotations.path, objects, records, owner, outside, "box outside of its image")))
     kept = np.flatnonzero(~checked.empty)
     order = kept[np.argsort(owner[kept], kind="stable")]
     cuts = np.searchsorted(owner[order], np.arange(1, len(records)))
@@ -156,15 +157,14 @@ def _box_faults(
     records: list[ImageRecord],
     owner: npt.NDArray[np.int64],
     wrong: npt.NDArray[np.bool_],
-    fault: str,
+    kind: str,
 ) -> Iterator[Fault]:
-    kind = "box without area" if fault == "has no area" else "box outside of its image"
     for index in np.flatnonzero(wrong):
         one, record = objects[index], records[owner[index]]
         name = one.get("source") or f"{path}: annotation {one.get('id')}"
         yield Fault(
             kind,
-            f"{name} has the box {one['bbox']} (x, y, width, height), which {fault} in image {record.id} "
+            f"{name} has the box {one['bbox']} (x, y, width, height), which {_BOX_FAULTS[kind]} in image {record.id} "
             f"({record.path.name}) of {record.width} x {record.height} pixels; correct it, or cut and drop such boxes "
             "with --set data.bad_boxes=fix",
         )

@@ -9,18 +9,25 @@ from typing import Any, NoReturn
 from denseteacher.data.formats.annotations import Annotations, Content, Fault, Report, is_number, refuse
 from denseteacher.data.records import ImageRecord
 from denseteacher.errors import InputError
+from denseteacher.files import write_bytes
 
 _TRIED = 20  # images that are looked for in each place; a few may be missing everywhere
 
 
 def read_coco(
-    path: Path, images: Path | None = None, *, check_files: bool = True, report: Report = refuse
+    path: Path,
+    images: Path | None = None,
+    *,
+    fallback: Path | None = None,
+    check_files: bool = True,
+    report: Report = refuse,
 ) -> Annotations:
     """Reads a labeled COCO data set.
 
     Args:
         path: The JSON.
         images: Folder of the image files; searched for near the JSON if not given.
+        fallback: Where they are looked for if they are not near the JSON.
         check_files: Look for the image files.
         report: Told about faults of entries.
 
@@ -33,9 +40,11 @@ def read_coco(
             raise InputError(f"{path} is no COCO annotation file: it has no list {key!r}")
     listed = _sound_images(path, content["images"], report)
     categories = _sound_categories(path, content["categories"], report)
+    if not listed and content["images"]:
+        raise InputError(f"{path} lists no sound image; the first: {_image_fault(content['images'][0])}")
     if not listed or not categories:
         raise InputError(f"{path} lists no {'categories' if listed else 'images'}")
-    folder = _folder(path, listed, images, report) if check_files else images or path.parent
+    folder = _folder(path, listed, images, fallback, report) if check_files else images or path.parent
     if check_files:
         listed = _existing(path, folder, listed, report)
     dropped = _ids(content["images"]) - _ids(listed)
@@ -44,8 +53,10 @@ def read_coco(
     return Annotations(path, "coco", content, folder)
 
 
-def read_image_info(path: Path, images: Path | None = None, *, report: Report = refuse) -> list[ImageRecord]:
-    """The images of a COCO JSON, with or without annotations, by rising id.
+def read_image_info(
+    path: Path, images: Path | None = None, *, fallback: Path | None = None, report: Report = refuse
+) -> list[ImageRecord]:
+    """The images of a COCO JSON, with or without annotations, by rising id; see ``read_coco``.
 
     Raises:
         InputError: If the file lists no images, or they are not there.
@@ -54,7 +65,7 @@ def read_image_info(path: Path, images: Path | None = None, *, report: Report = 
     if not isinstance(content.get("images"), list) or not content["images"]:
         raise InputError(f"{path} is no COCO image info: it has no list 'images'")
     listed = _sound_images(path, content["images"], report)
-    folder = _folder(path, listed, images, report)
+    folder = _folder(path, listed, images, fallback, report)
     listed = _existing(path, folder, listed, report)
     return Annotations(path, "coco", {"images": listed}, folder).records
 
@@ -84,7 +95,7 @@ def load_json(path: Path) -> Content:
 
 def _sound_images(path: Path, images: list[Any], report: Report) -> list[dict[str, Any]]:
     faults, sound = [], []
-    for image in images:
+    for image in map(_tidied, images):
         fault = _image_fault(image)
         if fault is None:
             sound.append(image)
@@ -92,6 +103,16 @@ def _sound_images(path: Path, images: list[Any], report: Report) -> list[dict[st
             faults.append(Fault("image entry", f"{path}: {fault}"))
     report(faults)
     return _unique(path, "image", sound, report)
+
+
+def _tidied(image: Any) -> Any:
+    """An entry of which the name has plain slashes, as those from Windows have not, and the sizes are whole numbers."""
+    if not isinstance(image, dict):
+        return image
+    name, sides = image.get("file_name"), {key: image.get(key) for key in ("width", "height")}
+    changed: dict[str, Any] = {"file_name": name.replace("\\", "/")} if isinstance(name, str) and "\\" in name else {}
+    changed |= {key: int(side) for key, side in sides.items() if isinstance(side, float) and side.is_integer()}
+    return image | changed if changed else image
 
 
 def _image_fault(image: Any) -> str | None:
@@ -169,7 +190,9 @@ def _annotation_fault(one: Any, images: Collection[int], categories: set[int]) -
     return None
 
 
-def _folder(path: Path, images: list[dict[str, Any]], given: Path | None, report: Report) -> Path:
+def _folder(
+    path: Path, images: list[dict[str, Any]], given: Path | None, fallback: Path | None, report: Report
+) -> Path:
     """The image folder, once no name leads out of it."""
     report(
         [
@@ -183,7 +206,7 @@ def _folder(path: Path, images: list[dict[str, Any]], given: Path | None, report
         ]
     )
     names = [image["file_name"] for image in images if not _escapes(image["file_name"])]
-    return find_image_folder(path, given, names)
+    return find_image_folder(path, given, names, fallback)
 
 
 def _escapes(name: str) -> bool:
@@ -218,20 +241,25 @@ def _existing(path: Path, folder: Path, images: list[dict[str, Any]], report: Re
     return found
 
 
-def find_image_folder(path: Path, images: Path | None, names: Sequence[str]) -> Path:
+def find_image_folder(path: Path, images: Path | None, names: Sequence[str], fallback: Path | None = None) -> Path:
     """The folder in which the images of a JSON lie: the first place that has one of the first of them.
 
     Args:
         path: The JSON.
         images: The folder given by the user, or its parent; without one, the usual places near the JSON.
         names: ``file_name`` of the images.
+        fallback: As ``images``, to be tried after the usual places.
 
     Raises:
         InputError: If it is in none of them.
     """
     stem = path.stem.removeprefix("instances_").removeprefix("image_info_")
+
+    def below(folder: Path) -> list[Path]:
+        return [folder, folder / stem, folder / "images", folder / "images" / stem]
+
     if images is not None:
-        candidates = [images, images / stem, images / "images", images / "images" / stem]
+        candidates = below(images)
     else:
         near, above = path.parent, path.parent.parent
         candidates = [
@@ -242,6 +270,7 @@ def find_image_folder(path: Path, images: Path | None, names: Sequence[str]) -> 
             above / stem,
             above / "images" / stem,
             above,
+            *(below(fallback) if fallback is not None else ()),
         ]
     for candidate in candidates:
         if any((candidate / name).is_file() for name in names[:_TRIED]):
@@ -259,6 +288,7 @@ def write_split(content: Content, labeled_ids: Sequence[int], folder: Path) -> t
 
     Raises:
         InputError: If one of the files is there with other content.
+        RunError: If the disk refuses.
     """
     chosen = set(labeled_ids)
     labeled = dict(content)
@@ -276,7 +306,5 @@ def write_split(content: Content, labeled_ids: Sequence[int], folder: Path) -> t
                 f"{file} is there already with other content: choose another --output; nothing was changed"
             )
     for file, text in zip(files, texts, strict=True):
-        temporary = file.with_name(f".{file.name}.tmp")
-        temporary.write_text(text)
-        temporary.replace(file)
+        write_bytes(file, text.encode())
     return files

@@ -1,20 +1,19 @@
 """CrowdHuman: ``.odgt``, a JSON object a line."""
 
 import json
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 from denseteacher.data.formats.annotations import Annotations, Fault, Report, is_number, refuse
-from denseteacher.data.formats.voc import find_voc_image
-from denseteacher.data.images import image_size
+from denseteacher.data.formats.files import image_named, sizes_or_errors, text_lines
 from denseteacher.errors import InputError
 
-_HEADER_THREADS = 8  # reading headers waits for the disk
 _PERSON = 1
 
 
-def read_crowdhuman(path: Path, images: Path | None = None, *, report: Report = refuse) -> Annotations:
+def read_crowdhuman(
+    path: Path, images: Path | None = None, *, fallback: Path | None = None, report: Report = refuse
+) -> Annotations:
     """Reads CrowdHuman: full boxes (``fbox``) of people, cut to the image as its evaluation does.
 
     What is no person, or has ``extra.ignore``, is a region to ignore (ssod_systems.md, section 4.1). The published
@@ -23,22 +22,27 @@ def read_crowdhuman(path: Path, images: Path | None = None, *, report: Report = 
     Args:
         path: An ``.odgt``.
         images: Folder of the images; ``Images`` or ``images`` near the file if not given.
+        fallback: Where they are looked for if they are not near the file.
         report: Told about faults of entries.
 
     Raises:
         InputError: If there is no such file, or no image.
     """
     entries = _entries(path, report)
-    folder = _image_folder(path, images, [str(entry["ID"]) for entry in entries])
-    with ThreadPoolExecutor(_HEADER_THREADS) as pool:
-        found = list(pool.map(lambda entry: _image(path, folder, entry), entries))
-    for kind in ("missing image file", "unreadable image"):
-        report([image for image in found if isinstance(image, Fault) and image.kind == kind])
+    folder = _image_folder(path, images, fallback, [str(entry["ID"]) for entry in entries])
+    named = {name: _file_name(folder, name) for name in (str(entry["ID"]) for entry in entries)}
+    missing = [name for name, file in named.items() if file is None]
+    report([Fault("missing image file", f"{path}: the image {name!r} is not in {folder}") for name in missing])
+    files = {name: file for name, file in named.items() if file is not None}
+    sizes = dict(zip(files, sizes_or_errors((folder / file, None) for file in files.values()), strict=True))
+    report([Fault("unreadable image", str(size)) for size in sizes.values() if isinstance(size, InputError)])
     listed: list[dict[str, Any]] = []
     objects: list[dict[str, Any]] = []
-    for entry, image in zip(entries, found, strict=True):
-        if not isinstance(image, Fault):
-            listed.append(image | {"id": len(listed) + 1})
+    for entry in entries:
+        size = sizes.get(str(entry["ID"]))
+        if isinstance(size, tuple):
+            file = files[str(entry["ID"])]
+            listed.append({"id": len(listed) + 1, "file_name": file, "width": size[1], "height": size[0]})
             objects += _objects(path, entry, listed[-1], report)
     for number, one in enumerate(objects, 1):
         one["id"] = number
@@ -47,14 +51,8 @@ def read_crowdhuman(path: Path, images: Path | None = None, *, report: Report = 
 
 
 def _entries(path: Path, report: Report) -> list[dict[str, Any]]:
-    try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"there is no readable .odgt file at {path}") from error
     entries: dict[str, dict[str, Any]] = {}
-    for number, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
+    for number, line in text_lines(path, f"there is no readable .odgt file at {path}"):
         try:
             entry = json.loads(line)
         except ValueError:
@@ -71,28 +69,19 @@ def _entries(path: Path, report: Report) -> list[dict[str, Any]]:
     return [entries[name] for name in sorted(entries)]
 
 
-def _image_folder(path: Path, images: Path | None, names: list[str]) -> Path:
+def _image_folder(path: Path, images: Path | None, fallback: Path | None, names: list[str]) -> Path:
     near, above = path.parent, path.parent.parent
-    places = (
-        [images] if images is not None else [near / "Images", near / "images", above / "Images", above / "images", near]
-    )
+    usual = [near / "Images", near / "images", above / "Images", above / "images", near]
+    places = [images] if images is not None else usual if fallback is None else [*usual, fallback]
     for place in places:
-        if any(find_voc_image(place, name) for name in names[:20]):
+        if any(image_named(place, name) for name in names[:20]):
             return place
     tried = ", ".join(map(str, places))
     raise InputError(f"{path}: the image {names[0]!r} is in none of {tried}: give its folder with --images DIR")
 
 
-def _image(path: Path, folder: Path, entry: dict[str, Any]) -> dict[str, Any] | Fault:
-    name = str(entry["ID"])
-    found = find_voc_image(folder, name)
-    if found is None or "/" in name:
-        return Fault("missing image file", f"{path}: the image {name!r} is not in {folder}")
-    try:
-        height, width = image_size(folder / found)
-    except InputError as error:
-        return Fault("unreadable image", str(error))
-    return {"file_name": found, "width": width, "height": height}
+def _file_name(folder: Path, name: str) -> str | None:
+    return None if "/" in name else image_named(folder, name)
 
 
 def _objects(path: Path, entry: dict[str, Any], image: dict[str, Any], report: Report) -> list[dict[str, Any]]:

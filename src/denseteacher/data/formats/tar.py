@@ -1,9 +1,9 @@
 """Tar shards: images in uncompressed tar files, read where they lie."""
 
-import os
 import tarfile
 from pathlib import Path
 
+from denseteacher.data.formats.files import is_image
 from denseteacher.data.images import IMAGE_SUFFIXES
 from denseteacher.data.records import TarMember
 from denseteacher.errors import InputError
@@ -21,7 +21,7 @@ def tar_members(path: Path) -> list[TarMember]:
             members = [
                 TarMember(member.name, member.offset_data, member.size)
                 for member in archive
-                if member.isfile() and _is_image(member.name)
+                if member.isfile() and is_image(member.name)
             ]
     except (tarfile.TarError, OSError, EOFError) as error:
         raise InputError(
@@ -32,8 +32,3 @@ def tar_members(path: Path) -> list[TarMember]:
     if not members:
         raise InputError(f"{path} holds no images ({', '.join(sorted(IMAGE_SUFFIXES))})")
     return members
-
-
-def _is_image(name: str) -> bool:
-    base = os.path.basename(name)  # noqa: PTH119 (Path objects are slow for a million files)
-    return not base.startswith(".") and os.path.splitext(base)[1].lower() in IMAGE_SUFFIXES  # noqa: PTH122

@@ -1,7 +1,6 @@
 """Pascal VOC: a devkit with ``ImageSets``, or any folder of VOC's XML files beside their images."""
 
 import math
-import os
 import re
 from collections import Counter
 from collections.abc import Sequence
@@ -10,7 +9,8 @@ from typing import Any
 from xml.etree import ElementTree
 
 from denseteacher.data.formats.annotations import Annotations, Content, Fault, Report, refuse
-from denseteacher.data.images import IMAGE_SUFFIXES, image_size
+from denseteacher.data.formats.files import image_named, text_lines
+from denseteacher.data.images import image_size
 from denseteacher.errors import InputError
 
 VOC_CLASSES = (
@@ -18,6 +18,7 @@ VOC_CLASSES = (
     *("diningtable", "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor"),
 )
 """In the order that everybody numbers them in."""
+_SETS = Path("ImageSets") / "Main"
 _WHETHER = re.compile(r"\s+-?[01]$")
 _SIDES = ("xmin", "ymin", "xmax", "ymax")
 
@@ -98,26 +99,24 @@ def image_set(path: Path, subsets: Sequence[str]) -> list[str] | None:
     """
     if path.is_file():
         return _listed(path)
-    sets = voc_folder(path) / "ImageSets" / "Main"
+    sets = voc_folder(path) / _SETS
     if not sets.is_dir():
         if len(subsets) == 1:  # as the user asked for
             raise InputError(f"{path} has no ImageSets/Main, so no image set {subsets[0]}: leave out --subset")
         return None
-    for subset in subsets:
-        if (sets / f"{subset}.txt").is_file():
-            return _listed(sets / f"{subset}.txt")
+    found = first_image_set(path, subsets)
+    if found is not None:
+        return _listed(sets / f"{found}.txt")
     known = ", ".join(sorted(file.stem for file in sets.glob("*.txt") if "_" not in file.stem)) or "none"
     raise InputError(
         f"{sets} has no image set {' or '.join(subsets)}: it has {known}; choose one with --subset, or name its file"
     )
 
 
-def find_voc_image(folder: Path, name: str) -> str | None:
-    """File name of an image whose name stands without suffix."""
-    for suffix in (".jpg", ".png", ".jpeg", ".JPG", *sorted(IMAGE_SUFFIXES)):
-        if os.path.isfile(os.path.join(folder, name + suffix)):  # noqa: PTH113, PTH118 (a hundred thousand of them)
-            return name + suffix
-    return None
+def first_image_set(path: Path, subsets: Sequence[str]) -> str | None:
+    """The first of these image sets that a folder has."""
+    sets = voc_folder(path) / _SETS
+    return next((subset for subset in subsets if (sets / f"{subset}.txt").is_file()), None)
 
 
 def _years(path: Path) -> list[Path]:
@@ -132,10 +131,8 @@ def _is_year(folder: Path) -> bool:
 
 def _listed(file: Path) -> list[str]:
     """The names in an image set, perhaps in quotes; in a class's own set a number says of each whether it is there."""
-    try:
-        lines = [line.strip() for line in file.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{file} can't be read as an image set: it should have an image name a line") from error
+    refusal = f"{file} can't be read as an image set: it should have an image name a line"
+    lines = [line for _, line in text_lines(file, refusal)]
     of_class = all(map(_WHETHER.search, lines))
     names = [(_WHETHER.sub("", line) if of_class else line).strip('"') for line in lines]
     outside = next((name for name in names if name.startswith("/") or ".." in name.split("/")), None)
@@ -171,7 +168,7 @@ def _image(
 ) -> dict[str, Any] | None:
     """The image of an XML file: the one that is named like the file, or the one that the file names."""
     named = root.findtext("filename") or ""
-    found = find_voc_image(place, name)
+    found = image_named(place, name)
     if found is None and "/" not in named and "\\" not in named and (place / named).is_file():
         found = named
     if found is None:

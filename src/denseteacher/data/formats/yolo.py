@@ -4,18 +4,17 @@ import math
 import os
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import yaml
 
 from denseteacher.data.formats.annotations import Annotations, Fault, Report, refuse
-from denseteacher.data.images import IMAGE_SUFFIXES, image_size
+from denseteacher.data.formats.files import image_named, images_below, sizes_or_errors, text_lines
+from denseteacher.data.images import IMAGE_SUFFIXES
 from denseteacher.errors import InputError
 
 _NAME_FILES = ("classes.txt", "obj.names", "labels.txt", "_darknet.labels")
-_HEADER_THREADS = 8  # reading headers waits for the disk
 _MOST = 1.001  # a share of the image's size, with the rounding of those who write five digits
 
 
@@ -65,8 +64,7 @@ def read_yolo(
         )
     twice = sorted(file for file, times in Counter(named).items() if times > 1)
     report([Fault("image id twice", f"{path}: the image {file} stands twice in its lists") for file in twice])
-    with ThreadPoolExecutor(_HEADER_THREADS) as pool:
-        sizes = list(pool.map(_size_or_error, files))
+    sizes = sizes_or_errors((file, None) for file in files)
     report([Fault("unreadable image", str(size)) for size in sizes if isinstance(size, InputError)])
     listed: list[dict[str, Any]] = []
     objects: list[dict[str, Any]] = []
@@ -92,7 +90,7 @@ def _source(path: Path, images: Path | None, subsets: Sequence[str]) -> _Source:
     chosen = next((folder / subset for subset in subsets if (folder / subset).is_dir()), None)
     if chosen is None and len(subsets) == 1:  # as the user asked for
         raise InputError(f"{path} has no part {subsets[0]!r}: there is no folder {folder / subsets[0]}")
-    return _Source(_images_in(chosen or folder), _names_near(path, path / "labels", folder))
+    return _Source(images_below(chosen or folder), _names_near(path, path / "labels", folder))
 
 
 def _checked(path: Path, source: _Source) -> _Source:
@@ -122,7 +120,7 @@ def _from_yaml(file: Path, images: Path | None, subsets: Sequence[str]) -> _Sour
     # 'path' is often that of another machine
     roots = [root for root in (images, file.parent / str(content.get("path") or "."), file.parent) if root is not None]
     places = content[subset] if isinstance(content[subset], list) else [content[subset]]
-    return _Source([image for place in places for image in _images_at(file, roots, str(place))], names)
+    return _Source([image for place in places for image in _images_at(file, roots, _posix(str(place)))], names)
 
 
 def _class_names(file: Path, names: Any) -> list[str]:
@@ -137,20 +135,20 @@ def _images_at(file: Path, roots: list[Path], place: str) -> list[Path]:
     """Images of a folder or list that a YAML names; Roboflow writes ``../train`` where ``train`` is meant."""
     for candidate in [*(root / place for root in roots), file.parent / place.removeprefix("../")]:
         if candidate.is_dir():
-            return _images_in(candidate)
+            return images_below(candidate)
         if candidate.is_file():
-            return [_listed_image(line, [*roots, candidate.parent]) for line in _lines(candidate)]
+            return [_listed_image(_posix(line), [*roots, candidate.parent]) for line in _lines(candidate)]
     places = " or ".join(dict.fromkeys(str(root) for root in roots if root.is_dir()))
     raise InputError(f"{file} names {place!r}, which is neither a folder nor a list in {places}")
 
 
+def _posix(place: str) -> str:
+    """A path that may have been written on Windows."""
+    return place.replace("\\", "/")
+
+
 def _listed_image(line: str, roots: list[Path]) -> Path:
     return next((root / line for root in roots if (root / line).is_file()), roots[-1] / line)
-
-
-def _images_in(folder: Path) -> list[Path]:
-    files = (file for file in folder.rglob("*") if file.suffix.lower() in IMAGE_SUFFIXES)
-    return sorted(file for file in files if not file.name.startswith("."))
 
 
 def _yaml_in(folder: Path) -> Path | None:
@@ -163,7 +161,7 @@ def _yaml_in(folder: Path) -> Path | None:
 def _label_files(folder: Path) -> Iterable[Path]:
     """Text files beside images of the same name."""
     texts = (file for file in folder.glob("*.txt") if file.name not in _NAME_FILES)
-    return (file for file in texts if any(file.with_suffix(suffix).is_file() for suffix in IMAGE_SUFFIXES))
+    return (file for file in texts if image_named(folder, file.stem) is not None)
 
 
 def _label_files_of(path: Path, files: list[Path], images: Path | None) -> list[Path]:
@@ -195,19 +193,7 @@ def _lines(file: Path) -> list[str]:
 
 
 def _numbered_lines(file: Path) -> list[tuple[int, str]]:
-    """Lines that are not blank, with their numbers from 1."""
-    try:
-        lines = file.read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{file} can't be read as text") from error
-    return [(number, line.strip()) for number, line in enumerate(lines, 1) if line.strip()]
-
-
-def _size_or_error(file: Path) -> tuple[int, int] | InputError:
-    try:
-        return image_size(file)
-    except InputError as error:
-        return error
+    return text_lines(file, f"{file} can't be read as text")
 
 
 def _objects(file: Path, image: dict[str, Any], names: list[str] | None, report: Report) -> list[dict[str, Any]]:

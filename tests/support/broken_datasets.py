@@ -6,7 +6,7 @@ import shutil
 from pathlib import Path
 from typing import NamedTuple
 
-from datasets import write_coco_published, write_crowdhuman, write_tar_shards, write_voc, write_yolo
+from support.published_datasets import write_coco_published, write_crowdhuman, write_tar_shards, write_voc, write_yolo
 
 XML, SECOND_XML, SET = "Annotations/000001.xml", "Annotations/000002.xml", "ImageSets/Main/trainval.txt"
 LABEL, ODGT = "labels/train/000001.txt", "annotation_train.odgt"

@@ -1,11 +1,10 @@
-"""How all figures look: one palette, plain axes, and marks on images that are told apart without color too."""
+"""Panels with an image: boxes, and marks at locations that are told apart without color too."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
 
 from matplotlib import patheffects
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
@@ -14,10 +13,6 @@ from torch import Tensor
 from denseteacher.ops.boxes import centers
 from denseteacher.structures import ImageBatch
 
-# Okabe and Ito's palette, told apart with any color vision
-BLUE, VERMILLION, GREEN, ORANGE, PINK = "#0072B2", "#D55E00", "#009E73", "#E69F00", "#CC79A7"
-GRAY = "#666666"
-_DPI = 150
 _LINE = 1.3  # points
 _LEAST_SIZE = 2.0  # points; a smaller mark has no form
 _SIDE, _LARGE_SIDE = 2.2, 3.4  # inches of a panel with an image
@@ -32,23 +27,6 @@ class Mark(NamedTuple):
     marker: str
     filled: bool = True
     size: float = 1.0
-
-
-def new_figure(width: float, height: float) -> Figure:
-    """An empty figure of this size in inches."""
-    figure = Figure(figsize=(width, height), dpi=_DPI, layout="constrained")
-    FigureCanvasAgg(figure)
-    return figure
-
-
-def label_axes(axes: Axes, *, title: str, xlabel: str, ylabel: str) -> None:
-    """Plain axes: a light grid, no frame above and at the right."""
-    axes.set_title(title, fontsize="medium")
-    axes.set(xlabel=xlabel, ylabel=ylabel)
-    axes.grid(alpha=0.3)
-    axes.set_axisbelow(True)
-    for side in ("top", "right"):
-        axes.spines[side].set_visible(False)
 
 
 def show_image(axes: Axes, pixels: Tensor) -> None:

@@ -1,12 +1,13 @@
-"""The curves of a page: precision, losses, pseudo-labels and the optimizer, of one run or of several."""
+"""The charts of training on a page: precision, losses, pseudo-labels and the optimizer, of one run or of several."""
 
 from collections.abc import Mapping, Sequence
-from statistics import median
 from typing import Any, NamedTuple
 
-from denseteacher.report.curves import Chart, Line, Series, curve_chart
-from denseteacher.report.figures import metric_series, smooth
-from denseteacher.report.scorecard import Scorecard
+import numpy as np
+
+from denseteacher.report.evaluation_files import RunEvaluation
+from denseteacher.report.line_chart import Chart, Line, Series, line_chart
+from denseteacher.training.logging import last_evaluation, median_step_seconds
 
 _STUDENT_STYLE = 3  # dotted
 _LOSSES = {"sup": "Losses on labeled images", "unsup": "Losses on unlabeled images"}
@@ -28,29 +29,28 @@ _OPTIMIZER = {
 }
 
 
-class RunView(NamedTuple):
+class ShownRun(NamedTuple):
     """One run to show."""
 
     label: str
     rows: list[dict[str, Any]]
     """Of ``metrics.jsonl``."""
     burn_in: int | None = None
-    scorecard: Scorecard | None = None
+    evaluation: RunEvaluation | None = None
+    """Of its best teacher."""
 
     @property
     def metrics(self) -> dict[str, float]:
         """Of the last evaluation: ``step``, ``teacher/AP``, ...; empty where nothing was evaluated."""
-        evaluations = [row for row in self.rows if "teacher/AP" in row]
-        return {key: value for key, value in evaluations[-1].items() if value is not None} if evaluations else {}
+        return last_evaluation(self.rows)
 
     @property
     def step_seconds(self) -> float | None:
         """Median over the second half of the run."""
-        times = [row["step_seconds"] for row in self.rows[len(self.rows) // 2 :] if row.get("step_seconds") is not None]
-        return median(times) if times else None
+        return median_step_seconds(self.rows)
 
 
-def precision_charts(runs: Sequence[RunView]) -> list[Chart]:
+def precision_charts(runs: Sequence[ShownRun]) -> list[Chart]:
     """AP of teachers and students."""
     lines = [
         Line(role if len(runs) == 1 else f"{run.label}, {role}", series, number, style)
@@ -61,7 +61,7 @@ def precision_charts(runs: Sequence[RunView]) -> list[Chart]:
     return [_chart(runs, lines, "AP on the validation images", "AP")] if lines else []
 
 
-def loss_charts(runs: Sequence[RunView]) -> list[Chart]:
+def loss_charts(runs: Sequence[ShownRun]) -> list[Chart]:
     """The weighted losses: each of one run, their sums of several."""
     charts = []
     for prefix, title in _LOSSES.items():
@@ -75,33 +75,33 @@ def loss_charts(runs: Sequence[RunView]) -> list[Chart]:
     return charts
 
 
-def pseudo_label_charts(runs: Sequence[RunView]) -> list[Chart]:
+def pseudo_label_charts(runs: Sequence[ShownRun]) -> list[Chart]:
     """Whatever the methods watch of their unlabeled side, a figure each."""
     known = (*_LOSSES, *_EVALUATED, "labeled")
     watched = [key for key in _keys(runs) if "/" in key and key.partition("/")[0] not in known]
     return _charts(runs, {key: _NAMES.get(key, (key, "value")) for key in watched})
 
 
-def optimizer_charts(runs: Sequence[RunView]) -> list[Chart]:
+def optimizer_charts(runs: Sequence[ShownRun]) -> list[Chart]:
     """Learning rate, gradients, speed."""
     return _charts(runs, _OPTIMIZER)
 
 
-def _charts(runs: Sequence[RunView], names: Mapping[str, tuple[str, str]]) -> list[Chart]:
+def _charts(runs: Sequence[ShownRun], names: Mapping[str, tuple[str, str]]) -> list[Chart]:
     found = {key: _lines(runs, [_trend(run.rows, key) for run in runs]) for key in names}
     return [_chart(runs, lines, *names[key]) for key, lines in found.items() if lines]
 
 
-def _chart(runs: Sequence[RunView], lines: Sequence[Line], title: str, ylabel: str) -> Chart:
-    return curve_chart(lines, title=title, ylabel=ylabel, burn_in=runs[-1].burn_in)
+def _chart(runs: Sequence[ShownRun], lines: Sequence[Line], title: str, ylabel: str) -> Chart:
+    return line_chart(lines, title=title, ylabel=ylabel, burn_in=runs[-1].burn_in)
 
 
-def _lines(runs: Sequence[RunView], series: Sequence[Series]) -> list[Line]:
+def _lines(runs: Sequence[ShownRun], series: Sequence[Series]) -> list[Line]:
     """A line for each run that has values."""
     return [Line(run.label, one, at, at) for at, (run, one) in enumerate(zip(runs, series, strict=True)) if one[0]]
 
 
-def _keys(runs: Sequence[RunView]) -> list[str]:
+def _keys(runs: Sequence[ShownRun]) -> list[str]:
     return list(dict.fromkeys(key for run in runs for row in run.rows for key in row))
 
 
@@ -118,3 +118,15 @@ def _trend(rows: Sequence[Mapping[str, Any]], key: str) -> Series:
     steps, values = metric_series(rows, key)
     stride = max(1, len(steps) // _MOST_POINTS)
     return steps[::stride], smooth(values, window=max(9, len(values) // 40))[::stride]
+
+
+def smooth(values: Sequence[float], window: int = 9) -> list[float]:
+    """A running mean of the same length, with shorter windows at both ends."""
+    array, half = np.asarray(values, dtype=float), window // 2
+    return [float(array[max(0, i - half) : i + half + 1].mean()) for i in range(len(array))]
+
+
+def metric_series(rows: Sequence[Mapping[str, Any]], key: str) -> Series:
+    """Steps and values of one key of ``metrics.jsonl``."""
+    pairs = [(row["step"], row[key]) for row in rows if row.get(key) is not None]
+    return [step for step, _ in pairs], [value for _, value in pairs]

@@ -8,7 +8,7 @@ from denseteacher.assembly import stream_settings
 from denseteacher.data.sources import open_data
 from denseteacher.evaluation.metrics import measure
 from denseteacher.recipe import load_recipe
-from denseteacher.report.scorecard import make_scorecard, write_figures, write_scorecard
+from denseteacher.report.evaluation_files import describe_evaluation, write_evaluation, write_figures
 from denseteacher.run_report import report_run
 
 SHORT = ["method.burn_in=2", "method.ramp=1", "schedule.evaluate_every=4", "schedule.preview_every=4"]
@@ -32,15 +32,15 @@ def with_detections(folder, *, seed=0, missed=0.2):
     recipe = load_recipe(folder / "recipe.yaml")
     data = open_data(recipe.data)
     truth = data.validation.ground_truth
-    results = made_up(truth, np.random.default_rng(seed), missed=missed)
-    card = make_scorecard(truth, measure(truth, results), file=data.validation.path, step=8)
-    write_scorecard(folder, card, results)
+    results = random_results(truth, np.random.default_rng(seed), missed=missed)
+    found = describe_evaluation(truth, measure(truth, results), file=data.validation.path, step=8)
+    write_evaluation(folder, found, results)
     write_figures(folder, truth, results)
     report_run(folder, recipe, data, stream_settings(recipe))
     return folder
 
 
-def made_up(truth, rng, *, missed):
+def random_results(truth, rng, *, missed):
     """Results near most objects, some of them of another class, and some nowhere near one."""
     ids = [category["id"] for category in truth["categories"]]
     results = []

@@ -1,4 +1,4 @@
-"""What a teacher says of unlabeled images, and what of it a student is taught."""
+"""Unlabeled images as examples: what a teacher says of them, and what of it a student is taught."""
 
 from typing import NamedTuple, TypeVar, cast
 
@@ -10,14 +10,14 @@ from denseteacher.data.loaders import LoadedStep, StepDataset, with_strong_views
 from denseteacher.data.photometry import StrongView
 from denseteacher.detectors import DenseDetector
 from denseteacher.methods import DenseTeacher, Method, PseudoBoxTeacher
-from denseteacher.report.figures import Heat, Pixels, score_map
+from denseteacher.report.score_maps import Heat, Pixels, score_map
 from denseteacher.structures import DenseOutput, Detections, ImageBatch, SemiBatch, Targets
 
 _Rows = TypeVar("_Rows", ImageBatch, Targets)
 
 
-class Guidance(NamedTuple):
-    """Of one unlabeled image, in the pixels of its weak view."""
+class UnlabeledExample(NamedTuple):
+    """One unlabeled image; maps and boxes are in the pixels of its weak view."""
 
     weak: Pixels
     """(H, W, 3) what the teacher sees."""
@@ -53,7 +53,9 @@ def first_views(dataset: StepDataset, strong: StrongView, affine: AffineView | N
 
 
 @torch.no_grad()
-def guidance_of(method: Method, teacher: DenseDetector, views: SemiBatch, device: torch.device) -> list[Guidance]:
+def unlabeled_examples(
+    method: Method, teacher: DenseDetector, views: SemiBatch, device: torch.device
+) -> list[UnlabeledExample]:
     """What the unlabeled images of a step teach.
 
     Args:
@@ -73,7 +75,7 @@ def guidance_of(method: Method, teacher: DenseDetector, views: SemiBatch, device
     grid = output.anchors, teacher.shapes(canvas), teacher.strides
     sizes: list[tuple[int, int]] = [(height, width) for height, width in weak.sizes.tolist()]
     return [
-        Guidance(
+        UnlabeledExample(
             weak=image_pixels(views.unlabeled_weak, index),
             strong=image_pixels(views.unlabeled_strong, index),
             scores=score_map(richness[index], *grid, size),

@@ -115,8 +115,8 @@ def stop_after(monkeypatch, step, number=signal.SIGTERM):
 
     original = Trainer._report
 
-    def report(trainer, display):
-        original(trainer, display)
+    def report(trainer, *arguments):
+        original(trainer, *arguments)
         if trainer.step == step:
             os.kill(os.getpid(), number)
 

@@ -8,8 +8,7 @@ import re
 import pytest
 
 from conftest import TINY
-from datasets import write_unlabeled, write_yolo
-from spoiling import (
+from support.broken_datasets import (
     LABEL,
     ODGT,
     SECOND_XML,
@@ -42,6 +41,7 @@ from spoiling import (
     write,
     yolo,
 )
+from support.published_datasets import write_unlabeled, write_yolo
 
 SETS = [part for one in [*TINY, "method.burn_in=1", "method.ramp=1"] for part in ("--set", one)]
 

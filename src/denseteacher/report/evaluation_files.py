@@ -1,4 +1,4 @@
-"""What a finished run leaves of its evaluation: the numbers, the detections they are from, and two figures."""
+"""What a finished run leaves of its evaluation in files: numbers, the detections they are from, and two figures."""
 
 import csv
 import hashlib
@@ -9,14 +9,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from denseteacher.evaluation.diagnostics import confusion_matrix, precision_recall
+from denseteacher.evaluation.diagnostics import confusion_matrix, match_scene, precision_recall
 from denseteacher.evaluation.metrics import Metrics
 from denseteacher.evaluation.scene import class_names
-from denseteacher.report.diagrams import confusion_figure, precision_recall_figure
-from denseteacher.report.figures import save_png
+from denseteacher.files import refusal_explained, write_json
+from denseteacher.report.evaluation_figures import confusion_figure, precision_recall_figure
 from denseteacher.report.pictures import SHOWN_ABOVE
+from denseteacher.report.plotting import save_png
 
-_SCORECARD, _DETECTIONS = "evaluation.json", "detections.json"
+_EVALUATION, _DETECTIONS = "evaluation.json", "detections.json"
 
 
 class ClassScore(NamedTuple):
@@ -29,7 +30,7 @@ class ClassScore(NamedTuple):
     """``AP``, ``AP50``, ... in percent; None where there is no object to find."""
 
 
-class Scorecard(NamedTuple):
+class RunEvaluation(NamedTuple):
     """How good the detector of a run is on the validation images."""
 
     step: int
@@ -43,7 +44,7 @@ class Scorecard(NamedTuple):
     classes: list[ClassScore]
 
 
-def make_scorecard(truth: Mapping[str, Any], found: Metrics, *, file: Path, step: int) -> Scorecard:
+def describe_evaluation(truth: Mapping[str, Any], found: Metrics, *, file: Path, step: int) -> RunEvaluation:
     """Collects what an evaluation found.
 
     Args:
@@ -52,41 +53,39 @@ def make_scorecard(truth: Mapping[str, Any], found: Metrics, *, file: Path, step
         file: Where the content is from.
         step: Of the detector.
     """
-    categories = sorted(truth["categories"], key=lambda category: category["id"])
     counts = Counter(one["category_id"] for one in truth["annotations"] if not one.get("iscrowd"))
     classes = [
-        ClassScore(name, counts[category["id"]], _finite(found.per_class[name]))
-        for name, category in zip(class_names(categories), categories, strict=True)
+        ClassScore(name, counts[id_], _finite(found.per_class[name])) for id_, name in class_names(truth).items()
     ]
-    return Scorecard(step, str(file), _digest(truth), len(truth["images"]), _finite(found.values), classes)
+    return RunEvaluation(step, str(file), _digest(truth), len(truth["images"]), _finite(found.values), classes)
 
 
-def write_scorecard(folder: Path, card: Scorecard, results: Sequence[Mapping[str, Any]]) -> None:
+def write_evaluation(folder: Path, found: RunEvaluation, results: Sequence[Mapping[str, Any]]) -> None:
     """Writes ``evaluation.json``, ``detections.json`` (COCO results) and ``per_class.csv``.
 
     Raises:
-        OSError: If the disk refuses.
+        RunError: If the disk refuses.
     """
-    content = card._asdict() | {"classes": [one._asdict() for one in card.classes]}
-    (folder / _SCORECARD).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-    (folder / _DETECTIONS).write_text(json.dumps(list(results)), encoding="utf-8")
-    with (folder / "per_class.csv").open("w", newline="", encoding="utf-8") as file:
+    write_json(folder / _EVALUATION, found._asdict() | {"classes": [one._asdict() for one in found.classes]})
+    write_json(folder / _DETECTIONS, list(results), indent=None)
+    table = folder / "per_class.csv"
+    with refusal_explained(table), table.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
-        writer.writerow(["class", "objects", *card.classes[0].scores])
-        writer.writerows([one.name, one.objects, *one.scores.values()] for one in card.classes)
+        writer.writerow(["class", "objects", *found.classes[0].scores])
+        writer.writerows([one.name, one.objects, *one.scores.values()] for one in found.classes)
 
 
-def read_scorecard(folder: Path) -> Scorecard | None:
-    """The scorecard of a run; None where it was not evaluated, or by a version that wrote none."""
-    file = folder / _SCORECARD
+def read_evaluation(folder: Path) -> RunEvaluation | None:
+    """The evaluation of a run; None where it was not evaluated, or by a version that wrote none."""
+    file = folder / _EVALUATION
     if not file.is_file():
         return None
     content = json.loads(file.read_text(encoding="utf-8"))
-    return Scorecard(**content | {"classes": [ClassScore(**one) for one in content["classes"]]})
+    return RunEvaluation(**content | {"classes": [ClassScore(**one) for one in content["classes"]]})
 
 
 def read_detections(folder: Path) -> list[dict[str, Any]] | None:
-    """The COCO results that a run's scorecard is from; None where it has none."""
+    """The COCO results that a run's evaluation is from; None where it has none."""
     file = folder / _DETECTIONS
     return list(json.loads(file.read_text(encoding="utf-8"))) if file.is_file() else None
 
@@ -97,10 +96,10 @@ def write_figures(folder: Path, truth: Mapping[str, Any], results: Sequence[Mapp
     Raises:
         OSError: If the disk refuses.
     """
-    names = class_names(sorted(truth["categories"], key=lambda category: category["id"]))
-    matrix = confusion_matrix(truth, results, score=SHOWN_ABOVE)
-    save_png(folder / "pr_curve.png", precision_recall_figure(precision_recall(truth, results)))
-    save_png(folder / "confusion_matrix.png", confusion_figure(matrix, names))
+    matched = match_scene(truth, results)
+    matrix = confusion_matrix(matched.scene, score=SHOWN_ABOVE)
+    save_png(folder / "pr_curve.png", precision_recall_figure(precision_recall(matched)))
+    save_png(folder / "confusion_matrix.png", confusion_figure(matrix, matched.scene.names))
 
 
 def _digest(truth: Mapping[str, Any]) -> str:

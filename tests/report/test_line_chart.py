@@ -5,7 +5,7 @@ import xml.etree.ElementTree as ET
 
 import pytest
 
-from denseteacher.report.curves import Line, curve_chart, ticks
+from denseteacher.report.line_chart import Line, line_chart, ticks
 
 
 def _points(chart):
@@ -16,7 +16,7 @@ def _points(chart):
 
 
 def test_points_lie_where_their_values_are():
-    chart = curve_chart([Line("a", ([0, 50, 100], [0.0, 1.0, 10.0]))], title="loss", ylabel="value")
+    chart = line_chart([Line("a", ([0, 50, 100], [0.0, 1.0, 10.0]))], title="loss", ylabel="value")
     [(left, middle, right)] = _points(chart)
     assert middle[0] == pytest.approx((left[0] + right[0]) / 2)
     assert left[1] > middle[1] > right[1]  # up is less in SVG
@@ -27,7 +27,7 @@ def test_points_lie_where_their_values_are():
 
 
 def test_names_are_escaped():
-    chart = curve_chart([Line('<b> & "x"', ([1, 2], [0.5, 1.0]))], title="x < y", ylabel="a & b")
+    chart = line_chart([Line('<b> & "x"', ([1, 2], [0.5, 1.0]))], title="x < y", ylabel="a & b")
     root = ET.fromstring(chart.svg)
     assert "x < y" in root.get("aria-label")
     assert root.find(".//title").text == '<b> & "x"'
@@ -35,16 +35,16 @@ def test_names_are_escaped():
 
 @pytest.mark.parametrize("values", [[3.0], [0.0, 0.0], [5.0, 5.01], [-1.0, -1.0], [1e-9, 2e-9], [0.0, 1e6]])
 def test_any_values_give_a_picture(values):
-    chart = curve_chart([Line("a", (range(len(values)), values))], title="t", ylabel="y")
+    chart = line_chart([Line("a", (range(len(values)), values))], title="t", ylabel="y")
     for line in _points(chart):
         assert all(0 <= x <= 400 and 0 <= y <= 250 for x, y in line)
 
 
 def test_a_burn_in_is_marked_where_lines_go_beyond_it():
     line = Line("a", ([10, 20], [1.0, 2.0]))
-    assert "burn-in" in curve_chart([line], title="t", ylabel="y", burn_in=15).svg
-    assert "burn-in" not in curve_chart([line], title="t", ylabel="y", burn_in=5).svg
-    assert "burn-in" not in curve_chart([line], title="t", ylabel="y").svg
+    assert "burn-in" in line_chart([line], title="t", ylabel="y", burn_in=15).svg
+    assert "burn-in" not in line_chart([line], title="t", ylabel="y", burn_in=5).svg
+    assert "burn-in" not in line_chart([line], title="t", ylabel="y").svg
 
 
 @pytest.mark.parametrize(("low", "high"), [(0, 1), (0, 2400), (0.22, 0.25), (-3, 7), (1e-8, 3e-7), (0, 180_000)])

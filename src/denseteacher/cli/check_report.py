@@ -30,7 +30,8 @@ def _lines(report: "CheckReport") -> Iterator[Text]:
         yield Text("The image files were not read (--quick).")
     parts = ", ".join(f"{number:,} {part}" for part, number in report.images.items())
     objects = sum(one.objects for one in report.classes)
-    yield Text(f"Images: {parts}. Labeled objects: {objects:,} in {len(report.classes):,} classes.")
+    classes = f"{len(report.classes):,} class{'' if len(report.classes) == 1 else 'es'}"
+    yield Text(f"Images: {parts}. Labeled objects: {objects:,} in {classes}.")
     yield _classes(report)
     if report.measures is not None:
         yield from _measures(report, report.measures)

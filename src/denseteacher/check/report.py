@@ -1,21 +1,18 @@
 """The whole check of a data set, and the part of it that is cheap enough to go before every run."""
 
-import os
 from dataclasses import asdict
 from typing import Any, NamedTuple
 
 from denseteacher.check.boxes import box_findings
 from denseteacher.check.classes import ClassCount, class_findings, count_classes, empty_images
 from denseteacher.check.duplicates import Identities, duplicate_findings, identify
-from denseteacher.check.files import file_findings, inspect_images, size_findings
-from denseteacher.check.findings import Finding, Part, Severity, by_severity, finding
-from denseteacher.check.foreground import Foreground, fits, fixed_ratio, measure_foreground
+from denseteacher.check.files import file_findings, inspect_images, size_findings, unlisted_findings
+from denseteacher.check.findings import Finding, Part, by_severity, finding
+from denseteacher.check.foreground import Foreground, fixed_ratio, measure_foreground, ratio_findings, with_ratio
 from denseteacher.check.memory import StepMemory, shape_detector, step_memory, worst_canvas
 from denseteacher.check.parts import Parts, objects_of, parts_of, read_parts
-from denseteacher.check.scales import Scales, measure_scales
+from denseteacher.check.scales import Scales, measure_scales, scale_findings
 from denseteacher.check.suggestions import Suggestion, suggest_values
-from denseteacher.data.images import IMAGE_SUFFIXES
-from denseteacher.data.records import LabeledImages
 from denseteacher.data.sources import TrainingData
 from denseteacher.detectors import DenseDetector
 from denseteacher.recipe import Recipe, resolve_auto
@@ -35,6 +32,22 @@ class Measures(NamedTuple):
     def options(self) -> str:
         """The suggestions as options to copy."""
         return " ".join(f"--set {one.key}={one.value}" for one in self.suggestions)
+
+    def content(self) -> dict[str, Any]:
+        """Everything, for a JSON file."""
+        scales, foreground, memory, suggestions = self
+        levels = dict(zip(map(str, scales.strides), scales.counts, strict=True))
+        return {
+            "levels": levels | {"none": len(scales.missed)},
+            "foreground": foreground._asdict() | {"ratio": foreground.ratio},
+            "memory": {
+                "canvas": memory.canvas,
+                "fixed_bytes": memory.fixed,
+                "bytes_by_accumulate": memory.parts,
+            },
+            "suggestions": [one._asdict() for one in suggestions],
+            "options": self.options,
+        }
 
 
 class CheckReport(NamedTuple):
@@ -64,7 +77,7 @@ class CheckReport(NamedTuple):
             "findings": [asdict(one) for one in self.findings],
             "images": self.images,
             "classes": [one._asdict() for one in self.classes],
-            **_measures_content(self.measures),
+            **({} if self.measures is None else self.measures.content()),
             "recipe": self.recipe.model_dump(mode="json"),
             "decoded": self.decoded,
         }
@@ -82,7 +95,7 @@ def check_data(config: Recipe, *, quick: bool = False) -> CheckReport:
     """
     parts, findings = read_parts(config.data)
     if not findings:
-        findings += _unlisted(parts)
+        findings += unlisted_findings(parts)
     findings += _image_findings(parts, quick=quick)
     findings += class_findings(parts)
     for name, labeled in parts.labels():
@@ -113,37 +126,6 @@ def notes_before_run(config: Recipe, detector: DenseDetector, data: TrainingData
     return [_sentence(one) for one in by_severity(findings) if one.severity != "info"]
 
 
-def with_ratio(config: Recipe, foreground: Foreground) -> Recipe:
-    """The recipe with the measured share in place of ``ratio: auto``."""
-    if getattr(config.method, "ratio", None) != "auto":
-        return config
-    return config.model_copy(update={"method": config.method.model_copy(update={"ratio": foreground.ratio})})
-
-
-def scale_findings(labeled: LabeledImages, scales: Scales) -> list[Finding]:
-    """Objects that the detector is hardly or never trained on."""
-    owner, missed, extents = objects_of(labeled).owner, scales.missed, scales.extents
-    examples = [
-        f"{labeled.images[owner[index]].name}: {extents[index, 0]:.1f} x {extents[index, 1]:.1f} px in the view"
-        for index in missed
-    ]
-    severity: Severity = "warning" if scales.misses_many else "info"
-    if scales.detector == "fcos":
-        meaning = "no location of FCOS is trained on them at the size of the training views"
-        return finding(severity, "object outside of all levels", "labeled", examples, meaning)
-    meaning = "at the size of the training views, only their best anchor is trained on them"
-    return finding(severity, "object that no anchor fits", "labeled", examples, meaning)
-
-
-def ratio_findings(config: Recipe, foreground: Foreground) -> list[Finding]:
-    """A ``ratio`` far from what the labeled images call for."""
-    ratio = fixed_ratio(config.method)
-    if ratio is None or fits(ratio, foreground):
-        return []
-    example = f"method.ratio is {ratio:g}, and 2.5 times the share of foreground is {foreground.ratio:g}"
-    return finding("warning", "ratio that does not fit the objects", "labeled", [example], "method.ratio=auto measures")
-
-
 def _measure(config: Recipe, parts: Parts) -> Measures | None:
     labeled = parts.labeled
     most = max(map(len, labeled.boxes), default=0)
@@ -172,37 +154,6 @@ def _image_findings(parts: Parts, *, quick: bool) -> list[Finding]:
     return [*findings, *duplicate_findings(identities)]
 
 
-def _unlisted(parts: Parts) -> list[Finding]:
-    """Image files beside the labeled ones that no part names."""
-    listed = {str(image.path) for _, images in parts.images() for image in images}
-    folders = sorted({image.path.parent for image in parts.labeled.images})
-    found = [
-        entry.path
-        for folder in folders
-        for entry in sorted(os.scandir(folder), key=lambda entry: entry.name)
-        if os.path.splitext(entry.name)[1].lower() in IMAGE_SUFFIXES and entry.path not in listed  # noqa: PTH122
-    ]
-    return finding("info", "image file without an entry", "labeled", found, "unlabeled? then --unlabeled takes them")
-
-
 def _sentence(one: Finding) -> str:
     meaning = f" ({one.meaning})" if one.meaning else ""
     return f"check: {one.kind}, {one.part}: {one.count:,}, for example {one.examples[0]}{meaning}"
-
-
-def _measures_content(measures: Measures | None) -> dict[str, Any]:
-    if measures is None:
-        return {}
-    scales, foreground, memory, suggestions = measures
-    levels = dict(zip(map(str, scales.strides), scales.counts, strict=True))
-    return {
-        "levels": levels | {"none": len(scales.missed)},
-        "foreground": foreground._asdict() | {"ratio": foreground.ratio},
-        "memory": {
-            "canvas": memory.canvas,
-            "fixed_bytes": memory.fixed,
-            "bytes_by_accumulate": memory.parts,
-        },
-        "suggestions": [one._asdict() for one in suggestions],
-        "options": measures.options,
-    }

@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from denseteacher.report.mistakes import detection_boxes, judge, truth_boxes, worst_images
+from denseteacher.evaluation.diagnostics import match_scene, worst_images
+from denseteacher.report.gallery import detection_boxes, truth_boxes
 
 
 def _iou(a, b):
@@ -54,21 +55,21 @@ def _expected(truth, results):
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_objects_and_detections_are_judged_as_by_hand(seed):
+def test_objects_and_detections_are_matched_as_by_hand(seed):
     truth, results = _scene(np.random.default_rng(seed))
     found_at, right = _expected(truth, results)
-    judged = judge(truth, results)
+    matched = match_scene(truth, results)
     mistakes = {}
     for image in (one["id"] for one in truth["images"]):
         objects = [one for one in truth["annotations"] if one["image_id"] == image]
-        shown = truth_boxes(judged, image)
+        shown = truth_boxes(matched, image)
         assert [box.score for box in shown] == pytest.approx([found_at.get(one["id"], 0.0) for one in objects])
         assert [box.text for box in shown] == [{3: "cat", 7: "dog"}[one["category_id"]] for one in objects]
         own = sorted((one["score"], right[index]) for index, one in enumerate(results) if one["image_id"] == image)
-        assert [(box.score, box.kind == "right") for box in detection_boxes(judged, image)] == own[::-1]
+        assert [(box.score, box.kind == "right") for box in detection_boxes(matched, image)] == own[::-1]
         missed = sum(found_at.get(one["id"], 0.0) <= 0.5 for one in objects)
         mistakes[image] = missed + sum(score > 0.5 and not good for score, good in own)
-    worst = worst_images(judged, above=0.5, most=3)
+    worst = worst_images(matched, above=0.5, most=3)
     assert [mistakes[image] for image in worst] == sorted(
         (count for count in mistakes.values() if count), reverse=True
     )[:3]
@@ -80,5 +81,5 @@ def test_crowd_regions_are_no_mistakes():
         "categories": [{"id": 1, "name": "person"}],
         "annotations": [{"id": 1, "image_id": 1, "category_id": 1, "bbox": [0, 0, 40, 40], "iscrowd": 1}],
     }
-    judged = judge(truth, [{"image_id": 1, "category_id": 1, "bbox": [5, 5, 10, 10], "score": 0.9}])
-    assert truth_boxes(judged, 1) == detection_boxes(judged, 1) == worst_images(judged, above=0.5, most=3) == []
+    matched = match_scene(truth, [{"image_id": 1, "category_id": 1, "bbox": [5, 5, 10, 10], "score": 0.9}])
+    assert truth_boxes(matched, 1) == detection_boxes(matched, 1) == worst_images(matched, above=0.5, most=3) == []

@@ -7,7 +7,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from datasets import (
+from denseteacher.data.formats import read_unlabeled
+from denseteacher.data.images import load_image
+from denseteacher.data.sources import DataConfig, UnlabeledSource, open_data
+from denseteacher.errors import InputError
+from support.published_datasets import (
     save,
     scenes,
     write_coco_published,
@@ -16,10 +20,6 @@ from datasets import (
     write_voc,
     write_yolo,
 )
-from denseteacher.data.formats import read_unlabeled
-from denseteacher.data.images import load_image
-from denseteacher.data.sources import DataConfig, UnlabeledSource, open_data
-from denseteacher.errors import InputError
 
 MADE = scenes(6, seed=100)
 

@@ -5,7 +5,11 @@ import json
 import numpy as np
 import pytest
 
-from datasets import (
+from denseteacher.data.formats import VOC_CLASSES, labeled_images, read_annotations, read_labeled, with_categories
+from denseteacher.data.images import load_image
+from denseteacher.data.records import Category
+from denseteacher.errors import InputError
+from support.published_datasets import (
     CLASSES,
     COCO_CATEGORIES,
     parts,
@@ -18,10 +22,6 @@ from datasets import (
     write_yolo,
     yolo_lines,
 )
-from denseteacher.data.formats import VOC_CLASSES, labeled_images, read_annotations, read_labeled, with_categories
-from denseteacher.data.images import load_image
-from denseteacher.data.records import Category
-from denseteacher.errors import InputError
 
 YOLO_LAYOUTS = ("yaml", "lists", "roboflow", "folders", "flat")
 

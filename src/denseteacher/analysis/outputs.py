@@ -1,16 +1,18 @@
-"""What the analyses look at: a detector's output on images whose labels are known after all."""
+"""What the analyses look at: a detector's outputs on images whose labels are known after all."""
 
 from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from denseteacher.analysis.truth import Truth
-from denseteacher.data.geometry import Boxes, Geometry, pad_batch, pad_targets, resized_size, transform
+from denseteacher.data.geometry import Boxes, Geometry, pad_batch, pad_targets, transform
 from denseteacher.data.images import load_image
-from denseteacher.evaluation.matching import IGNORED, match_in_turn
+from denseteacher.data.sizes import resized_size
+from denseteacher.evaluation.matching import IGNORED, match_groups
 from denseteacher.inference.predictor import Predictor
 from denseteacher.methods import UnbiasedTeacher
 from denseteacher.ops.assigners import Assignment
@@ -24,8 +26,8 @@ MATCH_IOU = 0.5
 """From which on a box is that of an object."""
 
 
-class Seen(NamedTuple):
-    """One batch, on the detector's device and at its evaluation size."""
+class OutputBatch(NamedTuple):
+    """Images, outputs and labels of one forward, on the detector's device and at its evaluation size."""
 
     images: ImageBatch
     output: DenseOutput
@@ -34,35 +36,41 @@ class Seen(NamedTuple):
     """Regions in which nothing counts."""
 
 
-class Material:
-    """Images with their labels, as a detector sees them."""
+class DetectorOutputs:
+    """What a detector makes of labeled images, batch by batch; computed when it is asked for."""
 
-    def __init__(self, predictor: Predictor, truth: Truth, *, batch: int = BATCH) -> None:
+    def __init__(self, predictor: Predictor, truth: Truth, *, batch_size: int = BATCH) -> None:
         """Reads no image yet."""
-        self.predictor, self.detector, self.truth, self.batch = predictor, predictor.detector, truth, batch
+        self.predictor, self.detector, self.truth = predictor, predictor.detector, truth
+        self._batch_size = batch_size
 
     def __len__(self) -> int:
         """Images."""
         return len(self.truth.objects.images)
 
-    def __iter__(self) -> Iterator[Seen]:
+    def __iter__(self) -> Iterator[OutputBatch]:
         """All batches, in the order of the images."""
-        return (self.seen(start) for start in range(0, len(self), self.batch))
+        return (self._batch(start) for start in range(0, len(self), self._batch_size))
 
-    @torch.no_grad()
-    def seen(self, start: int) -> Seen:
-        """The batch that begins with an image.
+    def containing(self, place: int) -> tuple[OutputBatch, int]:
+        """The batch with one image, and the image's row in it.
 
         Raises:
             InputError: If an image can't be read.
         """
-        places = range(start, min(start + self.batch, len(self)))
+        row = place % self._batch_size
+        return self._batch(place - row), row
+
+    @torch.no_grad()
+    def _batch(self, start: int) -> OutputBatch:
+        """The batch that begins with an image."""
+        places = range(start, min(start + self._batch_size, len(self)))
         pixels, objects, ignored = zip(*(self._view(place) for place in places), strict=True)
         device = self.predictor.device
         images = ImageBatch(*(tensor.to(device) for tensor in pad_batch(pixels)))
         targets = pad_targets(objects, [self.truth.objects.labels[place] for place in places])
         regions = pad_targets(ignored, [self.truth.ignored.labels[place] for place in places])
-        return Seen(
+        return OutputBatch(
             images,
             self.detector(images),
             Targets(*(tensor.to(device) for tensor in targets)),
@@ -77,22 +85,22 @@ class Material:
         pixels, boxes = transform(image, np.concatenate([objects, ignored]), Geometry(*size, flip=False))
         return pixels, boxes[: len(objects)], boxes[len(objects) :]
 
-    def pseudo_boxes(self, seen: Seen, threshold: float) -> PseudoBoxes:
+    def pseudo_boxes(self, batch: OutputBatch, threshold: float) -> PseudoBoxes:
         """What a method on pseudo-boxes would take for ground truth."""
         return pseudo_boxes(
-            self.detector.decode_boxes(seen.output),
-            self.detector.scores(seen.output),
-            seen.images.sizes,
+            self.detector.decode_boxes(batch.output),
+            self.detector.scores(batch.output),
+            batch.images.sizes,
             threshold=threshold,
             nms_threshold=UnbiasedTeacher().nms_threshold,
         )
 
-    def levels(self, seen: Seen) -> Tensor:
+    def levels(self, batch: OutputBatch) -> Tensor:
         """(N,) int64 the pyramid level of each location, 0 the finest."""
-        height, width = seen.images.pixels.shape[-2:]
+        height, width = batch.images.pixels.shape[-2:]
         counts = torch.tensor([rows * columns for rows, columns in self.detector.shapes((height, width))])
-        anchors = len(seen.output.anchors) // int(counts.sum())
-        return torch.arange(len(counts)).repeat_interleave(counts * anchors).to(seen.output.anchors.device)
+        anchors = len(batch.output.anchors) // int(counts.sum())
+        return torch.arange(len(counts)).repeat_interleave(counts * anchors).to(batch.output.anchors.device)
 
 
 def share(part: float, whole: float) -> float | None:
@@ -100,12 +108,17 @@ def share(part: float, whole: float) -> float | None:
     return part / whole if whole else None
 
 
-def known_locations(seen: Seen, truth: Assignment) -> Tensor:
+def percent(value: float | None) -> str:
+    """A share for a sentence."""
+    return "-" if value is None else f"{value:.0%}"
+
+
+def known_locations(batch: OutputBatch, truth: Assignment) -> Tensor:
     """(B, N) bool, where the labels say what a location is: not in the padding, nor in a region to ignore."""
-    center = centers(seen.output.anchors)[None, :, None]
-    regions = seen.ignored.boxes[:, None]
+    center = centers(batch.output.anchors)[None, :, None]
+    regions = batch.ignored.boxes[:, None]
     inside = ((center > regions[..., :2]) & (center < regions[..., 2:])).all(-1).any(-1)
-    return seen.output.valid & ((truth.labels >= 0) | ~inside)
+    return batch.output.valid & ((truth.labels >= 0) | ~inside)
 
 
 def match_boxes(found: PseudoBoxes, objects: Targets, ignored: Targets) -> Tensor:
@@ -119,16 +132,33 @@ def match_boxes(found: PseudoBoxes, objects: Targets, ignored: Targets) -> Tenso
     Returns:
         (B, P) int64, on the CPU: position of the object, ``UNMATCHED`` or ``IGNORED``; ``IGNORED`` in the padding.
     """
-    boxes, regions = objects.boxes.double().cpu().numpy(), ignored.boxes.double().cpu().numpy()
-    guesses = found.boxes.double().cpu().numpy()
-    labels = [
-        np.where(one.mask.cpu().numpy(), one.labels.cpu().numpy(), -1) for one in (found.targets, objects, ignored)
-    ]
-    matched = np.full(labels[0].shape, IGNORED, dtype=np.int64)
-    for image, rows in enumerate(labels[0]):
-        for label in set(rows.tolist()) - {-1}:
-            guess, own, region = (np.flatnonzero(one[image] == label) for one in labels)
-            hits = match_in_turn(guesses[image, guess], boxes[image, own], regions[image, region], at_least=MATCH_IOU)
-            hits[hits >= 0] = own[hits[hits >= 0]]
-            matched[image, guess] = hits
-    return torch.from_numpy(matched)
+    guesses, truth, regions = (_flat(one) for one in (found.targets, objects, ignored))
+    matched = match_groups(
+        guesses.boxes,
+        guesses.groups,
+        np.concatenate([truth.boxes, regions.boxes]),
+        np.concatenate([truth.groups, regions.groups]),
+        np.arange(len(truth.groups) + len(regions.groups)) >= len(truth.groups),
+        at_least=MATCH_IOU,
+        last=True,
+    )
+    result = torch.full(found.mask.shape, IGNORED)
+    matched[matched >= 0] = truth.columns[matched[matched >= 0]]
+    result[found.mask.cpu()] = torch.from_numpy(matched)
+    return result
+
+
+class _Flat(NamedTuple):
+    """The boxes of a batch that are there."""
+
+    boxes: npt.NDArray[np.float64]
+    groups: npt.NDArray[np.int64]
+    """A number for the image and class."""
+    columns: npt.NDArray[np.int64]
+    """Positions in their image."""
+
+
+def _flat(targets: Targets) -> _Flat:
+    boxes, labels, mask = (field.cpu().numpy() for field in targets)
+    rows, columns = np.nonzero(mask)
+    return _Flat(boxes[mask].astype(np.float64), labels[mask] * len(mask) + rows, columns)

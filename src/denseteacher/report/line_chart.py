@@ -1,4 +1,4 @@
-"""Lines over training steps as small inline SVG, styled by the page."""
+"""A chart of lines over training steps as small inline SVG, styled by the page."""
 
 import math
 from collections.abc import Sequence
@@ -53,7 +53,7 @@ class _Scale(NamedTuple):
         return self.first + (value - self.low) / (self.high - self.low) * (self.last - self.first)
 
 
-def curve_chart(lines: Sequence[Line], *, title: str, ylabel: str, burn_in: int | None = None) -> Chart:
+def line_chart(lines: Sequence[Line], *, title: str, ylabel: str, burn_in: int | None = None) -> Chart:
     """Draws lines.
 
     Args:

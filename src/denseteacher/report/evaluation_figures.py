@@ -7,9 +7,9 @@ import numpy as np
 
 from denseteacher.evaluation.diagnostics import RECALLS, Curve, mean_precision
 from denseteacher.evaluation.scene import Ints
-from denseteacher.report.curves import Chart
-from denseteacher.report.figures import COLORS, FAINT, as_svg, figure_style
+from denseteacher.report.line_chart import Chart
 from denseteacher.report.pictures import SHOWN_ABOVE
+from denseteacher.report.plotting import BLUE, FAINT, GREEN, VERMILLION, as_svg, new_figure, page_style
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -32,21 +32,17 @@ def confusion_chart(matrix: Ints, names: Sequence[str]) -> Chart:
 
 def precision_recall_figure(curves: Mapping[str, Curve]) -> "Figure":
     """The mean over the classes in bold, the best and the worst class by name, all others faint."""
-    from matplotlib.figure import Figure
-
     ranked = sorted(curves, key=lambda name: float(curves[name].precision.mean()))
-    with figure_style():
-        figure = Figure(figsize=(4.2, 4.4), layout="constrained")
+    with page_style():
+        figure = new_figure(4.2, 4.4)
         axes = figure.add_subplot()
         for name in ranked[1:-1]:
             axes.plot(RECALLS, curves[name].precision, color=FAINT, linewidth=0.8, alpha=0.6)
         if len(ranked) > 1:
-            for name, what, color, style in ((ranked[-1], "best", 2, "-."), (ranked[0], "worst", 1, "--")):
-                axes.plot(
-                    RECALLS, curves[name].precision, style, color=COLORS[color], label=_legend(what, name, curves)
-                )
+            for name, what, color, style in ((ranked[-1], "best", GREEN, "-."), (ranked[0], "worst", VERMILLION, "--")):
+                axes.plot(RECALLS, curves[name].precision, style, color=color, label=_legend(what, name, curves))
         mean = mean_precision(curves)
-        axes.plot(RECALLS, mean, color=COLORS[0], linewidth=2.6, label=f"mean, AP50 {100 * mean.mean():.1f}")
+        axes.plot(RECALLS, mean, color=BLUE, linewidth=2.6, label=f"mean, AP50 {100 * mean.mean():.1f}")
         axes.set(xlabel="recall", ylabel="precision", xlim=(0, 1), ylim=(0, 1.02))
         axes.grid()
         figure.legend(loc="outside lower left", ncols=1, frameon=False)
@@ -60,13 +56,11 @@ def confusion_figure(matrix: Ints, names: Sequence[str]) -> "Figure":
         matrix: (K + 1, K + 1) counts.
         names: Of the K classes.
     """
-    from matplotlib.figure import Figure
-
     labels = [*names, "background"]
     shares = matrix / np.maximum(matrix.sum(1, keepdims=True), 1)
     side = min(max(4.2, 0.22 * len(labels) + 1.5), 24)
-    with figure_style():
-        figure = Figure(figsize=(side, side), layout="constrained")
+    with page_style():
+        figure = new_figure(side, side)
         axes = figure.add_subplot()
         axes.imshow(shares, cmap="Blues", vmin=0, vmax=1, interpolation="nearest")
         axes.set_xticks(range(len(labels)), labels, rotation=90)
@@ -78,19 +72,6 @@ def confusion_figure(matrix: Ints, names: Sequence[str]) -> "Figure":
         if len(labels) <= _MOST_NUMBERED + 1:
             _write_counts(axes, matrix, shares)
     return figure
-
-
-def confusions(matrix: Ints, names: Sequence[str], most: int = 8) -> list[tuple[str, str, int]]:
-    """The most frequent mistakes of one class for another: truth, prediction, count."""
-    pairs = matrix[:-1, :-1].copy()
-    np.fill_diagonal(pairs, 0)
-    order = np.argsort(-pairs, axis=None, kind="stable")[:most]
-    rows, columns = np.unravel_index(order, pairs.shape)
-    return [
-        (names[row], names[column], int(pairs[row, column]))
-        for row, column in zip(rows.tolist(), columns.tolist(), strict=True)
-        if pairs[row, column]
-    ]
 
 
 def _legend(what: str, name: str, curves: Mapping[str, Curve]) -> str:

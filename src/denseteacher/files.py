@@ -1,0 +1,107 @@
+"""Writing files: whole or not at all where it matters, and a disk that refuses is one sentence."""
+
+import errno
+import json
+import math
+import os
+import shutil
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, BinaryIO, cast
+
+from denseteacher.errors import RunError
+
+
+@contextmanager
+def refusal_explained(path: Path, action: str = "written") -> Iterator[None]:
+    """Turns a refusal of the operating system into one sentence.
+
+    Args:
+        path: What could not be written.
+        action: What could not be done to it.
+
+    Raises:
+        RunError: In place of an OSError.
+    """
+    try:
+        yield
+    except OSError as error:
+        try:
+            existing = next(folder for folder in (path, *path.parents) if folder.exists())
+            free = f"{shutil.disk_usage(existing).free:,} bytes are free"
+        except OSError:
+            free = "the free space is unknown"
+        reason = os.strerror(error.errno) if error.errno else str(error)
+        raise RunError(f"{path} can't be {action}: {reason} ({free})") from error
+
+
+def write_atomically(path: Path, write: Callable[[BinaryIO], None]) -> None:
+    """Writes a file so that its name always means either the old content or the whole new one.
+
+    Args:
+        path: The file; its folder exists.
+        write: Writes the content to the open file it is given.
+
+    Raises:
+        RunError: If the file system refuses (disk full, read-only, I/O error); the old content stays.
+    """
+    # In the same folder, because a rename across file systems is a copy and not atomic
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
+    with refusal_explained(path):
+        try:
+            with temporary.open("xb") as stream:
+                write(stream)
+                stream.flush()
+                os.fsync(stream.fileno())
+            temporary.replace(path)
+            _sync_folder(path.parent)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """``write_atomically`` of what is there already."""
+    write_atomically(path, lambda stream: cast(None, stream.write(content)))
+
+
+def write_json(path: Path, content: Any, *, indent: int | None = 1) -> None:
+    """Writes JSON, in which numbers that are not finite become null; folders are made.
+
+    Plainly and not atomically: a user may name a device, as ``/dev/stdout``.
+
+    Args:
+        path: The file.
+        content: What JSON can hold.
+        indent: None puts all on one line.
+
+    Raises:
+        RunError: If the disk refuses.
+    """
+    text = json.dumps(_finite(content), indent=indent, allow_nan=False) + "\n"
+    with refusal_explained(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _finite(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(inner) for inner in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _sync_folder(folder: Path) -> None:
+    """Makes a rename in this folder last beyond a power cut."""
+    if os.name != "posix":
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # some network file systems can't, and need not
+            raise
+    finally:
+        os.close(descriptor)
