@@ -86,6 +86,22 @@ def test_the_precision_auto_asks_the_machine(detector_file, monkeypatch, pays, p
     assert Predictor.load(detector_file, device=torch.device("cpu")).precision == "fp32"
 
 
+def test_the_command_takes_a_precision(detector_file, call, tmp_path):
+    Image.fromarray(picture()).save(tmp_path / "one.png")
+    found = []
+    for precision in ("fp32", "bf16"):
+        options = ("--precision", precision, "--output", tmp_path / precision)
+        code, _, err = call("predict", detector_file, tmp_path / "one.png", *options)
+        assert (code, err) == (0, "")
+        found.append((tmp_path / precision / "predictions.json").read_text())
+    assert found[0] != found[1]
+    code, _, err = call(
+        "predict", detector_file, tmp_path / "one.png", "--precision", "fp8", "--output", tmp_path / "x"
+    )
+    assert code == 2
+    assert "fp8" in err
+
+
 def test_a_compiled_network_says_the_same(detector_file, monkeypatch):
     real, graphs = torch.compile, []
 

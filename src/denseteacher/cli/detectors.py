@@ -157,7 +157,8 @@ def export(
         bool, typer.Option("--nms/--no-nms", help="End in detections, or in boxes and scores at every location.")
     ] = True,
     opset: Annotated[
-        int | None, typer.Option("--opset", min=18, max=23, help="Version of ONNX's operators; torch's choice if not given.")
+        int | None,
+        typer.Option("--opset", min=18, max=23, help="Version of ONNX's operators; torch's choice if not given."),
     ] = None,
 ) -> None:
     """Write a detector as one file that runs without torch: any number of images, of any size."""

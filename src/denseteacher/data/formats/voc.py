@@ -109,7 +109,8 @@ def image_set(path: Path, subsets: Sequence[str]) -> list[str] | None:
         return _listed(sets / f"{found}.txt")
     known = ", ".join(sorted(file.stem for file in sets.glob("*.txt") if "_" not in file.stem)) or "none"
     raise InputError(
-        f"{sets} has no image set {' or '.join(subsets)}: it has {known}; choose one with --subset, or name its file"
+        f"{sets} has no image set {' or '.join(subsets)}: it has {known}; choose one with --subset or "
+        "--val-subset, or name its file"
     )
 
 

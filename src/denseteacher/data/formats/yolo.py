@@ -116,7 +116,9 @@ def _from_yaml(file: Path, images: Path | None, subsets: Sequence[str]) -> _Sour
     subset = next((key for key in subsets if content.get(key)), None)
     if subset is None:
         known = ", ".join(key for key in ("train", "val", "valid", "test") if content.get(key)) or "none"
-        raise InputError(f"{file} has no {' or '.join(subsets)}: it has {known}; choose one with --subset NAME")
+        raise InputError(
+            f"{file} has no {' or '.join(subsets)}: it has {known}; choose one with --subset or --val-subset"
+        )
     # 'path' is often that of another machine
     roots = [root for root in (images, file.parent / str(content.get("path") or "."), file.parent) if root is not None]
     places = content[subset] if isinstance(content[subset], list) else [content[subset]]

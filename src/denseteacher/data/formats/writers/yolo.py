@@ -1,5 +1,6 @@
 """YOLO folders of detections."""
 
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -30,10 +31,12 @@ def write_yolo(data: LabeledImages, scores: Scores, folder: Path) -> str:
     (folder / "obj.data").write_text(f"classes = {len(names)}\ntrain = train.txt\nnames = obj.names\n")
     # text files are beside the images in this format; an archive without images may name those below labels
     (folder / "train.txt").write_text("".join(f"labels/{name}\n" for name in placed.names), encoding="utf-8")
+    nested = any(len(name.parts) > 1 for name in placed.names)
     suffixes = ",".join(sorted({name.suffix for name in placed.names}))
     return (
         f"The images are copied to {placed.folder}. "
-        f"Label Studio: label-studio-converter import yolo -i {folder} --image-ext {suffixes}. "
+        f"Label Studio: label-studio-converter import yolo -i {shlex.quote(str(folder))} --image-ext {suffixes}"
+        f"{' (it passes over folders below images)' if nested else ''}. "
         "CVAT: zip obj.data, obj.names, train.txt and labels, import the archive as YOLO 1.1. "
         "LabelImg: open images, with labels as save folder."
     )
