@@ -10,7 +10,7 @@ import torch
 from denseteacher.assembly import build_trainer, finish_run
 from denseteacher.check import CheckReport, check_data, measure_foreground, notes_before_run, with_ratio
 from denseteacher.data.choices import Format, Protocol
-from denseteacher.data.formats import read_annotations, with_categories, write_split
+from denseteacher.data.formats import SplitFiles, read_annotations, with_categories, write_split
 from denseteacher.data.sources import TrainingData, draw_split, open_data
 from denseteacher.detectors import build_detector
 from denseteacher.errors import InputError
@@ -181,7 +181,7 @@ def split(
     seed: int = 0,
     protocol: Protocol = "seeded",
     ids: str | Path | None = None,
-) -> tuple[Path, Path]:
+) -> SplitFiles:
     """Cuts a labeled data set into a labeled and an unlabeled part.
 
     Args:
@@ -199,7 +199,7 @@ def split(
         ids: File of the labeled images' ids, instead of a draw.
 
     Returns:
-        The two files.
+        The two files, and the folder of the images that they name.
     """
     if sum(value is not None for value in (percent, count, ids)) != 1:
         raise InputError("split needs exactly one of --percent, --count and --ids")
@@ -208,9 +208,7 @@ def split(
     )
     how = protocol if ids is None else Path(ids)
     chosen = draw_split(annotations, how, percent=percent, count=count, fold=fold, seed=seed)
-    folder = Path(output)
-    folder.mkdir(parents=True, exist_ok=True)
-    return write_split(annotations.content, chosen.labeled_ids, folder)
+    return write_split(annotations, chosen.labeled_ids, Path(output))
 
 
 def check(
@@ -246,8 +244,8 @@ def check(
     # the recipe's own paths are those of other data
     paths = ("builtin", "root", "images", "unlabeled", "unlabeled_images", "val", "val_images")
     given: dict[str, Any] = {f"data.{key}": None for key in paths}
-    given |= {"data.format": format, "data.subset": subset, "data.val_subset": val_subset}
     given |= _given_paths(labeled=data, images=images, unlabeled=unlabeled, val=val)
+    given |= {"data.format": format, "data.subset": subset, "data.val_subset": val_subset}
     return check_data(load_recipe(recipe, [*_as_texts(given), *_as_texts(overrides)]), quick=quick)
 
 

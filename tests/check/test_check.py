@@ -6,6 +6,7 @@ import shutil
 import pytest
 
 from denseteacher import api
+from support.published_datasets import write_voc
 
 
 def test_the_command_on_clean_data(planted, call):
@@ -151,3 +152,13 @@ def test_a_clean_run_has_no_notes(planted, call, tiny):
     code, _, err = call("train", "custom", *paths, "--output", planted.folder / "run", *options)
     assert code == 0, err
     assert "check:" not in err
+
+
+@pytest.mark.usefixtures("no_memory")
+def test_the_parts_of_a_data_set_are_those_asked_for(call, tmp_path):
+    voc = write_voc(tmp_path)
+    code, out, err = call("check", voc, "--subset", "train", "--val", voc, "--val-subset", "val", "--quick")
+    assert code == 0, err
+    assert "Images: 4 labeled, 4 validation" in out
+    code, _, err = call("check", voc, "--subset", "night")
+    assert (code, "has no image set night" in err) == (2, True)

@@ -3,6 +3,8 @@
 import importlib.metadata
 import json
 import os
+import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -26,17 +28,13 @@ def test_a_strangers_path(call, coco, unlabeled, tiny, tmp_path, monkeypatch):
     """split -> train 20 steps, stopped on the way -> resume -> evaluate -> predict."""
     code, out, _ = call("split", coco, "--output", tmp_path / "split", "--count", 6)
     assert code == 0
+    suggested = re.search(r"To train: denseteacher (train custom .*) \(and", out).group(1)
     labeled, rest = (json.loads((tmp_path / "split" / f"{name}.json").read_text()) for name in ("labeled", "unlabeled"))
     assert len(labeled["images"]) == 6
     assert len(rest["images"]) == 6
     assert "annotations" not in rest
 
-    images = coco.parent / "images"
-    train = [
-        "train", "custom", "--labeled", tmp_path / "split" / "labeled.json", "--images", images,
-        "--unlabeled", tmp_path / "split" / "unlabeled.json", "--val", coco, "--output", tmp_path / "run",
-        *sets([*tiny, *QUICK]),
-    ]  # fmt: skip
+    train = [*shlex.split(suggested), "--val", coco, "--output", tmp_path / "run", *sets([*tiny, *QUICK])]
     with monkeypatch.context() as patch:
         stop_after(patch, 7)
         code, _, err = call(*train)
@@ -64,7 +62,9 @@ def test_a_strangers_path(call, coco, unlabeled, tiny, tmp_path, monkeypatch):
     assert set(result["per_class"]) == {"red", "green", "blue"}
     assert 0 <= result["metrics"]["AP"] <= 100
 
-    code, out, _ = call("predict", run, images, unlabeled / "*.png", "--output", tmp_path / "found", "--score", "0.01")
+    code, out, _ = call(
+        "predict", run, coco.parent / "images", unlabeled / "*.png", "--output", tmp_path / "found", "--score", "0.01"
+    )
     assert code == 0
     infos = json.loads((tmp_path / "found" / "images.json").read_text())["images"]
     assert len(infos) == 12 + 6

@@ -20,7 +20,7 @@ from denseteacher.data.formats import (
 )
 from denseteacher.data.images import decode_image, image_size
 from denseteacher.data.records import Category
-from denseteacher.errors import InputError
+from denseteacher.errors import InputError, RunError
 
 # what each EXIF orientation does to upright pixels when a camera stores them
 STORE = {
@@ -217,18 +217,21 @@ def test_validation_classes_must_be_the_training_ones(coco):
 
 
 def test_a_split_keeps_everything_and_overwrites_nothing(coco, tmp_path):
-    files = write_split(read_annotations(coco).content, [10, 30], tmp_path)
-    labeled, unlabeled = (json.loads(file.read_text()) for file in files)
+    files = write_split(read_annotations(coco), [10, 30], tmp_path)
+    labeled, unlabeled = (json.loads(file.read_text()) for file in files[:2])
     source = json.loads(coco.read_text())
     assert labeled["images"] == [image for image in source["images"] if image["id"] in (10, 30)]
     assert labeled["annotations"] == [one for one in source["annotations"] if one["image_id"] in (10, 30)]
     assert labeled["categories"] == unlabeled["categories"] == source["categories"]
     assert "annotations" not in unlabeled
-    assert write_split(read_annotations(coco).content, [10, 30], tmp_path) == files
-    before = [file.read_bytes() for file in files]
+    assert write_split(read_annotations(coco), [10, 30], tmp_path) == files
+    assert files.images == coco.parent / "images"
+    before = [file.read_bytes() for file in files[:2]]
     with pytest.raises(InputError, match="other content"):
-        write_split(read_annotations(coco).content, [20], tmp_path)
-    assert [file.read_bytes() for file in files] == before
+        write_split(read_annotations(coco), [20], tmp_path)
+    assert [file.read_bytes() for file in files[:2]] == before
+    with pytest.raises(RunError, match="can't be written"):
+        write_split(read_annotations(coco), [20], files.labeled)
 
 
 def test_unlabeled_folders_lists_and_image_info(coco, tmp_path):

@@ -1,5 +1,6 @@
 """Commands on data sets."""
 
+import shlex
 from pathlib import Path
 from typing import Annotated
 
@@ -78,7 +79,7 @@ def split(
     """Cut a labeled data set into labeled.json and unlabeled.json."""
     from denseteacher import api
 
-    labeled, unlabeled = api.split(
+    files = api.split(
         data,
         output=output,
         images=images,
@@ -91,4 +92,7 @@ def split(
         protocol=protocol,
         ids=ids,
     )
-    say(f"{labeled}\n{unlabeled}")
+    say(f"{files.labeled}\n{files.unlabeled}")
+    options = ("--labeled", files.labeled, "--unlabeled", files.unlabeled, "--images", files.images)
+    command = shlex.join(map(str, ("denseteacher", "train", "custom", *options)))
+    say(f"To train: {command} (and --val PATH, to see how good it gets)")

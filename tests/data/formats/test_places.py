@@ -26,9 +26,8 @@ def test_the_parts_of_a_split_need_the_folder_of_the_images_alone(tmp_path, form
     write = {"voc": write_voc, "yolo": write_yolo, "crowdhuman": write_crowdhuman, "coco": write_coco_published}[format]
     annotations = read_annotations(write(tmp_path / "data"))
     chosen = draw_split(annotations, "seeded", count=5)
-    (tmp_path / "elsewhere" / "parts").mkdir(parents=True)
-    labeled, unlabeled = write_split(annotations.content, chosen.labeled_ids, tmp_path / "elsewhere" / "parts")
-    config = DataConfig(labeled=labeled, unlabeled=unlabeled, images=annotations.images, val=labeled)
+    labeled, unlabeled, images = write_split(annotations, chosen.labeled_ids, tmp_path / "elsewhere" / "parts")
+    config = DataConfig(labeled=labeled, unlabeled=unlabeled, images=images, val=labeled)
     assert counts(config) == [5, 3, 5]
 
 
@@ -40,6 +39,16 @@ def test_images_of_a_validation_json_are_its_own(tmp_path):
         8,
         4,
     ]
+
+
+def test_images_of_a_validation_json_that_are_nowhere_near(tmp_path):
+    coco = write_coco_published(tmp_path)
+    train, val = (coco / "annotations" / f"instances_{part}2017.json" for part in ("train", "val"))
+    (coco / "val2017").rename(tmp_path / "far")
+    config = DataConfig(labeled=train, images=coco / "train2017", unlabeled=coco / "train2017", val=val)
+    with pytest.raises(InputError, match=r"val2017\.json: the image .* with --set data\.val_images=DIR"):
+        open_data(config)
+    assert counts(config.model_copy(update={"val_images": tmp_path / "far"})) == [8, 8, 4]
 
 
 def test_voc_without_a_test_set_is_trained_on_train(tmp_path):

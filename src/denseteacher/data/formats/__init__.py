@@ -15,9 +15,10 @@ from denseteacher.data.formats.annotations import (
     refuse,
     with_categories,
 )
-from denseteacher.data.formats.coco import read_coco, read_image_info, write_split
+from denseteacher.data.formats.coco import read_coco, read_image_info
 from denseteacher.data.formats.crowdhuman import read_crowdhuman
 from denseteacher.data.formats.folder import read_unlabeled
+from denseteacher.data.formats.split_files import SplitFiles, write_split
 from denseteacher.data.formats.voc import VOC_CLASSES, first_image_set, is_voc, read_voc
 from denseteacher.data.formats.yolo import is_yolo, read_yolo
 from denseteacher.data.records import Category, LabeledImages
@@ -30,6 +31,7 @@ __all__ = [
     "Fault",
     "Format",
     "Report",
+    "SplitFiles",
     "labeled_images",
     "read_annotations",
     "read_image_info",

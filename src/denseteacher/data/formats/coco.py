@@ -1,4 +1,4 @@
-"""COCO JSON: reading, and writing the two parts of a split."""
+"""COCO JSON."""
 
 import json
 import os
@@ -9,7 +9,6 @@ from typing import Any, NoReturn
 from denseteacher.data.formats.annotations import Annotations, Content, Fault, Report, is_number, refuse
 from denseteacher.data.records import ImageRecord
 from denseteacher.errors import InputError
-from denseteacher.files import write_bytes
 
 _TRIED = 20  # images that are looked for in each place; a few may be missing everywhere
 
@@ -44,9 +43,11 @@ def read_coco(
         raise InputError(f"{path} lists no sound image; the first: {_image_fault(content['images'][0])}")
     if not listed or not categories:
         raise InputError(f"{path} lists no {'categories' if listed else 'images'}")
-    folder = _folder(path, listed, images, fallback, report) if check_files else images or path.parent
     if check_files:
+        folder = _folder(path, listed, images, fallback, report)
         listed = _existing(path, folder, listed, report)
+    else:
+        folder = _likely_folder(path, listed, images)
     dropped = _ids(content["images"]) - _ids(listed)
     content |= {"images": listed, "categories": categories}
     content["annotations"] = _sound_annotations(path, content, dropped, report)
@@ -209,6 +210,14 @@ def _folder(
     return find_image_folder(path, given, names, fallback)
 
 
+def _likely_folder(path: Path, images: list[dict[str, Any]], given: Path | None) -> Path:
+    """The image folder, or where it would be if there are no images."""
+    try:
+        return find_image_folder(path, given, [image["file_name"] for image in images])
+    except InputError:
+        return given or path.parent
+
+
 def _escapes(name: str) -> bool:
     parts = name.replace("\\", "/").split("/")
     return name.startswith(("/", "\\", "~")) or ".." in parts or "\0" in name or ":" in parts[0]
@@ -277,34 +286,7 @@ def find_image_folder(path: Path, images: Path | None, names: Sequence[str], fal
             return candidate
     if not names:
         raise InputError(f"{path} names no image inside its folder")
-    tried = ", ".join(str(candidate) for candidate in candidates)
-    raise InputError(f"{path}: the image {names[0]!r} is in none of {tried}: give its folder with --images DIR")
-
-
-def write_split(content: Content, labeled_ids: Sequence[int], folder: Path) -> tuple[Path, Path]:
-    """Writes ``labeled.json`` and ``unlabeled.json`` (images without annotations) of a data set.
-
-    Images, annotations and categories keep all their fields; regions to ignore stay.
-
-    Raises:
-        InputError: If one of the files is there with other content.
-        RunError: If the disk refuses.
-    """
-    chosen = set(labeled_ids)
-    labeled = dict(content)
-    labeled["images"] = [image for image in content["images"] if image["id"] in chosen]
-    labeled["annotations"] = [one for one in content["annotations"] if one["image_id"] in chosen]
-    unlabeled = {
-        "images": [image for image in content["images"] if image["id"] not in chosen],
-        "categories": content["categories"],
-    }
-    files = folder / "labeled.json", folder / "unlabeled.json"
-    texts = [json.dumps(part) for part in (labeled, unlabeled)]
-    for file, text in zip(files, texts, strict=True):
-        if file.exists() and file.read_text() != text:
-            raise InputError(
-                f"{file} is there already with other content: choose another --output; nothing was changed"
-            )
-    for file, text in zip(files, texts, strict=True):
-        write_bytes(file, text.encode())
-    return files
+    there = [candidate for candidate in candidates if candidate.is_dir()]
+    tried = ", ".join(map(str, there or candidates))
+    how = "--images DIR" if fallback is None else "--set data.val_images=DIR, or data.unlabeled_images=DIR"
+    raise InputError(f"{path}: the image {names[0]!r} is in none of {tried}: give its folder with {how}")
