@@ -2,7 +2,8 @@
 
 python benchmarks/documents.py [--run DEMO_FOLDER/dense_teacher] [--image 2]
 
-A table stands between ``<!-- results:NAME -->`` and ``<!-- /results -->``.
+A table stands between ``<!-- results:NAME -->`` and ``<!-- /results -->``; one of a file's ratios between
+``<!-- results:NAME:ratios -->`` and the same end.
 """
 
 import argparse
@@ -43,10 +44,21 @@ def main() -> None:
 
         def filled(match: re.Match[str], folder: Path = document.parent) -> str:
             file = RESULTS / f"{match[2]}.json"
-            return match[1] + (table(file, folder) if file.is_file() else "not measured yet\n") + match[3]
+            shown = ratios if match[3] else table
+            return match[1] + (shown(file, folder) if file.is_file() else "not measured yet\n") + match[4]
 
-        text = re.sub(r"(<!-- results:(\w+) -->\n).*?(<!-- /results -->)", filled, document.read_text(), flags=re.S)
+        text = re.sub(
+            r"(<!-- results:(\w+)(:ratios)? -->\n).*?(<!-- /results -->)", filled, document.read_text(), flags=re.S
+        )
         document.write_text(text)
+
+
+def ratios(file: Path, folder: Path) -> str:
+    """The ratios of a results file as Markdown."""
+    result = json.loads(file.read_text())
+    lines = ["| ratio | measured |", "|---|---|"]
+    lines += [f"| {name} | {value:.3g} |" for name, value in result["ratios"].items()]
+    return "\n".join([*lines, source(file, folder, result)])
 
 
 def table(file: Path, folder: Path) -> str:
@@ -62,10 +74,14 @@ def table(file: Path, folder: Path) -> str:
         texts = [spread(row["values"][metric]) for metric in metrics]
         texts += [paper(row["published"], metrics[0])] if published else []
         lines.append(f"| {' | '.join([row['label'], *texts, ', '.join(map(str, row['seeds']))])} |")
+    return "\n".join([*lines, source(file, folder, result)])
+
+
+def source(file: Path, folder: Path, result: dict[str, Any]) -> str:
+    """The line below a table: what it was measured on, and where it stands."""
     # both documents lie at most one folder below the root
     link = ("" if folder == ROOT else "../") + str(file.relative_to(ROOT))
-    lines.append(f"\n{result['data']}; {result['device']}. [{file.name}]({link})\n")
-    return "\n".join(lines)
+    return f"\n{result['data']}; {result['device']}. [{file.name}]({link})\n"
 
 
 def spread(values: list[float | None]) -> str:

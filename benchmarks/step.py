@@ -69,7 +69,8 @@ def main() -> None:
         print(row["label"], row["values"])
     print(rounded)
     name = "step_gpu" if on_gpu else "step_cpu"
-    print(write_result(name, rows, rounded, size=size._asdict(), rounds=rounds, threads=threads))
+    data = f"FCOS R50, {size.labeled} + {size.unlabeled} images of {size.height} x {size.width}"
+    print(write_result(name, rows, rounded, data=data, size=size._asdict(), rounds=rounds, threads=threads))
 
 
 def _lists(values: dict[str, float]) -> dict[str, list[float]]:
