@@ -5,14 +5,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import torch
-
-from denseteacher.assembly import build_trainer, finish_run
+from denseteacher.assembly import build_trainer, finish_run, new_student, open_runtime
 from denseteacher.check import CheckReport, check_data, measure_foreground, notes_before_run, with_ratio
 from denseteacher.data.choices import Format, Protocol
 from denseteacher.data.formats import SplitFiles, read_annotations, with_categories, write_split
 from denseteacher.data.sources import TrainingData, draw_split, open_data
-from denseteacher.detectors import build_detector
 from denseteacher.errors import InputError
 from denseteacher.evaluation.evaluator import Evaluator
 from denseteacher.evaluation.metrics import Metrics, fitting_metrics
@@ -26,7 +23,6 @@ from denseteacher.run_folder import (
     start_from_burn_in,
     with_precision_of,
 )
-from denseteacher.training.runtime import Runtime
 
 _ABOUT = {"labeled": ("images", "subset"), "unlabeled": ("unlabeled_images",), "val": ("val_images", "val_subset")}
 """Keys that say how to read another one's path."""
@@ -88,12 +84,8 @@ def train(
     config = resolve_auto(config, labeled=len(data.labeled.images), unlabeled=len(data.unlabeled))
     _check_unlabeled(config, data)
     begun = folder if resume else None if burn_in_from is None else Path(burn_in_from)
-    config = with_precision_of(config, begun)
-    runtime = Runtime(config.runtime)
-    config = config.model_copy(update={"runtime": config.runtime.model_copy(update={"precision": runtime.precision})})
-    torch.manual_seed(config.seed)
-    student = build_detector(config.detector, len(data.labeled.categories))
-    student = student.to(memory_format=torch.channels_last)
+    config, runtime = open_runtime(with_precision_of(config, begun))
+    student = new_student(config, classes=len(data.labeled.categories))
     notes = notes_before_run(config, student, data) if runtime.is_main and not resume else []
     if getattr(config.method, "ratio", None) == "auto":
         config = with_ratio(config, measure_foreground(config, student, data.labeled))

@@ -4,13 +4,14 @@ import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import torch
 from torch import nn
 
 from denseteacher.data.geometry import EvalView
 from denseteacher.data.loaders import StepDataset, StreamSettings
 from denseteacher.data.records import Category
 from denseteacher.data.sources import TrainingData, Validation
-from denseteacher.detectors import DenseDetector, DetectorCard, save_detector
+from denseteacher.detectors import FCOS, DenseDetector, DetectorCard, RetinaNet, build_detector, save_detector
 from denseteacher.evaluation.evaluator import Evaluator
 from denseteacher.recipe import Recipe
 from denseteacher.report.previews import begin_previews
@@ -45,6 +46,19 @@ def build_evaluator(config: Recipe, validation: Validation, categories: Sequence
         source=validation.path,
         metrics=config.evaluation.metrics,
     )
+
+
+def open_runtime(config: Recipe) -> tuple[Recipe, Runtime]:
+    """Devices and processes, and the recipe with the precision that was chosen for them."""
+    runtime = Runtime(config.runtime)
+    chosen = config.runtime.model_copy(update={"precision": runtime.precision})
+    return config.model_copy(update={"runtime": chosen}), runtime
+
+
+def new_student(config: Recipe, *, classes: int) -> FCOS | RetinaNet:
+    """The detector that a run begins with, the same for the same seed in every process."""
+    torch.manual_seed(config.seed)
+    return build_detector(config.detector, classes).to(memory_format=torch.channels_last)
 
 
 def build_trainer(config: Recipe, data: TrainingData, student: nn.Module, runtime: Runtime, folder: Path) -> Trainer:

@@ -11,7 +11,7 @@ from denseteacher.check.findings import FaultLog, Finding, Part, finding
 from denseteacher.data.coco20cls import only_voc_classes
 from denseteacher.data.formats import Annotations, labeled_images, read_annotations, read_unlabeled
 from denseteacher.data.records import ImageRecord, LabeledImages
-from denseteacher.data.sources import DataConfig, TrainingData, draw_split, subset_notes
+from denseteacher.data.sources import DataConfig, TrainingData, draw_split, subset_notes, validation_annotations
 from denseteacher.errors import InputError
 
 
@@ -108,18 +108,9 @@ def _training_images(config: DataConfig, log: FaultLog) -> tuple[LabeledImages, 
 
 
 def _validation(config: DataConfig, log: FaultLog) -> LabeledImages | None:
-    path = config.path("val")
-    if path is None:
+    annotations = validation_annotations(config, log.report("validation"))
+    if annotations is None:
         return None
-    annotations = read_annotations(
-        path,
-        config.own_val_images,
-        format=config.format,
-        subset=config.val_subset,
-        role="validation",
-        fallback=config.path("images"),
-        report=log.report("validation"),
-    )
     return _labeled_images(annotations, config, log, "validation")
 
 

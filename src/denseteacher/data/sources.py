@@ -12,9 +12,11 @@ from denseteacher.data.coco20cls import COCO20CLS_COUNT, only_voc_classes
 from denseteacher.data.digits import make_digits
 from denseteacher.data.formats import (
     Annotations,
+    Report,
     labeled_images,
     read_annotations,
     read_unlabeled,
+    refuse,
     training_subset,
     with_categories,
 )
@@ -267,18 +269,31 @@ def _unlabeled(config: DataConfig) -> tuple[list[ImageRecord], tuple[str, ...]]:
     return [replace(record, id=number) for number, record in enumerate(records, 1)], notes
 
 
-def _validation(config: DataConfig, labeled: LabeledImages) -> Validation | None:
+def validation_annotations(config: DataConfig, report: Report = refuse) -> Annotations | None:
+    """What ``val`` names, with the classes of its own; None where nothing is evaluated.
+
+    Args:
+        config: The data.
+        report: Told about faults of entries.
+    """
     path = config.path("val")
     if path is None:
         return None
-    annotations = read_annotations(
+    return read_annotations(
         path,
         config.own_val_images,
         format=config.format,
         subset=config.val_subset,
         role="validation",
         fallback=config.path("images"),
+        report=report,
     )
+
+
+def _validation(config: DataConfig, labeled: LabeledImages) -> Validation | None:
+    path, annotations = config.path("val"), validation_annotations(config)
+    if path is None or annotations is None:
+        return None
     annotations = with_categories(annotations, labeled.categories)
     labeled_images(annotations, bad_boxes=config.bad_boxes)  # complains about bad boxes before a step is made
     return Validation(annotations.records, annotations.content, path)
