@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torchvision.ops import FeaturePyramidNetwork
 
+from denseteacher.detectors import frozen_norm
 from denseteacher.errors import InputError
 
 COARSEST_BACKBONE_LEVEL = 5
@@ -58,7 +59,7 @@ class PyramidBackbone(nn.Module):
         self.fpn = FeaturePyramidNetwork([widths[i] for i in self.indices], channels)
         self.extra = nn.ModuleList(_extra_level(channels) for _ in range(coarsest - top))
         if freeze_batch_norm:
-            self.body = timm.layers.freeze_batch_norm_2d(self.body)  # type: ignore[attr-defined,no-untyped-call]
+            self.body = frozen_norm.freeze_batch_norm(self.body)
         _freeze_stages(self.body, frozen_stages)
         self.strides = [2**level for level in range(finest, coarsest + 1)]
 
