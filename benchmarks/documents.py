@@ -26,7 +26,7 @@ from denseteacher.report.unlabeled_examples import first_views, unlabeled_exampl
 from result_file import RESULTS
 
 ROOT = Path(__file__).parent.parent
-DOCUMENTS = (ROOT / "README.md", ROOT / "docs" / "results.md")
+DOCUMENTS = (ROOT / "README.md", ROOT / "docs" / "results.md", ROOT / "docs" / "many-gpus.md")
 PICTURE = ROOT / "docs" / "images" / "dense_label.jpg"
 _SIDE, _CAPTION = 300, 28  # px
 
@@ -79,7 +79,7 @@ def table(file: Path, folder: Path) -> str:
 
 def source(file: Path, folder: Path, result: dict[str, Any]) -> str:
     """The line below a table: what it was measured on, and where it stands."""
-    # both documents lie at most one folder below the root
+    # the documents lie at most one folder below the root
     link = ("" if folder == ROOT else "../") + str(file.relative_to(ROOT))
     return f"\n{result['data']}; {result['device']}. [{file.name}]({link})\n"
 

@@ -3,20 +3,26 @@
     python benchmarks/step.py [--device cpu] [--rounds 5]
 
 On a CPU a step is FCOS R50, 2 + 2 images at 320 x 416, and the strong views are measured at 800 x 1333 on one
-thread; on a GPU it is the published 16 + 16 images at 800 x 1344 in bf16. Writes ``results/step_cpu.json`` or
-``results/step_gpu.json``.
+thread; on a GPU it is the published 16 + 16 images at 800 x 1344 in bf16, and 32 strong views are measured there
+too. Writes ``results/step_cpu.json`` or ``results/step_gpu.json``.
 """
 
 import argparse
+import os
+from itertools import count
 
 import torch
 
 from denseteacher.benchmark.data import measure_data
-from denseteacher.benchmark.peers import measure_strong_views, measure_supervised
-from denseteacher.benchmark.scene import Size
+from denseteacher.benchmark.peers import measure_loader, measure_strong_views, measure_supervised
+from denseteacher.benchmark.scene import Size, made_up_step
 from denseteacher.benchmark.step import measure_step
+from denseteacher.benchmark.timing import in_turns, medians
 from denseteacher.benchmark.using import measure_evaluation
+from denseteacher.data.photometry import StrongView
+from denseteacher.data.randomness import Draw
 from denseteacher.recipe import load_recipe
+from denseteacher.structures import ImageBatch
 from result_file import write_result
 
 CLASSES = 80
@@ -32,25 +38,32 @@ def main() -> None:
     on_gpu, rounds = arguments.device == "cuda", arguments.rounds
     size = Size(16, 16, 800, 1344, 8) if on_gpu else Size(2, 2, 320, 416, 8)
     keys = ["detector.pretrained=false", f"runtime.device={arguments.device}"]
-    keys += [] if on_gpu else ["method.group_size=null", "runtime.precision=fp32"]
+    keys += (
+        [f"runtime.workers={min(16, os.cpu_count() or 1)}"]
+        if on_gpu
+        else ["method.group_size=null", "runtime.precision=fp32"]
+    )
     rows, ratios = [], {}
     for detector in ("fcos", "retinanet"):
         recipe = load_recipe("coco_standard", [*keys, f"detector.name={detector}"])
         found = measure_step(recipe, size, classes=CLASSES, rounds=rounds)
-        steps_per_s = 1 / found.seconds["step"]
+        steps_per_s = found.images_per_second / (size.labeled + size.unlabeled)
         values = {
             "steps_per_s": steps_per_s,
             "mfu": found.mfu,
             "peak_gib": found.peak_gib,
             "tflop": found.tflop,
-            "hours of 180,000 steps": PUBLISHED_STEPS * found.seconds["step"] / 3600,
+            "hours of 180,000 steps": PUBLISHED_STEPS / steps_per_s / 3600,
             **{f"{part} s": seconds for part, seconds in found.seconds.items()},
+            **{f"{part} share": share for part, share in found.shares.items()},
         }
         rows.append({"label": f"{detector}, {found.precision}", "seeds": [0], "values": _lists(values)})
         if detector == "fcos":
             ratios |= found.ratios | {"steps_per_s": steps_per_s, "mfu": found.mfu, "peak_gib": found.peak_gib}
+            ratios |= {"data_wait_share": found.shares["data wait"], "ema_ms": 1000 * found.seconds["EMA"]}
         else:
             ratios |= {f"retinanet_{name}": value for name, value in found.ratios.items()}
+            ratios |= {"retinanet_steps_per_s": steps_per_s, "retinanet_peak_gib": found.peak_gib}
     recipe = load_recipe("coco_standard", keys)
     peers = Size(16, 0, 800, 1344, 8) if on_gpu else Size(4, 0, 320, 416, 8)
     supervised = measure_supervised(recipe, peers, classes=CLASSES, rounds=rounds)
@@ -58,12 +71,15 @@ def main() -> None:
     torch.set_num_threads(1)
     views = measure_strong_views(recipe.augment.strong, images=8, height=800, width=1333, rounds=2 * rounds)
     torch.set_num_threads(threads)
-    for label, values in (("supervised FCOS R50", supervised), ("strong views, CPU, one thread", views)):
+    loader = measure_data(recipe, steps=4 * rounds) | measure_loader(recipe, rounds=2 * rounds)
+    peers_found = {"supervised FCOS R50": supervised, "strong views, CPU, one thread": views, "loader": loader}
+    for label, values in peers_found.items():
         own = {name: value for name, value in values.items() if "_over_" not in name}
         rows.append({"label": label, "seeds": [0], "values": _lists(own)})
         ratios |= {name: value for name, value in values.items() if "_over_" in name}
-    rows.append({"label": "loader", "seeds": [0], "values": _lists(measure_data(recipe, steps=4 * rounds))})
     rows.append({"label": "COCO metrics, 5,000 x 100", "seeds": [0], "values": _lists(measure_evaluation())})
+    if on_gpu:
+        ratios["32_strong_views_ms"] = strong_views_ms(recipe.augment.strong, rounds=10 * rounds)
     rounded = {name: round(value, 4) for name, value in ratios.items()}
     for row in rows:
         print(row["label"], row["values"])
@@ -71,6 +87,18 @@ def main() -> None:
     name = "step_gpu" if on_gpu else "step_cpu"
     data = f"FCOS R50, {size.labeled} + {size.unlabeled} images of {size.height} x {size.width}"
     print(write_result(name, rows, rounded, data=data, size=size._asdict(), rounds=rounds, threads=threads))
+
+
+def strong_views_ms(strong: StrongView, *, rounds: int) -> float:
+    """Of 32 images at 800 x 1344 that are on the GPU."""
+    device = torch.device("cuda", torch.cuda.current_device())
+    images = made_up_step(Size(32, 0, 800, 1344, 1), CLASSES).labeled
+    images = ImageBatch(images.pixels.to(device), images.sizes.to(device))
+    steps = count()
+    views = {
+        "views": lambda: strong(images, seed=0, step=next(steps), samples=range(32), draw=Draw.UNLABELED_STRONG),
+    }
+    return 1000 * medians(in_turns(views, rounds=rounds, warm=3, device=device))["views"]
 
 
 def _lists(values: dict[str, float]) -> dict[str, list[float]]:

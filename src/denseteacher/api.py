@@ -10,15 +10,18 @@ from denseteacher.check import CheckReport, check_data, measure_foreground, note
 from denseteacher.data.choices import Format, Protocol
 from denseteacher.data.formats import SplitFiles, read_annotations, with_categories, write_split
 from denseteacher.data.sources import TrainingData, draw_split, open_data
+from denseteacher.data.streams import WrittenStream, is_url
+from denseteacher.data.unlabeled import UnlabeledSource, stream_sources
 from denseteacher.errors import InputError
 from denseteacher.evaluation.evaluator import Evaluator
 from denseteacher.evaluation.metrics import Metrics, fitting_metrics
 from denseteacher.inference.predictor import Predictor
 from denseteacher.methods import Method
-from denseteacher.recipe import Recipe, load_recipe, resolve_auto, with_method
+from denseteacher.recipe import Recipe, load_recipe, resolve_auto, with_method, with_processes
 from denseteacher.run_folder import (
     choose_folder,
     describe_run,
+    goes_on_by_itself,
     resume_run,
     start_from_burn_in,
     with_precision_of,
@@ -39,6 +42,8 @@ class TrainResult(NamedTuple):
     """``step`` and ``AP`` of the best teacher."""
     stopped_by: str | None
     """Name of the signal that ended the run early."""
+    is_main: bool
+    """False in the other processes of a run: they write nothing and know no metrics."""
 
 
 def train(
@@ -62,13 +67,14 @@ def train(
         labeled: Annotations of the labeled images, of any format (see ``data.formats.read_annotations``).
         images: Their folder; found near the annotations if not given.
         unlabeled: Folder, tar shards, COCO image-info JSON, VOC image set or text list of unlabeled images, or
-            several of them.
+            several of them; or a LitData data set, its folder or URL.
         val: Annotations to evaluate on.
         root: Folder of the recipe's data set in its published layout.
         output: The run folder; a new one below ``runs`` if not given.
         method: A method of your own in place of the recipe's (``docs/add-a-method.md``).
         overrides: ``{"optim.lr": 0.02}`` or ``["optim.lr=0.02"]``.
-        resume: Continue the run in ``output``, or the newest run of this recipe.
+        resume: Continue the run in ``output``, or the newest run of this recipe. What torchrun or SLURM restarts
+            goes on unasked.
         burn_in_from: Another run of the same recipe and seed but for the method, whose burn-in to start from.
 
     Raises:
@@ -79,6 +85,8 @@ def train(
     config = load_recipe(recipe, [*_as_texts(given), *_as_texts(overrides)])
     if method is not None:
         config = with_method(config, method)
+    config = with_processes(config)
+    resume = resume or goes_on_by_itself(output)
     folder = choose_folder(config.name, output, resume=resume)
     data = open_data(config.data)
     config = resolve_auto(config, labeled=len(data.labeled.images), unlabeled=len(data.unlabeled))
@@ -100,7 +108,7 @@ def train(
     progress = trainer.fit()
     if runtime.is_main and progress.stopped_by is None:
         finish_run(config, data, trainer, progress, folder)
-    return TrainResult(folder, *progress)
+    return TrainResult(folder, *progress, runtime.is_main)
 
 
 class EvaluationResult(NamedTuple):
@@ -203,6 +211,21 @@ def split(
     return write_split(annotations, chosen.labeled_ids, Path(output))
 
 
+def stream(
+    source: str | Path | Sequence[str | Path], *, output: str | Path, images: str | Path | None = None
+) -> WrittenStream:
+    """Writes unlabeled images as a LitData data set (``data.streams.write_stream``).
+
+    Args:
+        source: As ``unlabeled`` of ``train``.
+        output: A folder, new or empty.
+        images: Folder that a list's or a JSON's paths are relative to.
+    """
+    places = [source] if isinstance(source, str | Path) else source
+    folder = None if images is None else Path(images)
+    return stream_sources([UnlabeledSource(path=Path(place), images=folder) for place in places], Path(output))
+
+
 def check(
     data: str | Path,
     *,
@@ -249,7 +272,10 @@ def _given_paths(**paths: str | Path | Sequence[str | Path] | None) -> dict[str,
     given: dict[str, Any] = {}
     for key, value in paths.items():
         if value:
-            several = [str(Path(one).absolute()) for one in ([value] if isinstance(value, str | Path) else value)]
+            several = [
+                str(one) if is_url(one) else str(Path(one).absolute())
+                for one in ([value] if isinstance(value, str | Path) else value)
+            ]
             given |= {f"data.{about}": None for about in _ABOUT.get(key, ())}
             given[f"data.{key}"] = several if len(several) > 1 else several[0]
     return given

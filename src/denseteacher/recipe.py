@@ -18,6 +18,7 @@ from denseteacher.errors import InputError
 from denseteacher.evaluation.metrics import Metric
 from denseteacher.methods import DenseTeacher, Method, MethodConfig, SemiSupervised
 from denseteacher.recipe_file import builtin_names, read_chain, read_overrides, suggest
+from denseteacher.training.launcher import find_launch
 from denseteacher.training.optim import OptimConfig
 from denseteacher.training.runtime import RuntimeConfig
 from denseteacher.training.teacher import EMAConfig
@@ -101,12 +102,27 @@ def with_method(recipe: Recipe, method: Method) -> Recipe:
     Raises:
         InputError: If the method doesn't fit the rest of the recipe.
     """
-    changed = recipe.model_copy(update={"method": method})
-    try:
-        _check_recipe(changed)
-    except ValueError as error:
-        raise InputError(f"recipe {recipe.name!r}: {error}") from error
-    return changed
+    return _with_part(recipe, "method", method)
+
+
+def with_processes(recipe: Recipe) -> Recipe:
+    """The recipe with the processes that torchrun or srun has started, where one of them has.
+
+    Raises:
+        InputError: If others were asked for, or the batches can't be cut into so many parts.
+    """
+    launch = find_launch()
+    if launch is None:
+        return recipe
+    started = {"devices": launch.devices, "nodes": launch.nodes}
+    for key in started.keys() & recipe.runtime.model_fields_set:
+        asked = getattr(recipe.runtime, key)
+        if asked != started[key]:
+            raise InputError(
+                f"runtime.{key} is {asked}, but {launch.by} started {launch.devices} processes on each of "
+                f"{launch.nodes} nodes: leave it out, or let {launch.by} start as many"
+            )
+    return _with_part(recipe, "runtime", recipe.runtime.model_copy(update=started))
 
 
 def resolve_auto(recipe: Recipe, *, labeled: int, unlabeled: int) -> Recipe:
@@ -147,6 +163,16 @@ def resolve_auto(recipe: Recipe, *, labeled: int, unlabeled: int) -> Recipe:
 def dump_recipe(recipe: Recipe) -> str:
     """The recipe, complete, as YAML that ``load_recipe`` reads."""
     return yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False)
+
+
+def _with_part(recipe: Recipe, key: str, part: Any) -> Recipe:
+    """The recipe with another part, if it fits the others."""
+    changed = recipe.model_copy(update={key: part})
+    try:
+        _check_recipe(changed)
+    except ValueError as error:
+        raise InputError(f"recipe {recipe.name!r}: {error}") from error
+    return changed
 
 
 def _check_recipe(recipe: Recipe) -> None:

@@ -15,6 +15,7 @@ from denseteacher.errors import InputError
 from denseteacher.files import write_json
 from denseteacher.recipe import Recipe, dump_recipe, load_recipe
 from denseteacher.training.checkpoint import CheckpointFolder
+from denseteacher.training.launcher import may_be_restarted
 from denseteacher.training.logging import read_metrics
 from denseteacher.training.trainer import Trainer
 
@@ -59,6 +60,22 @@ def choose_folder(name: str, output: str | Path | None, *, resume: bool) -> Path
             f"{folder} is not empty: continue its run with --resume, or choose another --output; nothing was changed"
         )
     return folder
+
+
+def goes_on_by_itself(output: str | Path | None) -> bool:
+    """Whether a run is to be continued unasked: its processes are restarted where one dies, and it has begun.
+
+    Args:
+        output: What the user asked for.
+
+    Raises:
+        InputError: If a restarted run could not tell which folder is its own.
+    """
+    if not may_be_restarted():
+        return False
+    if output is None:
+        raise InputError("torchrun or SLURM restarts this run, which must find its folder then: give it with --output")
+    return (Path(output) / "recipe.yaml").is_file()
 
 
 def describe_run(folder: Path, recipe: Recipe, split: Split) -> None:

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from denseteacher.data.loaders import StepDataset, StreamSettings
 from denseteacher.data.sources import TrainingData, Validation
+from denseteacher.data.splits import read_split_sizes
 from denseteacher.evaluation.diagnostics import (
     confusion_matrix,
     confusions,
@@ -79,8 +80,7 @@ def finished_run(folder: Path, recipe: Recipe, label: str) -> FinishedRun:
     """A run as a page shows it."""
     burn_in = getattr(recipe.method, "burn_in", None)
     shown = ShownRun(label, read_metrics(folder / "metrics.jsonl"), burn_in, read_evaluation(folder))
-    split = json.loads((folder / "split.json").read_text(encoding="utf-8"))
-    return FinishedRun(folder, recipe, shown, len(split["labeled_ids"]), len(split["unlabeled_ids"]))
+    return FinishedRun(folder, recipe, shown, *read_split_sizes(folder / "split.json"))
 
 
 def report_run(folder: Path, recipe: Recipe, data: TrainingData, settings: StreamSettings) -> None:

@@ -1,6 +1,7 @@
 """What ``denseteacher benchmark`` measures is there and consistent; how fast it is decides nothing."""
 
 import json
+from collections import Counter
 
 import pytest
 import torch
@@ -10,7 +11,9 @@ from denseteacher.benchmark.run import BenchmarkSize, benchmark
 from denseteacher.benchmark.scene import Size, made_up_step, made_up_targets
 from denseteacher.benchmark.step import make_learner
 from denseteacher.benchmark.using import measure_evaluation
+from denseteacher.detectors import build_detector
 from denseteacher.recipe import load_recipe
+from denseteacher.training.flops import pass_flops
 from denseteacher.training.runtime import Runtime
 
 SIZE = BenchmarkSize(1, 2, 64, 96, boxes=3, classes=4, rounds=2)
@@ -26,7 +29,26 @@ def test_a_step_and_its_parts(detector):
     assert found["images_per_second"] == pytest.approx(3 / found["seconds"]["step"])
     assert found["mfu"] == pytest.approx(found["tflop"] / found["seconds"]["step"] / found["peak_tflops"])
     assert found["peak_gib"] > 0
+    flops = pass_flops(build_detector(recipe.detector, 4), (64, 96))  # as a run counts
+    seen = 64 * 96 * (flops.training * (2 * 1 + 2) + flops.forward * 2)
+    assert 1e12 * found["tflop"] == pytest.approx(seen, rel=0.01)
+    assert sum(found["shares"].values()) == pytest.approx(1)
+    assert found["shares"].keys() >= {"data wait", "student", "teacher", "pseudo-label", "losses", "EMA", "rest"}
+    whole = found["seconds"]["step"] + found["seconds"]["data wait"]
+    assert found["shares"]["student"] == pytest.approx(found["seconds"]["student"] / whole)
     json.dumps(found)
+
+
+def test_padding_is_no_image():
+    step = made_up_step(Size(2, 1, 64, 96, 3, padding=0.25), 4)
+    assert step.labeled.sizes.tolist() == [[48, 96]] * 2
+    assert (step.labeled.pixels[:, :, 48:] == 0).all()
+    assert step.labeled.pixels[:, :, :48].float().std() > 50
+    assert (step.targets.boxes[..., 3] <= 48).all()
+    found = benchmark(load_recipe("custom", TINY), ("step",), SIZE._replace(rounds=1, padding=0.25))["step"]
+    speeds = found["megapixels_per_second"]
+    assert speeds["padded"] == pytest.approx(found["images_per_second"] * 64 * 96 / 1e6)
+    assert speeds["real"] == pytest.approx(0.75 * speeds["padded"])
 
 
 def test_counted_operations_grow_with_the_images():
@@ -74,16 +96,33 @@ def test_evaluation_is_of_detections_half_of_which_are_right():
 
 def test_the_command(call, tmp_path):
     sets = [part for key in TINY for part in ("--set", key)]
-    file = tmp_path / "found.json"
-    code, out, err = call(
-        "benchmark", "step", "--recipe", "custom", "--batch", 1, "--size", "64x96", "--rounds", 1, *sets, "--json", file
-    )
+    file, trace = tmp_path / "found.json", tmp_path / "new" / "trace.json"
+    size = ["--batch", 1, "--size", "64x96", "--rounds", 1]
+    code, out, err = call("benchmark", "step", "--recipe", "custom", *size, *sets, "--json", file, "--trace", trace)
     assert code == 0, err
     assert "ratios: step_over_bare" in out
     content = json.loads(file.read_text())
     assert torch.__version__.startswith(content["versions"]["torch"])
     assert content["size"]["height"] == 64
-    for wrong, message in ((["nothing"], "no part 'nothing'"), (["step", "--size", "65x96"], "multiples of 32")):
+
+    names = Counter(event["name"] for event in json.loads(trace.read_text())["traceEvents"] if event["ph"] == "X")
+    parts = ("strong views", "forward", "pseudo-label", "forward to be trained", "backward", "EMA")
+    assert [names[part] for part in parts] == [2] * len(parts)
+    expensive = content["operators, ms a step"]
+    assert len(expensive) == 10
+    assert "aten::convolution_backward" in expensive
+    assert not expensive.keys() & set(parts)
+
+
+def test_what_can_not_be_measured_or_written_is_said_before(call, tmp_path):
+    (tmp_path / "file").touch()
+    wrongs = [
+        (["nothing"], "no part 'nothing'"),
+        (["step", "--size", "65x96"], "multiples of 32"),
+        (["step", "--json", tmp_path], f"--json {tmp_path} can't be written: Is a directory"),
+        (["step", "--trace", tmp_path / "file" / "trace.json"], "can't be written: "),
+    ]
+    for wrong, message in wrongs:
         code, _, err = call("benchmark", *wrong)
         assert code == 2
         assert message in err
@@ -94,6 +133,7 @@ def test_data_and_peers():
     found = benchmark(recipe, ("data", "inference"), SIZE)
     assert found["data"]["loader images/s"] > 0
     assert 0.4 < found["data"]["real share of the canvas"] <= 1
+    assert found["data"]["loader_over_pil"] > 0
     assert found["inference"]["images/s"] > 0
     resnet = load_recipe("coco_standard", ["detector.pretrained=false", "method.group_size=null", "runtime.device=cpu"])
     peers = benchmark(resnet, ("peers",), SIZE._replace(rounds=1))

@@ -114,3 +114,10 @@ def test_supervised_needs_less_memory(tiny):
 def test_the_worst_canvas_holds_the_widest_and_the_tallest_view():
     images = [ImageRecord(1, None, 640, 480), ImageRecord(2, None, 300, 900)]
     assert worst_canvas(WeakView(short_side=(400, 800), max_side=1333), images) == (1344, 1088)
+
+
+def test_the_published_detector_has_shapes_without_weights():
+    """Its frozen normalizations are folded by looking at values, of which there are none here."""
+    detector = shape_detector(load_recipe("coco_standard"), 3)
+    assert all(value.is_meta for value in detector.state_dict().values())
+    assert detector.anchors((64, 96), torch.device("cpu")).shape == (8 * 12 + 4 * 6 + 2 * 3 + 1 * 2 + 1, 4)

@@ -8,16 +8,25 @@ from denseteacher.data.geometry import (
     EvalView,
     Geometry,
     WeakView,
+    fill_canvas,
     pad_batch,
     pad_targets,
+    resize_and_flip,
     transform,
 )
+from denseteacher.data.randomness import Draw
 from denseteacher.data.sizes import resized_size
 
 
 def _noise(height, width, seed=0):
     generator = torch.Generator().manual_seed(seed)
     return torch.randint(0, 256, (3, height, width), dtype=torch.uint8, generator=generator)
+
+
+def draws(view, height, width, count, seed=1):
+    """What many steps do to the first image of a batch."""
+    key = {"seed": seed, "draw": Draw.LABELED_WEAK, "slot": 0}
+    return [view.draw(height, width, step=step, **key) for step in range(count)]
 
 
 @pytest.mark.parametrize(
@@ -49,8 +58,7 @@ def test_resized_size_agrees_with_torchvision_up_to_its_cutting_off():
 
 def test_choice_takes_every_listed_side_equally_often_and_flips_half():
     view = WeakView(short_side=(40, 50, 60), max_side=1000)
-    rng = np.random.default_rng(1)
-    drawn = [view.draw(80, 100, rng) for _ in range(3000)]
+    drawn = draws(view, 80, 100, 3000)
     sides, counts = np.unique([geometry.height for geometry in drawn], return_counts=True)
     assert sides.tolist() == [40, 50, 60]
     assert np.abs(counts - 1000).max() < 4 * np.sqrt(3000 * 2 / 9)
@@ -59,27 +67,20 @@ def test_choice_takes_every_listed_side_equally_often_and_flips_half():
 
 def test_range_takes_every_integer_between_its_ends():
     view = WeakView(short_side=(80, 112), sampling="range", max_side=1000, flip=0)
-    rng = np.random.default_rng(2)
-    drawn = [view.draw(200, 200, rng) for _ in range(3000)]
+    drawn = draws(view, 200, 200, 3000)
     assert {geometry.height for geometry in drawn} == set(range(80, 113))
     assert abs(np.mean([geometry.height for geometry in drawn]) - 96) < 4 * 9.6 / np.sqrt(3000)
     assert not any(geometry.flip for geometry in drawn)
 
 
 def test_flip_probability_one_always_flips():
-    rng = np.random.default_rng(3)
-    assert all(WeakView(flip=1).draw(10, 10, rng).flip for _ in range(100))
+    assert all(geometry.flip for geometry in draws(WeakView(flip=1), 10, 10, 100))
 
 
 def test_settings_do_not_shift_each_others_numbers():
-    flips = [
-        [view.draw(100, 100, rng).flip for _ in range(50)]
-        for view, rng in (
-            (WeakView(short_side=(50,)), np.random.default_rng(4)),
-            (WeakView(short_side=(50,), max_side=60), np.random.default_rng(4)),
-        )
-    ]
-    assert flips[0] == flips[1]
+    views = [WeakView(), WeakView(max_side=60), WeakView(short_side=(50, 60), sampling="range", scale_per="batch")]
+    flips = [[geometry.flip for geometry in draws(view, 100, 100, 50)] for view in views]
+    assert flips[0] == flips[1] == flips[2]
 
 
 @pytest.mark.parametrize("flip", [False, True])
@@ -133,7 +134,7 @@ def test_resize_is_skipped_at_the_right_size():
 
 
 def apply(view, image, boxes, seed):
-    return transform(image, boxes, view.draw(*image.shape[1:], np.random.default_rng(seed)))
+    return transform(image, boxes, draws(view, *image.shape[1:], 1, seed)[0])
 
 
 def test_a_view_is_a_pure_function_of_image_and_generator():
@@ -201,12 +202,40 @@ def test_pad_batch_takes_the_smallest_canvas_and_fills_with_zero():
         assert int(row.sum()) == int(image.sum())
 
 
-def test_pad_batch_leaves_full_multiples_and_uses_a_given_canvas():
+def test_pad_batch_leaves_full_multiples():
     assert pad_batch([_noise(64, 32)]).pixels.shape == (1, 3, 64, 32)
-    assert pad_batch([_noise(64, 33)], multiple=1).pixels.shape == (1, 3, 64, 33)
-    assert pad_batch([_noise(64, 33)], canvas=(80, 100)).pixels.shape == (1, 3, 80, 100)
-    with pytest.raises(ValueError, match="do not fit"):
-        pad_batch([_noise(64, 33)], canvas=(80, 32))
+    assert pad_batch([_noise(65, 32)]).pixels.shape == (1, 3, 96, 32)
+
+
+def test_how_pixels_lie_in_memory_does_not_matter():
+    """Decoders put the three colors of a pixel side by side."""
+    image = _noise(50, 70)
+    interleaved = image.permute(1, 2, 0).contiguous().permute(2, 0, 1)
+    for geometry in (Geometry(50, 70, True), Geometry(40, 56, False), Geometry(100, 140, True)):
+        one, other = (fill_canvas([resize_and_flip(own, geometry)], 1, (128, 160)) for own in (image, interleaved))
+        assert torch.equal(one, other)
+        assert one.is_contiguous()
+        assert int(one[0, :, geometry.height :].sum() + one[0, :, :, geometry.width :].sum()) == 0
+    with pytest.raises(ValueError, match="broadcast"):
+        fill_canvas([image], 1, (48, 96))
+
+
+def test_a_bucket_holds_every_view_of_its_orientation():
+    view = WeakView(short_side=(80, 112), sampling="range", max_side=200, canvas="bucket", scale_per="batch")
+    rng = np.random.default_rng(0)
+    for step, (height, width) in enumerate(rng.integers(20, 500, (300, 2)).tolist()):
+        short = view.step_side(3, step)
+        geometry = view.draw(height, width, seed=3, draw=Draw.UNLABELED_WEAK, step=step, slot=0)
+        canvas = view.canvas_for([geometry[:2]], short)
+        assert canvas[0] >= geometry.height
+        assert canvas[1] >= geometry.width
+        own = -(-short // 32) * 32
+        bounds = {-1: (own, 224), 0: (own, own), 1: (224, own)}
+        assert canvas == bounds[int(np.sign(geometry.height - geometry.width))]
+    assert view.canvas_for([(90, 90)], 90) == (96, 96)
+    assert view.canvas_for([(90, 130), (130, 90)], 90) == (224, 224)
+    assert WeakView(canvas="bucket").canvas_for([(640, 900)], WeakView().step_side(0, 0)) == (800, 1344)
+    assert WeakView().canvas_for([(640, 900)], 800) == (640, 928)
 
 
 def test_pad_targets():

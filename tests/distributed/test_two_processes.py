@@ -1,16 +1,21 @@
-"""Two processes that share a batch train as one process that has it all."""
+"""Two processes that share a batch train as one process that has it all, whoever starts them, and whatever dies."""
 
 import json
+import os
+import socket
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
+import denseteacher
 from conftest import TINY, paint
 from denseteacher.training.checkpoint import CheckpointFolder
+from denseteacher.training.logging import read_metrics
 
 
 @pytest.fixture(scope="module")
@@ -34,41 +39,124 @@ def squares(tmp_path_factory):
     return folder / "squares.json"
 
 
-def train(squares, output, devices, *overrides):
-    command = [sys.executable, "-m", "denseteacher.cli", "train", "custom", "--devices", devices, "--output", output]
-    command += ["--labeled", squares, "--unlabeled", squares.parent, "--val", squares]
-    options = [
-        *TINY,
-        "augment.weak.short_side=[64]",
-        "augment.weak.sampling=choice",
-        "detector.freeze_batch_norm=true",  # live statistics are those of a process's own images
-        "data.labeled_batch=4",
-        "data.unlabeled_batch=4",
-        "method.group_size=2",
-        "method.count_padding=true",
-        "method.ratio=0.1",
-        "method.burn_in=2",
-        "method.ramp=2",
-        "schedule.max_steps=6",
-        *overrides,
-    ]
-    for option in options:
-        command += ["--set", option]
-    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, timeout=200)
-    assert done.returncode == 0, done.stderr
-    return CheckpointFolder(output / "checkpoints").load_newest()
+WORKER = Path(__file__).with_name("worker.py")
+OPTIONS = [
+    *TINY,
+    "augment.weak.short_side=[64]",
+    "augment.weak.sampling=choice",
+    "detector.freeze_batch_norm=true",  # live statistics are those of a process's own images
+    "data.labeled_batch=4",
+    "data.unlabeled_batch=4",
+    "method.group_size=1",
+    "method.count_padding=true",
+    "method.ratio=0.1",
+    "method.burn_in=2",
+    "method.ramp=2",
+    "schedule.max_steps=6",
+]
 
 
-@pytest.mark.parametrize("options", [[], ["schedule.accumulate=2", "method.group_size=1"]])
-def test_two_processes_equal_one(squares, tmp_path, options):
-    one = train(squares, tmp_path / "one", 1, *(option for option in options if "accumulate" not in option))
-    two = train(squares, tmp_path / "two", 2, *options)
-    assert one["step"] == two["step"] == 6
-    # the parts of an accumulated step have their own normalizers, so only plain processes are the same run
-    tolerance = 1e-5 if not options else 1e-2
+def command(squares, output, *more):
+    """Of a run, without what starts it."""
+    given = ["train", "custom", "--labeled", squares, "--unlabeled", squares.parent, "--output", output, *more]
+    for option in OPTIONS:
+        given += ["--set", option]
+    return [str(part) for part in (WORKER, *given)]
+
+
+def start(arguments, **environment):
+    return subprocess.Popen(
+        arguments,
+        env=os.environ | {"OMP_NUM_THREADS": "1"} | environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def finish(process):
+    """What a process printed."""
+    out, err = process.communicate(timeout=200)
+    assert process.returncode == 0, err
+    return out
+
+
+@pytest.fixture(scope="module")
+def one(squares, tmp_path_factory):
+    """The run in one process."""
+    folder = tmp_path_factory.mktemp("runs") / "one"
+    denseteacher.train("custom", labeled=squares, unlabeled=squares.parent, output=folder, overrides=OPTIONS)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def two(squares, tmp_path_factory):
+    """The same in two that the first one starts."""
+    folder = tmp_path_factory.mktemp("runs") / "two"
+    out = finish(start([sys.executable, *command(squares, folder, "--val", squares, "--devices", 2)]))
+    assert out.count("Report:") == 1  # only one of them talks
+    return folder
+
+
+def last(folder):
+    state = CheckpointFolder(folder / "checkpoints").load_newest()
+    assert state["step"] == 6
+    return state
+
+
+def assert_same_run(first, second, tolerance):
+    states = last(first), last(second)
     for role in ("student", "teacher"):
-        for key, value in one[role].items():
+        for key, value in states[0][role].items():
             torch.testing.assert_close(
-                value, two[role][key], rtol=tolerance, atol=tolerance, msg=lambda m, k=key: f"{k}: {m}"
+                value, states[1][role][key], rtol=tolerance, atol=tolerance, msg=lambda m, k=key: f"{k}: {m}"
             )
-    assert (tmp_path / "two" / "report.html").is_file()
+
+
+def collectives(folder):
+    """Sizes of what the processes exchanged in one step, in order."""
+    found = json.loads((folder / "collectives.json").read_text())
+    assert {name for name, _ in found} <= {"gloo:all_reduce"}
+    return [int(np.prod(shapes[0])) for _, shapes in found]
+
+
+def trained_numbers(folder):
+    """Of the detector: elements of its parameters."""
+    moments = last(folder)["optimizer"]["state"].values()
+    return sum(state["momentum_buffer"].numel() for state in moments)
+
+
+def test_two_processes_equal_one(one, two):
+    assert_same_run(one, two, 1e-6)
+    assert (two / "report.html").is_file()
+
+
+def test_a_step_exchanges_its_gradients_once_and_one_normalizer(two):
+    # Dense Teacher's own normalizers are those of groups of images, which no other process has a part in
+    assert collectives(two) == [1, trained_numbers(two)]
+
+
+def test_srun_starts_processes_and_accumulation_exchanges_gradients_once(one, squares, tmp_path):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    slurm = {"JOB_NAME": "train", "STEP_ID": "0", "NTASKS": "2", "NTASKS_PER_NODE": "2", "NNODES": "1", "NODEID": "0"}
+    job = {f"SLURM_{name}": value for name, value in slurm.items()}
+    job |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    arguments = [sys.executable, *command(squares, tmp_path / "run", "--set", "schedule.accumulate=2")]
+    tasks = [start(arguments, **job, SLURM_PROCID=task, SLURM_LOCALID=task) for task in "01"]
+    assert [finish(task).count("Report:") for task in tasks] == [1, 0]
+    # the parts of an accumulated step have their own normalizers, so it is nearly the same run
+    assert_same_run(one, tmp_path / "run", 1e-2)
+    assert collectives(tmp_path / "run") == [1, 1, trained_numbers(tmp_path / "run")]
+
+
+def test_torchrun_goes_on_from_the_last_checkpoint_when_a_process_dies(two, squares, tmp_path):
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    arguments = [*torchrun, "--max-restarts=1", *command(squares, tmp_path / "run", "--val", squares)]
+    out = finish(start(arguments, DIES="yes", TORCH_DISABLE_SHARE_RDZV_TCP_STORE="1"))
+    assert out.count("begins at step 0") == out.count("begins at step 4") == 2
+    name = "checkpoints/step_00000006.pt"
+    assert (tmp_path / "run" / name).read_bytes() == (two / name).read_bytes()  # weights, teacher, optimizer
+    losses = [[row.get("loss") for row in read_metrics(run / "metrics.jsonl")] for run in (tmp_path / "run", two)]
+    assert losses[0] == losses[1]

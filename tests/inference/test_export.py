@@ -155,6 +155,26 @@ def test_the_predictor_finds_what_the_one_with_torch_finds(folder, coco):
     assert OnnxPredictor.load(folder / "fcos.onnx").predict([]) == []
 
 
+def test_it_keeps_the_order_of_images_that_it_computes_by_shape(folder, monkeypatch):
+    rng = np.random.default_rng(4)
+    images = [rng.integers(0, 256, (64, 96, 3) if i % 2 else (96, 64, 3), dtype=np.uint8) for i in range(8)]
+    predictor = OnnxPredictor.load(folder / "fcos.onnx")
+    alone = [predictor.predict([image])[0] for image in images]
+    fill, pixels = OnnxPredictor._canvas, []
+
+    def counted(self, arrays):
+        filled, sizes = fill(self, arrays)
+        pixels.append(filled[:, 0].size)
+        return filled, sizes
+
+    monkeypatch.setattr(OnnxPredictor, "_canvas", counted)
+    together = predictor.predict(images, batch_size=2)
+    assert sum(pixels) == 8 * 64 * 96  # and 8 * 96 * 96 in the order given
+    for one, other in zip(alone, together, strict=True):
+        np.testing.assert_allclose(one.scores, other.scores, atol=1e-5)
+        np.testing.assert_array_equal(one.labels, other.labels)
+
+
 def test_an_image_of_the_right_size_gives_the_same_detections(folder):
     image = np.random.default_rng(3).integers(0, 256, (64, 90, 3), dtype=np.uint8)
     found, wanted = (

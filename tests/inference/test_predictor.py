@@ -1,5 +1,7 @@
 """Prediction from paths, arrays and PIL images, in the image's own pixels."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -8,8 +10,11 @@ from PIL import Image
 import denseteacher
 from denseteacher.detectors import FCOS, DetectorCard, save_detector
 from denseteacher.errors import InputError
+from denseteacher.evaluation.evaluator import detect_batch
+from denseteacher.inference import predictor as predictor_module
 from denseteacher.inference.draw import class_color, draw_detections
 from denseteacher.inference.folder import find_images
+from denseteacher.inference.pictures import batches_by_shape
 from denseteacher.inference.predictor import Predictor
 from denseteacher.structures import Detections
 from support import image_batch
@@ -49,6 +54,76 @@ def test_the_batch_size_does_not_matter(predictor):
     alone, together = predictor.predict(images, batch_size=1), predictor.predict(images, batch_size=3)
     for one, other in zip(alone, together, strict=True):
         torch.testing.assert_close(one.scores, other.scores, rtol=1e-4, atol=1e-5)
+
+
+def test_batches_are_of_similar_shapes_and_hold_every_image_once():
+    rng = np.random.default_rng(0)
+    sizes = [(int(h), int(w)) for h, w in rng.integers(20, 200, (700, 2))]
+    asked = []
+
+    def size(position):
+        asked.append(position)
+        return sizes[position]
+
+    batches = batches_by_shape(len(sizes), size, 8)
+    first = next(batches)
+    assert sorted(asked) == list(range(32 * 8))  # what is far ahead is not opened yet
+    batches = [first, *batches]
+    assert sorted(position for batch in batches for position in batch) == sorted(asked) == list(range(700))
+    assert [len(batch) for batch in batches] == [8] * 87 + [4]
+
+    def spread(groups):
+        shapes = [[sizes[position][0] / sizes[position][1] for position in group] for group in groups]
+        return np.mean([np.ptp(np.log(group)) for group in shapes])
+
+    in_order = [list(range(700))[start : start + 8] for start in range(0, 700, 8)]
+    assert spread(batches) < 0.2 * spread(in_order)
+    assert list(batches_by_shape(5, lambda _: (30, 40), 2)) == [[0, 1], [2, 3], [4]]
+
+
+def test_shapes_that_alternate_are_computed_without_padding(predictor, monkeypatch):
+    images = [picture(*((64, 96) if seed % 2 else (96, 64)), seed) for seed in range(8)]
+    images[4] = Image.fromarray(images[4])
+    alone = [predictor.predict([image])[0] for image in images]
+    canvases = []
+
+    def counted(detector, batch, *arguments):
+        canvases.append(tuple(batch.pixels.shape))
+        return detect_batch(detector, batch, *arguments)
+
+    monkeypatch.setattr(predictor_module, "detect_batch", counted)
+    together = predictor.predict(images, batch_size=2)
+    assert sorted(canvases) == [(2, 3, 64, 96)] * 2 + [(2, 3, 96, 64)] * 2  # 96 x 96 in the order given
+    for one, other in zip(alone, together, strict=True):
+        torch.testing.assert_close(one.scores, other.scores, rtol=1e-4, atol=1e-5)
+        assert torch.equal(one.labels, other.labels)
+
+
+def test_the_command_keeps_the_order_of_the_images(detector_file, call, tmp_path):
+    folder = tmp_path / "images"
+    folder.mkdir()
+    for number in range(11):
+        size = (64, 96) if number % 3 else (96, 64)
+        Image.fromarray(picture(*size, number)).save(folder / f"{number:02d}.png")
+    (folder / "05.png").write_bytes((folder / "05.png").read_bytes()[:300])
+    (folder / "08.png").write_text("no image")
+    code, out, err = call("predict", detector_file, folder, "--output", tmp_path / "out")
+    assert code == 1
+    assert err.index("05.png is damaged") < err.index("08.png can't be read")
+    assert "in 9 images" in out
+    infos = json.loads((tmp_path / "out" / "images.json").read_text())["images"]
+    results = json.loads((tmp_path / "out" / "predictions.json").read_text())
+    names = [folder / f"{number:02d}.png" for number in range(11) if number not in (5, 8)]
+    assert [info["file_name"] for info in infos] == list(map(str, names))
+    assert [info["id"] for info in infos] == [1, 2, 3, 4, 5, 7, 8, 10, 11]
+    assert [info["height"] for info in infos] == [Image.open(name).height for name in names]
+    ids = [result["image_id"] for result in results]
+    assert ids == sorted(ids)
+    assert set(ids) == {info["id"] for info in infos}
+    expected = Predictor.load(detector_file).predict([names[3]])[0]
+    own = [result for result in results if result["image_id"] == 4]
+    np.testing.assert_allclose([result["score"] for result in own], expected.scores, rtol=1e-4, atol=1e-5)
+    assert len(list((tmp_path / "out" / "pictures").iterdir())) == 9
 
 
 @pytest.mark.parametrize(
@@ -112,7 +187,7 @@ def test_a_compiled_network_says_the_same(detector_file, monkeypatch):
     # dynamo does its part, but nothing is translated to C++: that takes a minute
     monkeypatch.setattr(torch, "compile", lambda call, **options: real(call, backend=keep, fullgraph=True, **options))
     compiled = Predictor.load(detector_file, precision="bf16", compile=True).predict([picture()])[0]
-    assert len(graphs) == 1
+    assert len(graphs) == 2  # the network's, after that of the function that tries the compiler
     wanted = Predictor.load(detector_file, precision="bf16").predict([picture()])[0]
     assert all(torch.equal(one, other) for one, other in zip(compiled, wanted, strict=True))
 

@@ -14,7 +14,7 @@ from denseteacher.errors import InputError
 from denseteacher.recipe import load_recipe
 from denseteacher.report.unlabeled_examples import first_views, unlabeled_examples
 from denseteacher.training.logging import MetricsLog, read_metrics
-from support import assert_same, last_state
+from support import TIMING, assert_same, last_state
 from support.finished_runs import trained
 
 FIRST = {f"{images}_{view}.jpg" for images in ("labeled", "unlabeled") for view in ("weak", "strong")}
@@ -25,8 +25,7 @@ def _names(run):
 
 
 def _numbers(run):
-    timing = ("data_wait", "step_seconds")
-    return [{key: row[key] for key in row if key not in timing} for row in read_metrics(run / "metrics.jsonl")]
+    return [{key: row[key] for key in row if key not in TIMING} for row in read_metrics(run / "metrics.jsonl")]
 
 
 def test_they_change_nothing(tmp_path, coco, unlabeled, monkeypatch):

@@ -8,6 +8,9 @@ import torch
 
 from denseteacher.structures import METHOD_NUMBERS, DenseOutput, ImageBatch, Provenance, SemiBatch, Targets
 
+TIMING = {"data_wait", "step_seconds", "images_per_second", "mfu"}
+"""Keys of ``metrics.jsonl`` that differ between two runs of the same recipe."""
+
 
 def sigmoid64(logits):
     return np.exp(-np.logaddexp(0, -np.asarray(logits, dtype=np.float64)))

@@ -8,6 +8,7 @@ from conftest import TINY
 from denseteacher.benchmark.scene import Size, made_up_step, made_up_targets, with_objects
 from denseteacher.benchmark.step import make_learner
 from denseteacher.detectors import FCOS, RetinaNet
+from denseteacher.errors import InputError
 from denseteacher.methods import DenseTeacher
 from denseteacher.recipe import load_recipe
 from denseteacher.structures import ImageBatch
@@ -94,3 +95,36 @@ def test_the_forward_is_one_graph(seen):
     for one, other in zip(found, expected, strict=True):
         if other is not None:
             torch.testing.assert_close(one, other)
+
+
+def test_a_compiled_run_has_the_losses_of_an_eager_one(monkeypatch):
+    compiled = []
+    compile_with = torch.compile
+
+    def traced(function, **options):  # the tracer alone needs no compiler and no minutes
+        compiled.append(function)
+        return compile_with(function, backend="eager", **options)
+
+    monkeypatch.setattr(torch, "compile", traced)
+    torch._dynamo.reset()
+    values = {}
+    for compile_it in ("false", "true"):
+        recipe = load_recipe("custom", [*TINY, f"runtime.compile={compile_it}"])
+        learner = make_learner(recipe, Runtime(recipe.runtime), SIZE, CLASSES)
+        for _ in range(2):
+            learner.train_step(made_up_step(SIZE, CLASSES))
+        values[compile_it] = {name: float(value) for name, value in learner.values.items()}
+        assert bool(compiled) == (compile_it == "true")
+    assert values["true"] == pytest.approx(values["false"], rel=1e-5)
+    networks = [function for function in compiled if getattr(function, "__name__", "") == "_call_impl"]
+    assert len(networks) == 2
+
+
+def test_a_machine_that_cannot_compile_says_so(monkeypatch):
+    def broken(function, **_):
+        raise RuntimeError("no C++ compiler\nwas found")
+
+    monkeypatch.setattr(torch, "compile", broken)
+    config = load_recipe("custom", [*TINY, "runtime.compile=true"]).runtime
+    with pytest.raises(InputError, match=r"torch can't compile on this machine's cpu \(no C\+\+ compiler\)"):
+        Runtime(config)

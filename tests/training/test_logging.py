@@ -208,6 +208,17 @@ def test_plain_lines_say_step_speed_time_left_and_values(
     ]
 
 
+def test_images_a_second_stand_beside_the_speed(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    clock = _Clock(monkeypatch)
+    with ProgressDisplay("training", 40, every=1, live=False) as display:
+        clock.now += 4.0
+        display.update(20, {"sup/cls": 0.5, "loss": 2.0, "images_per_second": 161.7})
+    line = capsys.readouterr().err.strip()
+    assert line.startswith("[step 20/40] 5 steps/s, 0:00:04 left  162 img/s  loss 2  sup/cls 0.5")
+
+
 def test_plain_lines_come_every_few_updates_and_at_the_end(capsys: pytest.CaptureFixture[str]) -> None:
     with ProgressDisplay("training", 24, every=10, live=False) as display:
         for step in range(1, 25):

@@ -9,7 +9,7 @@ import torch
 import denseteacher
 from denseteacher.errors import InputError, RunError
 from denseteacher.training.logging import read_metrics
-from support import assert_same, last_state, stop_after
+from support import TIMING, assert_same, last_state, stop_after
 
 DENSE = ["method.burn_in=3", "method.ramp=2", "method.ratio=0.1"]
 
@@ -44,10 +44,9 @@ def test_resume_is_bitwise_equal(run, monkeypatch, step, workers):
     resumed = run("part", f"runtime.workers={workers}", resume=True)
     assert resumed.step == whole.step == 8
     assert_same(last_state(whole.folder), last_state(resumed.folder))
-    ignored = {"data_wait", "step_seconds"}
     rows = [
         [
-            {key: value for key, value in row.items() if key not in ignored}
+            {key: value for key, value in row.items() if key not in TIMING}
             for row in read_metrics(one.folder / "metrics.jsonl")
         ]
         for one in (whole, resumed)

@@ -27,7 +27,7 @@ def measure_data(recipe: Recipe, *, steps: int) -> dict[str, float]:
         Images a second decoded by one thread and made by the loader, and the share of its canvases that is image.
     """
     with tempfile.TemporaryDirectory() as folder:
-        data = _made_up_files(Path(folder))
+        data = made_up_files(Path(folder), _FILES)
         settings = stream_settings(recipe)._replace(needs_unlabeled=lambda _: True)
         dataset = StepDataset(data, data.images, settings)
         work = {"decode": lambda: [decode_image(record.path) for record in data.images]}
@@ -53,11 +53,11 @@ def measure_data(recipe: Recipe, *, steps: int) -> dict[str, float]:
     }
 
 
-def _made_up_files(folder: Path) -> LabeledImages:
+def made_up_files(folder: Path, count: int) -> LabeledImages:
     """Smooth noise, whose JPEG files are about as large as photographs'; every third stands upright."""
     rng = np.random.default_rng(0)
     records = []
-    for number in range(_FILES):
+    for number in range(count):
         size = (_HEIGHT, _WIDTH) if number % 3 == 0 else (_WIDTH, _HEIGHT)
         small = Image.fromarray(rng.integers(0, 256, (size[1] // 6, size[0] // 6, 3), dtype=np.uint8))
         path = folder / f"{number:03d}.jpg"

@@ -1,6 +1,8 @@
 """What others do for the same work: torchvision's FCOS, and the published augmentation image by image in PIL."""
 
+import tempfile
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -13,15 +15,19 @@ from torchvision.ops.feature_pyramid_network import LastLevelP6P7
 from torchvision.ops.misc import FrozenBatchNorm2d
 from torchvision.transforms import v2
 
+from denseteacher.assembly import stream_settings
+from denseteacher.benchmark.data import made_up_files
 from denseteacher.benchmark.scene import Size, made_up_step
 from denseteacher.benchmark.step import make_learner
 from denseteacher.benchmark.timing import in_turns, medians, ratio_of_medians
+from denseteacher.data.loaders import StepDataset, StepPlan, with_strong_views
 from denseteacher.data.photometry import StrongView
 from denseteacher.data.randomness import Draw
 from denseteacher.recipe import Recipe
-from denseteacher.structures import ImageBatch, Targets
+from denseteacher.structures import ImageBatch, SemiBatch, Targets
 from denseteacher.training.runtime import Runtime
 
+_FILES, _BATCH = 32, 8
 _TRAINABLE_STAGES = 3  # of five: stem and first stage are frozen, as in the published recipe
 
 
@@ -112,6 +118,51 @@ def measure_strong_views(strong: StrongView, *, images: int, height: int, width:
     return {f"{name} images/s": images / value for name, value in medians(seconds).items()} | {
         "strong_views_over_pil": ratio_of_medians(seconds, "PIL", "strong views")
     }
+
+
+def measure_loader(recipe: Recipe, *, rounds: int) -> dict[str, float]:
+    """Times the way from files to batches on one CPU thread, in turns with the published one image by image in PIL.
+
+    Both read, resize, flip, change and put on a canvas the same images, as the recipe's weak view drew it.
+
+    Returns:
+        Images a second by name, of which each is a weak view and a strong one, and ``loader_over_pil``.
+    """
+    cpu, threads = torch.device("cpu"), torch.get_num_threads()
+    with tempfile.TemporaryDirectory() as folder:
+        data = made_up_files(Path(folder), _FILES)
+        settings = stream_settings(recipe)._replace(
+            labeled_batch=_BATCH // 2, unlabeled_batch=_BATCH // 2, needs_unlabeled=lambda _: True
+        )
+        dataset = StepDataset(data, data.images, settings)
+        own, others = iter(range(10**9)), iter(range(10**9))
+
+        def load() -> SemiBatch:
+            return with_strong_views(dataset.load(next(own)), recipe.augment.strong, None, seed=recipe.seed, device=cpu)
+
+        torch.set_num_threads(1)
+        try:
+            work = {"one thread, strong views": load, "one thread, PIL": lambda: pil_batch(dataset.plan(next(others)))}
+            seconds = in_turns(work, rounds=rounds, device=cpu)
+        finally:
+            torch.set_num_threads(threads)
+    return {f"{name} images/s": _BATCH / value for name, value in medians(seconds).items()} | {
+        "loader_over_pil": ratio_of_medians(seconds, "one thread, PIL", "one thread, strong views")
+    }
+
+
+def pil_batch(plan: StepPlan) -> tuple[Tensor, Tensor]:
+    """(B, 3, H, W) uint8 weak and strong views, made in PIL."""
+    views = [*plan.labeled, *plan.unlabeled]
+    weak, strong = torch.zeros(2, len(views), 3, *plan.canvas, dtype=torch.uint8)
+    for place, view in enumerate(views):
+        height, width, flip = view.geometry
+        picture = Image.open(view.record.path).convert("RGB").resize((width, height), Image.Resampling.BILINEAR)
+        if flip:
+            picture = picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+        weak[place, :, :height, :width] = v2.functional.pil_to_tensor(picture)
+        strong[place, :, :height, :width] = _pil_chain(picture)
+    return weak, strong
 
 
 _JITTER = v2.RandomApply([v2.ColorJitter(0.4, 0.4, 0.4, 0.1)], p=0.8)

@@ -3,7 +3,6 @@
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
 
 from denseteacher.data.loaders import LoadedStep, UnlabeledViews
 from denseteacher.detectors import DenseDetector
@@ -22,10 +21,12 @@ class Size(NamedTuple):
     """Images."""
     unlabeled: int
     height: int
-    """Pixels of the canvas, all of which is image."""
+    """Pixels of the canvas."""
     width: int
     boxes: int
     """An image."""
+    padding: float = 0.0
+    """Share of the canvas below the images that is none of them."""
 
 
 def made_up_step(size: Size, classes: int, *, seed: int = 0) -> LoadedStep:
@@ -51,11 +52,12 @@ def made_up_step(size: Size, classes: int, *, seed: int = 0) -> LoadedStep:
 
 
 def made_up_targets(images: int, size: Size, classes: int, rng: torch.Generator) -> Targets:
-    """Boxes inside the canvas."""
+    """Boxes inside the images."""
     room = max(1, size.boxes)
-    extent = torch.tensor([size.width, size.height], dtype=torch.float32)
+    height, width = _real_size(size)
+    extent = torch.tensor([width, height], dtype=torch.float32)
     spread = torch.rand((images, room, 2), generator=rng)
-    sides = (_LEAST_SIDE + (_MOST_SIDE - _LEAST_SIDE) * spread**2) * min(size.height, size.width)
+    sides = (_LEAST_SIDE + (_MOST_SIDE - _LEAST_SIDE) * spread**2) * min(height, width)
     corner = torch.rand((images, room, 2), generator=rng) * (extent - sides)
     mask = torch.zeros((images, room), dtype=torch.bool)
     mask[:, : size.boxes] = True
@@ -74,9 +76,9 @@ def with_objects(output: DenseOutput, detector: DenseDetector, targets: Targets)
 
 def _noise(images: int, size: Size, rng: torch.Generator) -> ImageBatch:
     pixels = torch.randint(0, 256, (images, 3, size.height, size.width), dtype=torch.uint8, generator=rng)
-    return ImageBatch(pixels, sizes_of(images, size))
+    pixels[:, :, _real_size(size)[0] :] = 0
+    return ImageBatch(pixels, torch.tensor([_real_size(size)]).repeat(images, 1))
 
 
-def sizes_of(images: int, size: Size) -> Tensor:
-    """(B, 2) all of the canvas."""
-    return torch.tensor([[size.height, size.width]]).repeat(images, 1)
+def _real_size(size: Size) -> tuple[int, int]:
+    return round(size.height * (1 - size.padding)), size.width

@@ -1,24 +1,42 @@
 """The training step: its parts, and what it costs over the passes of its bare networks."""
 
+import time
 from collections.abc import Callable
+from pathlib import Path
+from statistics import median
+from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_map_only
 from torch.utils.flop_counter import FlopCounterMode
 
-from denseteacher.benchmark.scene import Size, made_up_step, made_up_targets, with_objects
-from denseteacher.benchmark.timing import in_turns, medians, peak_memory, peak_speed, ratio_of_medians
-from denseteacher.data.loaders import StreamSettings, with_strong_views
+from denseteacher.assembly import stream_settings
+from denseteacher.benchmark.data import made_up_files
+from denseteacher.benchmark.parts import StepParts
+from denseteacher.benchmark.scene import Size, made_up_step
+from denseteacher.benchmark.timing import (
+    forget_peak_memory,
+    in_turns,
+    medians,
+    peak_memory,
+    ratio_of_medians,
+    wait,
+)
+from denseteacher.data.geometry import WeakView
+from denseteacher.data.loaders import LoadedStep, StepDataset, StreamSettings, step_loader, with_strong_views
 from denseteacher.detectors import build_detector
 from denseteacher.methods import DenseTeacher, UnbiasedTeacher
-from denseteacher.methods.base import concatenate, split_output
 from denseteacher.methods.mean_teacher import MeanTeacher
 from denseteacher.recipe import Recipe
-from denseteacher.structures import DenseOutput, ImageBatch, LossDict, SemiBatch
+from denseteacher.training.flops import peak_speed
 from denseteacher.training.learner import Learner
-from denseteacher.training.optim import clip_gradients
 from denseteacher.training.runtime import Runtime
+
+_SHARED = ("data wait", "strong views", "teacher", "pseudo-label", "student", "losses", "clip and optimizer", "EMA")
+"""The parts that make up a step."""
+_QUEUED_STEPS = 10
 
 
 class StepReport(NamedTuple):
@@ -26,10 +44,14 @@ class StepReport(NamedTuple):
 
     precision: str
     seconds: dict[str, float]
-    """Median of the whole step and of its parts, each alone."""
+    """Median of the whole step and of its parts, each alone; ``data wait`` is what a step from files waits for them."""
+    shares: dict[str, float]
+    """Of the parts in a step with its data wait; ``rest`` is what is left, below 0 where parts overlap in the step."""
     ratios: dict[str, float]
     images_per_second: float
     """Labeled and unlabeled images, each of which the step sees in two views."""
+    megapixels_per_second: dict[str, float]
+    """Of these images: ``padded`` counts their canvases, ``real`` what of them is image."""
     tflop: float
     """Counted multiplications and additions of the networks' passes, in units of 1e12."""
     mfu: float
@@ -37,6 +59,7 @@ class StepReport(NamedTuple):
     peak_tflops: float
     peak_source: str
     peak_gib: float
+    """Of the first steps alone."""
 
     def content(self) -> dict[str, Any]:
         """For a JSON file."""
@@ -56,45 +79,109 @@ def measure_step(recipe: Recipe, size: Size, *, classes: int, rounds: int) -> St
         rounds: That count.
     """
     runtime = Runtime(recipe.runtime)
+    device = runtime.device
+    forget_peak_memory(device)
     learner = make_learner(recipe, runtime, size, classes)
-    loaded = made_up_step(size, classes)
-    batch = with_strong_views(loaded, learner.strong, None, seed=1, device=runtime.device)
-    parts = _Parts(learner, batch)
-    work: dict[str, Callable[[], object]] = {
-        "step": lambda: learner.train_step(loaded),
-        "bare": parts.bare,
-        "strong views": lambda: with_strong_views(loaded, learner.strong, None, seed=1, device=runtime.device),
-        "student": parts.student,
-        "teacher": parts.teacher,
-        "losses": parts.losses,
-        "clip and optimizer": parts.optimize,
-        "EMA": lambda: learner.teacher.update(0.99),
-    }
-    if isinstance(learner.method, MeanTeacher):
-        work["pseudo-label"] = parts.pseudo_label
-        work |= {"unlabeled part": parts.unlabeled_part(learner.method)}
-        work |= {"pseudo-box part": parts.unlabeled_part(UnbiasedTeacher(box=True, burn_in=0, ramp=0))}
-    seconds = in_turns(work, rounds=rounds, device=runtime.device)
+    loaded = as_loaded(made_up_step(size, classes), device)
+    for _ in range(2):
+        learner.train_step(loaded)
+    peak_gib = peak_memory(device)
+    parts = StepParts(learner, with_strong_views(loaded, learner.strong, None, seed=1, device=device))
+    seconds = in_turns(_work(learner, loaded, parts), rounds=rounds, device=device)
     ratios = {"step_over_bare": ratio_of_medians(seconds, "step", "bare")}
-    if isinstance(learner.method, DenseTeacher):
+    if isinstance(learner.method, DenseTeacher) and parts.guess is not None:
         ratios["unlabeled_part_over_pseudo_box"] = ratio_of_medians(seconds, "unlabeled part", "pseudo-box part")
-    with FlopCounterMode(display=False) as counter:
+    with FlopCounterMode(display=False) as counter, torch.compiler.set_stance("force_eager"):
         parts.bare()
-    dtype = torch.bfloat16 if runtime.precision == "bf16" else torch.float32
-    peak, source = peak_speed(runtime.device, dtype)
-    found = medians(seconds)
+    found = medians(seconds) | {"data wait": _data_wait(recipe, learner, size, rounds)}
+    if device.type == "cuda":
+        found["step of several"] = _queued_step(learner, loaded)
+    step = found.get("step of several", found["step"])
+    peak, source = peak_speed(device, torch.bfloat16 if runtime.precision == "bf16" else torch.float32)
     tflop = counter.get_total_flops() / 1e12
+    images_per_second = (size.labeled + size.unlabeled) / step
+    megapixels = size.height * size.width * images_per_second / 1e6
     return StepReport(
         precision=runtime.precision,
         seconds=found,
+        shares=_shares(found),
         ratios=ratios,
-        images_per_second=(size.labeled + size.unlabeled) / found["step"],
+        images_per_second=images_per_second,
+        megapixels_per_second={"padded": megapixels, "real": megapixels * (1 - size.padding)},
         tflop=tflop,
-        mfu=tflop / found["step"] / peak,
+        mfu=tflop / step / peak,
         peak_tflops=peak,
         peak_source=source,
-        peak_gib=peak_memory(runtime.device),
+        peak_gib=peak_gib,
     )
+
+
+def _work(learner: Learner, loaded: LoadedStep, parts: StepParts) -> dict[str, Callable[[], object]]:
+    """The step, its bare networks and its parts."""
+    device = learner.runtime.device
+    work: dict[str, Callable[[], object]] = {
+        "step": lambda: learner.train_step(loaded),
+        "bare": parts.bare,
+        "strong views": lambda: with_strong_views(loaded, learner.strong, None, seed=1, device=device),
+        "student": parts.student,
+        "teacher": parts.teacher,
+        "losses": parts.losses(),
+        "clip and optimizer": parts.optimize,
+        "EMA": lambda: learner.teacher.update(0.99),
+    }
+    if isinstance(learner.method, MeanTeacher) and parts.guess is not None:
+        work["pseudo-label"] = parts.pseudo_label
+        work |= {"unlabeled part": parts.unlabeled_part(learner.method)}
+        work |= {"pseudo-box part": parts.unlabeled_part(UnbiasedTeacher(box=True, burn_in=0, ramp=0))}
+    return work
+
+
+def _shares(seconds: dict[str, float]) -> dict[str, float]:
+    whole = seconds["step"] + seconds["data wait"]
+    shares = {name: seconds[name] / whole for name in _SHARED if name in seconds}
+    return shares | {"rest": 1 - sum(shares.values())}
+
+
+def _queued_step(learner: Learner, loaded: LoadedStep) -> float:
+    """Seconds of a step among several that a GPU is given without waiting in between, as a run does."""
+    device = learner.runtime.device
+    wait(device)
+    start = time.perf_counter()
+    for _ in range(_QUEUED_STEPS):
+        learner.train_step(loaded)
+    wait(device)
+    return (time.perf_counter() - start) / _QUEUED_STEPS
+
+
+def _data_wait(recipe: Recipe, learner: Learner, size: Size, steps: int) -> float:
+    """Median seconds that a step waits for its images, which the recipe's loader makes of JPEG files meanwhile."""
+    with TemporaryDirectory() as folder:
+        images = made_up_files(Path(folder), max(size.labeled, size.unlabeled))
+        settings = stream_settings(recipe)._replace(
+            weak=WeakView(short_side=(size.height,), max_side=max(size.height, size.width)),
+            labeled_batch=size.labeled,
+            unlabeled_batch=max(1, size.unlabeled),
+            needs_unlabeled=lambda _: size.unlabeled > 0,
+        )
+        device = learner.runtime.device
+        dataset = StepDataset(images, images.images, settings)
+        loader = step_loader(
+            dataset, range(steps + 1), workers=recipe.runtime.workers, pin_memory=device.type == "cuda"
+        )
+        seconds, start = [], time.perf_counter()
+        for loaded in loader:
+            seconds.append(time.perf_counter() - start)
+            assert isinstance(loaded, LoadedStep)
+            learner.train_step(loaded)
+            wait(device)
+            start = time.perf_counter()
+    return median(seconds[1:])  # the first waits for the workers' start
+
+
+def as_loaded(loaded: LoadedStep, device: torch.device) -> LoadedStep:
+    """A made-up step as a loader gives it: for a GPU in pinned memory."""
+    pinned: LoadedStep = tree_map_only(Tensor, Tensor.pin_memory, loaded) if device.type == "cuda" else loaded
+    return pinned
 
 
 def make_learner(recipe: Recipe, runtime: Runtime, size: Size, classes: int) -> Learner:
@@ -115,96 +202,8 @@ def make_learner(recipe: Recipe, runtime: Runtime, size: Size, classes: int) -> 
         ema=(0.99, 0),
         runtime=runtime,
         settings=StreamSettings(recipe.augment.weak, size.labeled, size.unlabeled, 1, method.needs_unlabeled),
-        unlabeled=max(1, size.unlabeled),
+        unlabeled=max(1, size.labeled, size.unlabeled),
         max_steps=10**6,
     )
     learner.step = 1
     return learner
-
-
-class _Parts:
-    """The parts of a step, each on what those before it would have left."""
-
-    def __init__(self, learner: Learner, batch: SemiBatch) -> None:
-        self.learner, self.batch = learner, batch
-        views = [batch.labeled_weak, batch.labeled_strong]
-        if batch.unlabeled_strong is not None:
-            views.append(batch.unlabeled_strong)
-        self.views = concatenate(*views)
-        with torch.no_grad():
-            self.output = learner.student(self.views)
-            self.guess = None if batch.unlabeled_weak is None else self._guess(batch.unlabeled_weak)
-        self.gradients = [torch.randn_like(parameter) * 1e-6 for parameter in learner.parameters]
-
-    def _guess(self, weak: ImageBatch) -> DenseOutput:
-        images, _, height, width = weak.pixels.shape
-        rng = torch.Generator().manual_seed(1)
-        size = Size(0, images, height, width, max(1, self.batch.targets.mask.shape[1]))
-        targets = made_up_targets(images, size, self.learner.student.num_classes, rng)
-        device = self.learner.runtime.device
-        on_device = type(targets)(*(field.to(device) for field in targets))
-        return with_objects(self.learner.labeler_view(weak), self.learner.student, on_device)
-
-    def bare(self) -> None:
-        self.teacher()
-        self.student()
-
-    def student(self) -> None:
-        output = self.learner.student(self.views)
-        predictions = [output.logits, output.deltas, *([] if output.quality is None else [output.quality])]
-        torch.autograd.backward(predictions, [torch.ones_like(one) for one in predictions])
-        self.learner.optimizer.zero_grad(set_to_none=True)
-
-    @torch.no_grad()
-    def teacher(self) -> None:
-        if self.batch.unlabeled_weak is not None:
-            self.learner.labeler_view(self.batch.unlabeled_weak)
-
-    @torch.no_grad()
-    def pseudo_label(self) -> None:
-        assert isinstance(self.learner.method, MeanTeacher)
-        assert self.guess is not None
-        self.learner.method.lesson(self.learner.student, self.guess, self.batch, self.learner.method_state)
-
-    def losses(self) -> None:
-        """All losses, forward and backward to the student's predictions."""
-        output = _leaf(self.output)
-        student = self.learner.student
-        labeled, unlabeled = split_output(output, 2 * self.batch.labeled_weak.pixels.shape[0])
-        losses = student.supervised_losses(labeled, self.batch.targets)
-        if isinstance(self.learner.method, MeanTeacher) and self.guess is not None:
-            with torch.no_grad():
-                lesson = self.learner.method.lesson(student, self.guess, self.batch, self.learner.method_state)
-            losses = losses | {f"unsup/{name}": value for name, value in lesson.losses(unlabeled).items()}
-        torch.autograd.backward(_total(losses))
-
-    def unlabeled_part(self, method: MeanTeacher) -> Callable[[], None]:
-        """From the teacher's predictions to the gradient of a method's losses on unlabeled images."""
-
-        def run() -> None:
-            assert self.guess is not None
-            _, unlabeled = split_output(_leaf(self.output), 2 * self.batch.labeled_weak.pixels.shape[0])
-            with torch.no_grad():
-                lesson = method.lesson(self.learner.student, self.guess, self.batch, self.learner.method_state)
-            torch.autograd.backward(_total(lesson.losses(unlabeled)))
-
-        return run
-
-    def optimize(self) -> None:
-        for parameter, gradient in zip(self.learner.parameters, self.gradients, strict=True):
-            parameter.grad = gradient
-        clip_gradients(self.learner.parameters, self.learner.optim)
-        self.learner.optimizer.step()
-        self.learner.optimizer.zero_grad(set_to_none=True)
-
-
-def _leaf(output: DenseOutput) -> DenseOutput:
-    """The same predictions as the start of a graph."""
-    quality = None if output.quality is None else output.quality.detach().requires_grad_()
-    return output._replace(
-        logits=output.logits.detach().requires_grad_(), deltas=output.deltas.detach().requires_grad_(), quality=quality
-    )
-
-
-def _total(losses: LossDict) -> Tensor:
-    return torch.stack(list(losses.values())).sum()

@@ -1,5 +1,6 @@
 """Times of several pieces of work, taken in turns so that whatever else the machine does hits all alike."""
 
+import gc
 import resource
 import sys
 import time
@@ -7,9 +8,6 @@ from collections.abc import Callable, Mapping
 from statistics import median
 
 import torch
-
-_KNOWN_PEAKS = {"H100": 989.4, "H200": 989.4, "A100": 312.0, "B200": 2250.0, "L40S": 362.0, "L4": 121.0, "A10": 125.0}
-"""Dense bf16 TFLOP/s by name, from the data sheets."""
 
 
 def in_turns(
@@ -51,25 +49,17 @@ def wait(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
+def forget_peak_memory(device: torch.device) -> None:
+    """Lets a GPU's ``peak_memory`` begin anew, without what is no longer used. A CPU's never falls."""
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats(device)
+
+
 def peak_memory(device: torch.device) -> float:
     """GiB: of a GPU what tensors took at most, of a CPU what the process took."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**30
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30
-
-
-def peak_speed(device: torch.device, dtype: torch.dtype) -> tuple[float, str]:
-    """TFLOP/s that the device can do at most, and where the number is from.
-
-    A known GPU's bf16 peak is the data sheet's; anything else is what a large matrix product reaches.
-    """
-    if device.type == "cuda" and dtype is torch.bfloat16:
-        name = torch.cuda.get_device_name(device)
-        known = next((peak for part, peak in _KNOWN_PEAKS.items() if part in name), None)
-        if known is not None:
-            return known, "data sheet"
-    side = 8192 if device.type == "cuda" else 2048
-    left, right = (torch.randn((side, side), device=device, dtype=dtype) for _ in range(2))
-    seconds = in_turns({"product": lambda: left @ right}, rounds=5, warm=2, device=device)["product"]
-    return 2 * side**3 / min(seconds) / 1e12, f"product of {side} x {side} matrices"

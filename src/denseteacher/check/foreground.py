@@ -8,10 +8,9 @@ import torch
 
 from denseteacher.check.findings import Finding, finding
 from denseteacher.data.geometry import move_boxes, pad_targets
-from denseteacher.data.randomness import Draw, keyed_generator
+from denseteacher.data.randomness import Draw
 from denseteacher.data.records import LabeledImages
 from denseteacher.data.samplers import LabeledSampler, is_portrait
-from denseteacher.data.sizes import common_canvas
 from denseteacher.detectors import DenseDetector
 from denseteacher.methods import DenseTeacher, Method
 from denseteacher.recipe import Recipe
@@ -83,11 +82,15 @@ def measure_foreground(
             weak.draw(
                 labeled.images[position].height,
                 labeled.images[position].width,
-                keyed_generator(config.seed, Draw.LABELED_WEAK, step, slot),
+                seed=config.seed,
+                draw=Draw.LABELED_WEAK,
+                step=step,
+                slot=slot,
             )
             for slot, position in enumerate(positions)
         ]
-        canvas = common_canvas([(geometry.height, geometry.width) for geometry in geometries])
+        sizes = [(geometry.height, geometry.width) for geometry in geometries]
+        canvas = weak.canvas_for(sizes, weak.step_side(config.seed, step))
         anchors = detector.anchors(canvas, torch.device("cpu"))
         for position, geometry in zip(positions, geometries, strict=True):
             image = labeled.images[position]

@@ -12,7 +12,7 @@ from torch.utils._pytree import tree_leaves
 
 from denseteacher.data.geometry import WeakView
 from denseteacher.data.records import ImageRecord
-from denseteacher.data.sizes import common_canvas, resized_size
+from denseteacher.data.sizes import resized_size
 from denseteacher.detectors import FCOS, RetinaNet, build_detector
 from denseteacher.methods import DenseTeacher, Method, SemiSupervised, Supervised
 from denseteacher.recipe import Recipe
@@ -54,7 +54,8 @@ def shape_detector(config: Recipe, classes: int) -> FCOS | RetinaNet:
 def worst_canvas(weak: WeakView, images: Sequence[ImageRecord]) -> tuple[int, int]:
     """The canvas of a batch that holds the widest and the tallest of all views."""
     shapes = {(image.height, image.width) for image in images}
-    return common_canvas([resized_size(*shape, max(weak.short_side), weak.max_side) for shape in shapes])
+    short = max(weak.short_side)
+    return weak.canvas_for([resized_size(*shape, short, weak.max_side) for shape in shapes], short)
 
 
 def step_memory(config: Recipe, student: FCOS | RetinaNet, canvas: tuple[int, int], boxes: int) -> StepMemory:

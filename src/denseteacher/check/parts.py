@@ -8,11 +8,13 @@ import numpy as np
 import numpy.typing as npt
 
 from denseteacher.check.findings import FaultLog, Finding, Part, finding
-from denseteacher.data.coco20cls import only_voc_classes
-from denseteacher.data.formats import Annotations, labeled_images, read_annotations, read_unlabeled
-from denseteacher.data.records import ImageRecord, LabeledImages
+from denseteacher.data.formats import Annotations, Fault, labeled_images, read_annotations
+from denseteacher.data.records import ImageRecord, LabeledImages, UnopenedImages
 from denseteacher.data.sources import DataConfig, TrainingData, draw_split, subset_notes, validation_annotations
+from denseteacher.data.unlabeled import open_sources
 from denseteacher.errors import InputError
+
+_LOOKED_AT = 1000  # images of those that are too many to open all
 
 
 class Objects(NamedTuple):
@@ -33,10 +35,13 @@ class Parts(NamedTuple):
 
     labeled: LabeledImages
     unlabeled: list[ImageRecord]
+    """Those looked at."""
+    unlabeled_count: int
+    """Of all."""
     validation: LabeledImages | None
 
     def images(self) -> Iterator[tuple[Part, list[ImageRecord]]]:
-        """The parts that have images."""
+        """The parts that have images, and those of them that are looked at."""
         yield "labeled", self.labeled.images
         if self.unlabeled:
             yield "unlabeled", self.unlabeled
@@ -65,13 +70,14 @@ def image_sizes(images: Sequence[ImageRecord]) -> npt.NDArray[np.float64]:
 
 
 def parts_of(data: TrainingData) -> Parts:
-    """What ``open_data`` has read without a fault."""
+    """What ``open_data`` has read without a fault; without unlabeled images that it left unopened."""
     validation = None
     if data.validation is not None:
         images, content, path = data.validation
         annotations = Annotations(path, "coco", content, path.parent)
         validation = replace(labeled_images(annotations, bad_boxes="fix"), images=images)
-    return Parts(data.labeled, data.unlabeled, validation)
+    unlabeled = [] if isinstance(data.unlabeled, UnopenedImages) else list(data.unlabeled)
+    return Parts(data.labeled, unlabeled, len(data.unlabeled), validation)
 
 
 def read_parts(config: DataConfig) -> tuple[Parts, list[Finding]]:
@@ -82,10 +88,26 @@ def read_parts(config: DataConfig) -> tuple[Parts, list[Finding]]:
     """
     log = FaultLog()
     labeled, unlabeled, findings = _training_images(config, log)
-    return Parts(labeled, unlabeled, _validation(config, log)), [*log.findings(), *findings]
+    looked_at = _look_at(unlabeled, log) if isinstance(unlabeled, UnopenedImages) else list(unlabeled)
+    if len(looked_at) < len(unlabeled):
+        said = f"{len(looked_at):,} of {len(unlabeled):,} images were looked at, evenly spread"
+        findings += finding("info", "images that are too many to open all", "unlabeled", [said])
+    parts = Parts(labeled, looked_at, len(unlabeled), _validation(config, log))
+    return parts, [*log.findings(), *findings]
 
 
-def _training_images(config: DataConfig, log: FaultLog) -> tuple[LabeledImages, list[ImageRecord], list[Finding]]:
+def _look_at(images: UnopenedImages, log: FaultLog) -> list[ImageRecord]:
+    """Some of the images, evenly spread."""
+    records = []
+    for position in images.spread(_LOOKED_AT):
+        try:
+            records.append(images[position])
+        except InputError as error:
+            log.report("unlabeled")([Fault("unreadable image", str(error))])
+    return records
+
+
+def _training_images(config: DataConfig, log: FaultLog) -> tuple[LabeledImages, Sequence[ImageRecord], list[Finding]]:
     path = config.path("labeled")
     assert path is not None
     annotations = read_annotations(
@@ -94,7 +116,9 @@ def _training_images(config: DataConfig, log: FaultLog) -> tuple[LabeledImages, 
     labeled = _labeled_images(annotations, config, log, "labeled")
     findings = _annotation_ids(annotations, "labeled")
     findings += finding("info", "part of the data set", "labeled", subset_notes(config))
-    unlabeled = _unlabeled(config, log)
+    unlabeled, _ = open_sources(
+        config.unlabeled_sources, fallback=config.path("images"), report=log.report("unlabeled")
+    )
     if config.split != "none":
         try:
             split = draw_split(annotations, config.split, percent=config.percent, count=config.count, fold=config.fold)
@@ -128,15 +152,3 @@ def _annotation_ids(annotations: Annotations, part: Part) -> list[Finding]:
             twice.append(f"{annotations.path}: annotation id {one['id']} stands twice")
         seen.add(one.get("id"))
     return finding("warning", "annotation id twice", part, twice, "training ignores these ids; other tools mix them up")
-
-
-def _unlabeled(config: DataConfig, log: FaultLog) -> list[ImageRecord]:
-    found: list[ImageRecord] = []
-    for source in config.unlabeled_sources:
-        path, images = config.below_root(source.path), config.below_root(source.images)
-        assert path is not None
-        if source.only is None:
-            found += read_unlabeled(path, images, fallback=config.path("images"), report=log.report("unlabeled"))
-        else:
-            found += only_voc_classes(read_annotations(path, images, report=log.report("unlabeled")))
-    return found

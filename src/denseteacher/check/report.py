@@ -94,13 +94,13 @@ def check_data(config: Recipe, *, quick: bool = False) -> CheckReport:
         InputError: If a part of the data can't be read at all, or the recipe's detector can't be built.
     """
     parts, findings = read_parts(config.data)
-    if not findings:
+    if not findings:  # what could not be read, or was not, is listed nowhere
         findings += unlisted_findings(parts)
     findings += _image_findings(parts, quick=quick)
     findings += class_findings(parts)
     for name, labeled in parts.labels():
         findings += [*empty_images(labeled, name), *box_findings(labeled, name)]
-    config = resolve_auto(config, labeled=len(parts.labeled.images), unlabeled=len(parts.unlabeled))
+    config = resolve_auto(config, labeled=len(parts.labeled.images), unlabeled=parts.unlabeled_count)
     measures = _measure(config, parts)
     if measures is None:
         findings += finding("error", "no labeled object", "labeled", ["none of the images has a box"])
@@ -109,6 +109,8 @@ def check_data(config: Recipe, *, quick: bool = False) -> CheckReport:
         findings += ratio_findings(config, measures.foreground)
         config = with_ratio(config, measures.foreground)
     images = {part: len(images) for part, images in parts.images()}
+    if parts.unlabeled_count:
+        images["unlabeled"] = parts.unlabeled_count
     return CheckReport(by_severity(findings), images, count_classes(parts.labeled), measures, config, not quick)
 
 

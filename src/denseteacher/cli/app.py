@@ -9,7 +9,7 @@ from typer.core import TyperGroup
 from denseteacher.data.choices import Format
 
 _ORDER = (
-    *("demo", "check", "split", "train", "evaluate", "predict", "label", "export", "compare"),
+    *("demo", "check", "split", "stream", "train", "evaluate", "predict", "label", "export", "compare"),
     *("reproduce", "analyze", "benchmark", "recipes"),
 )
 """Of the commands in the help: as one needs them."""

@@ -21,6 +21,12 @@ def benchmark(
     batch: Annotated[int, typer.Option("--batch", min=1, help="Labeled images, and as many unlabeled ones.")] = 2,
     size: Annotated[str, typer.Option("--size", metavar="HxW", help="Pixels of the canvas.")] = "320x416",
     rounds: Annotated[int, typer.Option("--rounds", min=1, help="Measurements of each, taken in turns.")] = 5,
+    padding: Annotated[
+        float, typer.Option("--padding", min=0, max=0.9, help="Share of the canvas that is no image.")
+    ] = 0.0,
+    trace: Annotated[
+        Path | None, typer.Option("--trace", help="File for a profile of two steps, as chrome://tracing reads it.")
+    ] = None,
     device: Annotated[str, typer.Option("--device", help="auto, cpu or cuda.")] = "auto",
     json_file: Annotated[Path | None, typer.Option("--json", help="File to write all of it to.")] = None,
     overrides: Overrides = None,
@@ -34,10 +40,14 @@ def benchmark(
     if not chosen:
         raise InputError(f"there is no part {part!r} to measure: use one of {', '.join(PARTS)}, or all")
     height, width = _parse_size(size)
+    for option, file in (("--json", json_file), ("--trace", trace)):
+        if file is not None:
+            _check_writable(option, file)
     keys = ["detector.pretrained=false", "method.group_size=null", f"runtime.device={device}", *(overrides or [])]
     config = load_recipe(recipe, keys)
     remark(f"measuring {', '.join(chosen)}; what else this machine does meanwhile slows it")
-    found = measure(config, chosen, BenchmarkSize(batch, batch, height, width, rounds=rounds))
+    measured = BenchmarkSize(batch, batch, height, width, rounds=rounds, padding=padding)
+    found = measure(config, chosen, measured, trace=trace)
     for name, values in found.items():
         if isinstance(values, dict) and name not in ("versions", "size"):
             console().print(_table(name, values))
@@ -53,12 +63,22 @@ def _parse_size(text: str) -> tuple[int, int]:
     return int(height), int(width)
 
 
+def _check_writable(option: str, file: Path) -> None:
+    """Refuses before anything is measured and not after. Folders are made, a file that is there stays as it is."""
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with file.open("ab"):
+            pass
+    except OSError as error:
+        raise InputError(f"{option} {file} can't be written: {error.strerror or error}; give another file") from error
+
+
 def _table(name: str, values: dict[str, Any]) -> Table:
     table = Table(title=name, show_header=False)
     for key, value in values.items():
         if isinstance(value, dict):
             for inner, number in value.items():
-                table.add_row(f"{key}: {inner}", f"{number:.4g}")
+                table.add_row(f"{key}: {inner}", f"{number:.1%}" if key == "shares" else f"{number:.4g}")
         else:
             table.add_row(key, f"{value:.4g}" if isinstance(value, float) else str(value))
     return table

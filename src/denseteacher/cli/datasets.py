@@ -8,9 +8,11 @@ import typer
 
 from denseteacher.cli.app import DataFormat, Images, Overrides, Subset, app
 from denseteacher.cli.check_report import print_check
-from denseteacher.cli.printing import say
+from denseteacher.cli.printing import remark, say
 from denseteacher.data.choices import Protocol
 from denseteacher.files import write_json
+
+_SHOWN = 5  # sentences on unreadable images
 
 
 @app.command()
@@ -20,7 +22,8 @@ def check(
     format: DataFormat = None,
     subset: Subset = None,
     unlabeled: Annotated[
-        list[Path] | None, typer.Option("--unlabeled", help="Unlabeled images, as for train; repeatable.")
+        list[str] | None,
+        typer.Option("--unlabeled", metavar="PATH", help="Unlabeled images, as for train; repeatable."),
     ] = None,
     val: Annotated[Path | None, typer.Option("--val", help="Labeled data set to evaluate on.")] = None,
     val_subset: Annotated[str | None, typer.Option("--val-subset", help="Part of --val, where it has several.")] = None,
@@ -96,3 +99,23 @@ def split(
     options = ("--labeled", files.labeled, "--unlabeled", files.unlabeled, "--images", files.images)
     command = shlex.join(map(str, ("denseteacher", "train", "custom", *options)))
     say(f"To train: {command} (and --val PATH, to see how good it gets)")
+
+
+@app.command()
+def stream(
+    source: Annotated[
+        list[Path], typer.Argument(metavar="SOURCE...", help="Unlabeled images: folders, tar shards, COCO JSON, lists.")
+    ],
+    output: Annotated[Path, typer.Option("--output", help="Folder for the data set, new or empty.")],
+    images: Images = None,
+) -> None:
+    """Write unlabeled images as a LitData data set, which training can read from a bucket."""
+    from denseteacher import api
+
+    written = api.stream(source, output=output, images=images)
+    for sentence in written.unreadable[:_SHOWN]:
+        remark(f"passed over: {sentence}")
+    if len(written.unreadable) > _SHOWN:
+        remark(f"passed over: {len(written.unreadable) - _SHOWN:,} more")
+    say(f"{output}: {written.images:,} images")
+    say(f"To train: denseteacher train ... --unlabeled {shlex.quote(str(output))}, or the URL that you copy it to")

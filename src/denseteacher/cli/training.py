@@ -39,8 +39,12 @@ def train(
     ] = None,
     images: Images = None,
     unlabeled: Annotated[
-        list[Path] | None,
-        typer.Option("--unlabeled", help="Unlabeled images: folder, tar shards, COCO JSON or list; repeatable."),
+        list[str] | None,
+        typer.Option(
+            "--unlabeled",
+            metavar="PATH",
+            help="Unlabeled images: folder, tar shards, COCO JSON or list; repeatable. Or a LitData folder or URL.",
+        ),
     ] = None,
     val: Annotated[Path | None, typer.Option("--val", help="Labeled data set to evaluate on.")] = None,
     data: Annotated[
@@ -79,6 +83,8 @@ def train(
         resume=resume,
         burn_in_from=burn_in_from,
     )
+    if not result.is_main:
+        raise typer.Exit(0 if result.stopped_by is None else 1)
     if result.stopped_by is not None:
         raise RunError(
             f"stopped by {result.stopped_by} after step {result.step}, all is saved: go on with --resume --output "

@@ -1,6 +1,6 @@
 """Sizes and flips: the weak view, the evaluation view, and images put on one canvas."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, Literal, NamedTuple, Self
 
 import numpy as np
@@ -11,6 +11,7 @@ from torch import Tensor
 from torchvision.transforms.v2 import functional
 
 from denseteacher.config import Config
+from denseteacher.data.randomness import Draw, keyed_generator
 from denseteacher.data.sizes import common_canvas, resized_size
 from denseteacher.structures import ImageBatch, Targets
 
@@ -49,6 +50,13 @@ class WeakView(Config):
     """Bound of the longer side in pixels."""
     flip: float = Field(0.5, ge=0, le=1)
     """Probability."""
+    scale_per: Literal["image", "batch"] = "image"
+    """Whether every image draws its short side, as published, or a step one for all its images, in all processes:
+    then a batch has less padding and its steps less variety of scale."""
+    canvas: Literal["smallest", "bucket"] = "smallest"
+    """``smallest`` is what holds a step's images; ``bucket`` what holds any image of the step's orientation and short
+    side, which pads more, but a run then has few canvases: two for each short side with ``scale_per: batch``, else
+    two, and what batches of both orientations need."""
 
     @model_validator(mode="after")
     def _check_short_side(self) -> Self:
@@ -58,21 +66,48 @@ class WeakView(Config):
             raise ValueError('sampling "range" needs a short_side of two values, the smaller one first')
         return self
 
-    def draw(self, height: int, width: int, rng: np.random.Generator) -> Geometry:
+    def draw(self, height: int, width: int, *, seed: int, draw: Draw, step: int, slot: int) -> Geometry:
         """What to do to an image of this size.
 
         Args:
             height: Height of the image in pixels.
             width: Width of the image in pixels.
-            rng: Source of two numbers; they are drawn in any case, so that settings do not shift each other.
+            seed: The run's seed.
+            draw: Which of a step's images are drawn for.
+            step: The optimizer step.
+            slot: Position of the image in the global batch; with the others the key of its random numbers.
         """
+        rng = keyed_generator(seed, draw, step, slot)
+        short = self._short_side(rng)  # drawn in any case, so that settings do not shift each other
+        flip = bool(rng.random() < self.flip)
+        if self.scale_per == "batch":
+            short = self.step_side(seed, step)
+        return Geometry(*resized_size(height, width, short, self.max_side), flip)
+
+    def step_side(self, seed: int, step: int) -> int:
+        """The short side that a step's views share, or the longest that they may have where each draws its own."""
+        if self.scale_per == "image":
+            return max(self.short_side)
+        return self._short_side(keyed_generator(seed, Draw.SCALE, step))
+
+    def canvas_for(self, sizes: Sequence[Sequence[int]], short: int) -> tuple[int, int]:
+        """Height and width of the canvas for a batch.
+
+        Args:
+            sizes: Height and width of its views.
+            short: Their ``step_side``.
+        """
+        if self.canvas == "smallest":
+            return common_canvas(sizes)
+        tall = any(height > width for height, width in sizes)
+        wide = any(width > height for height, width in sizes)
+        return common_canvas([(self.max_side if tall else short, self.max_side if wide else short)])
+
+    def _short_side(self, rng: np.random.Generator) -> int:
         if self.sampling == "range":
             low, high = self.short_side
-            short = int(rng.integers(low, high, endpoint=True))
-        else:
-            short = self.short_side[int(rng.integers(len(self.short_side)))]
-        flip = bool(rng.random() < self.flip)
-        return Geometry(*resized_size(height, width, short, self.max_side), flip)
+            return int(rng.integers(low, high, endpoint=True))
+        return self.short_side[int(rng.integers(len(self.short_side)))]
 
 
 class EvalView(Config):
@@ -96,10 +131,13 @@ def transform(image: Tensor, boxes: Boxes, geometry: Geometry) -> tuple[Tensor, 
         boxes: (n, 4) xyxy in its pixels.
         geometry: What to do.
     """
+    return resize_and_flip(image, geometry), move_boxes(boxes, image.shape[1], image.shape[2], geometry)
+
+
+def resize_and_flip(image: Tensor, geometry: Geometry) -> Tensor:
+    """The (3, height, width) uint8 view of a (3, H, W) uint8 image."""
     resized = _resize(image, geometry.height, geometry.width)
-    if geometry.flip:
-        resized = resized.flip(-1)
-    return resized, move_boxes(boxes, image.shape[1], image.shape[2], geometry)
+    return resized.flip(-1) if geometry.flip else resized
 
 
 def move_boxes(boxes: Boxes, height: int, width: int, geometry: Geometry) -> Boxes:
@@ -119,25 +157,25 @@ def _resize(image: Tensor, height: int, width: int) -> Tensor:
     return resized
 
 
-def pad_batch(images: Sequence[Tensor], *, multiple: int = 32, canvas: tuple[int, int] | None = None) -> ImageBatch:
-    """Puts images on the smallest common canvas.
+def pad_batch(images: Sequence[Tensor]) -> ImageBatch:
+    """Puts (3, H_i, W_i) uint8 images on the smallest common canvas."""
+    sizes = [image.shape[1:] for image in images]
+    return ImageBatch(fill_canvas(images, len(images), common_canvas(sizes)), torch.tensor(sizes))
+
+
+def fill_canvas(images: Iterable[Tensor], count: int, canvas: tuple[int, int]) -> Tensor:
+    """(B, 3, H, W) uint8 with the images at the upper left and 0 beside them.
 
     Args:
-        images: (3, H_i, W_i) uint8 each.
-        multiple: Height and width of the canvas are rounded up to a multiple of this.
-        canvas: Height and width to use instead; every image must fit.
+        images: (3, H_i, W_i) uint8 each, not larger than the canvas.
+        count: How many they are; they may be made one by one.
+        canvas: Height and width.
     """
-    sizes = torch.tensor([image.shape[1:] for image in images], dtype=torch.int64)
-    if canvas is None:
-        height, width = common_canvas(sizes.tolist(), multiple=multiple)
-    else:
-        height, width = canvas
-    if height < int(sizes[:, 0].max()) or width < int(sizes[:, 1].max()):
-        raise ValueError(f"images of sizes {sizes.tolist()} do not fit a canvas of {height} x {width}")
-    pixels = torch.zeros(len(images), 3, height, width, dtype=torch.uint8)
+    pixels = torch.zeros(count, 3, *canvas, dtype=torch.uint8)
     for row, image in zip(pixels, images, strict=True):
-        row[:, : image.shape[1], : image.shape[2]] = image
-    return ImageBatch(pixels, sizes)
+        # decoders put the colors of a pixel together; NumPy takes them apart in half of torch's time
+        np.copyto(row[:, : image.shape[1], : image.shape[2]].numpy(), image.numpy())
+    return pixels
 
 
 def pad_targets(boxes: Sequence[Boxes], labels: Sequence[npt.NDArray[Any]]) -> Targets:

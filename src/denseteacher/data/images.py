@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from denseteacher.data.records import ImageRecord, TarMember
+from denseteacher.data.records import EncodedImage, ImageRecord, Member, image_name
 from denseteacher.errors import InputError
 
 if TYPE_CHECKING:  # the ONNX predictor reads images where there is no torch
@@ -35,31 +35,29 @@ def load_image(record: ImageRecord) -> "Tensor":
     return decode_image(record.path, declared_size=(record.height, record.width), member=record.member)
 
 
-def decode_image(
-    path: Path, *, declared_size: tuple[int, int] | None = None, member: TarMember | None = None
-) -> "Tensor":
+def decode_image(path: Path, *, declared_size: tuple[int, int] | None = None, member: Member | None = None) -> "Tensor":
     """Reads an image file as ``read_pixels`` does.
 
     Returns:
-        (3, H, W) uint8 RGB.
+        (3, H, W) uint8 RGB, whose memory is in the order of the rows of a picture, pixel by pixel.
 
     Raises:
         InputError: If the file is missing, damaged, no image, too large, or not of the declared size.
     """
     import torch
 
-    return torch.from_numpy(read_pixels(path, declared_size=declared_size, member=member)).permute(2, 0, 1).contiguous()
+    return torch.from_numpy(read_pixels(path, declared_size=declared_size, member=member)).permute(2, 0, 1)
 
 
 def read_pixels(
-    path: Path, *, declared_size: tuple[int, int] | None = None, member: TarMember | None = None
+    path: Path, *, declared_size: tuple[int, int] | None = None, member: Member | None = None
 ) -> npt.NDArray[np.uint8]:
     """Reads an image file.
 
     Args:
         path: JPEG, PNG, BMP, TIFF, WebP, GIF (first frame) or PPM, of any color mode.
         declared_size: Height and width that the data set says it has.
-        member: The part of a tar file at ``path`` that is the image.
+        member: Where in ``path`` the image is, which is no file of its own.
 
     Returns:
         (H, W, 3) uint8 RGB.
@@ -68,7 +66,7 @@ def read_pixels(
         InputError: If the file is missing, damaged, no image, too large, or not of the declared size.
     """
     image = open_image(path, member)
-    name = str(path) if member is None else f"{path}, {member.name}"
+    name = image_name(path, member)
     try:
         if is_turned(image, name, declared_size):
             image = ImageOps.exif_transpose(image)
@@ -82,7 +80,7 @@ def read_pixels(
         raise InputError(f"{name} is damaged and can't be decoded ({_reason(error)})") from error
 
 
-def image_size(path: Path, member: TarMember | None = None) -> tuple[int, int]:
+def image_size(path: Path, member: Member | None = None) -> tuple[int, int]:
     """Height and width of an image file after EXIF orientation, from its header.
 
     Raises:
@@ -93,18 +91,18 @@ def image_size(path: Path, member: TarMember | None = None) -> tuple[int, int]:
         return (width, height) if orientation(image) in _QUARTER_TURNS else (height, width)
 
 
-def open_image(path: Path, member: TarMember | None = None, content: bytes | None = None) -> Image.Image:
+def open_image(path: Path, member: Member | None = None, content: bytes | None = None) -> Image.Image:
     """An image file whose header is read and whose pixels are not yet.
 
     Args:
         path: The file.
-        member: The part of a tar file at ``path`` that is the image.
+        member: Where in ``path`` the image is, which is no file of its own.
         content: The bytes of the image, where they are read already.
 
     Raises:
         InputError: If the file is missing, no image, or claims to be too large.
     """
-    name = str(path) if member is None else f"{path}, {member.name}"
+    name = image_name(path, member)
     if content is None and member is not None:
         content = read_content(path, member)
     try:
@@ -121,8 +119,10 @@ def open_image(path: Path, member: TarMember | None = None, content: bytes | Non
     return image
 
 
-def read_content(path: Path, member: TarMember | None = None) -> bytes:
-    """The bytes of an image file or of an image in a tar file."""
+def read_content(path: Path, member: Member | None = None) -> bytes:
+    """The bytes of an image file, or of an image in a tar file or another data set."""
+    if isinstance(member, EncodedImage):
+        return member.content
     with path.open("rb") as file:
         if member is None:
             return file.read()

@@ -4,24 +4,20 @@ import signal
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
+from torch.autograd.profiler import record_function
 from torch.utils.data import DataLoader, Dataset
 
 from denseteacher.data.affine import AffineView
-from denseteacher.data.geometry import WeakView, pad_batch, pad_targets, transform
+from denseteacher.data.geometry import Geometry, WeakView, fill_canvas, move_boxes, pad_targets, resize_and_flip
 from denseteacher.data.images import load_image
 from denseteacher.data.photometry import StrongView
-from denseteacher.data.randomness import Draw, keyed_generator, keyed_uniforms
+from denseteacher.data.randomness import Draw, keyed_uniforms
 from denseteacher.data.records import ImageRecord, LabeledImages
-from denseteacher.data.samplers import LabeledSampler, UnlabeledSampler, is_portrait
+from denseteacher.data.samplers import LabeledSampler, is_portrait, unlabeled_sampler
 from denseteacher.errors import InputError
 from denseteacher.structures import METHOD_NUMBERS, ImageBatch, Provenance, SemiBatch, Targets
-
-Boxes = npt.NDArray[np.float32]
-_NO_BOXES: Boxes = np.zeros((0, 4), dtype=np.float32)
 
 
 class UnlabeledViews(NamedTuple):
@@ -46,6 +42,27 @@ class LoadedStep(NamedTuple):
     unlabeled: UnlabeledViews | None
     files: list[str]
     """Image files of the step, for messages."""
+
+
+class PlannedView(NamedTuple):
+    """A weak view whose image is not read yet."""
+
+    position: int
+    """Of the image in its list."""
+    slot: int
+    """Of the image in the global batch."""
+    record: ImageRecord
+    geometry: Geometry
+
+
+class StepPlan(NamedTuple):
+    """The weak views of one step and one process."""
+
+    labeled: list[PlannedView]
+    unlabeled: list[PlannedView]
+    """Empty where the step needs none."""
+    canvas: tuple[int, int]
+    """Height and width; one for all, so that the student sees every view in one pass."""
 
 
 class StreamSettings(NamedTuple):
@@ -79,7 +96,7 @@ class StepDataset(Dataset[LoadedStep | InputError]):
         self.hidden = hidden
         self.settings = settings
         self.labeled_sampler = LabeledSampler(is_portrait(labeled.images), settings.labeled_batch, settings.seed)
-        self.unlabeled_sampler = UnlabeledSampler(is_portrait(unlabeled), settings.unlabeled_batch, settings.seed)
+        self.unlabeled_sampler = unlabeled_sampler(unlabeled, settings.unlabeled_batch, settings.seed)
 
     def __getitem__(self, step: int) -> LoadedStep | InputError:
         """The batch, or the error that its files raise (an exception would lose its type in a worker)."""
@@ -88,85 +105,76 @@ class StepDataset(Dataset[LoadedStep | InputError]):
         except InputError as error:
             return error
 
+    def plan(self, step: int) -> StepPlan:
+        """The views of a step before any image is read.
+
+        Raises:
+            InputError: If one of its images can't be opened.
+        """
+        chosen = self.labeled_sampler.batch(step)
+        slots = _share(self.settings.labeled_batch, self.settings)
+        places = [int(chosen[slot]) for slot in slots]
+        labeled = self._views(self.labeled.images, places, slots, Draw.LABELED_WEAK, step)
+        unlabeled: list[PlannedView] = []
+        if self.settings.needs_unlabeled(step):
+            first = self.labeled.images[chosen[0]]
+            slots = _share(self.settings.unlabeled_batch, self.settings)
+            places = self.unlabeled_sampler.positions(step, slots, portrait=first.height > first.width)
+            unlabeled = self._views(self.unlabeled, places, slots, Draw.UNLABELED_WEAK, step)
+        weak, sizes = self.settings.weak, [view.geometry[:2] for view in (*labeled, *unlabeled)]
+        return StepPlan(labeled, unlabeled, weak.canvas_for(sizes, weak.step_side(self.settings.seed, step)))
+
     def load(self, step: int) -> LoadedStep:
         """The batch of a step.
 
         Raises:
             InputError: If one of its images can't be read.
         """
-        chosen = self.labeled_sampler.batch(step)
-        slots = _share(self.settings.labeled_batch, self.settings)
-        positions = [int(chosen[slot]) for slot in slots]
-        records = [self.labeled.images[position] for position in positions]
-        views = [
-            self._weak_view(record, self.labeled.boxes[position], Draw.LABELED_WEAK, step, slot)
-            for record, position, slot in zip(records, positions, slots, strict=True)
-        ]
-        first = self.labeled.images[chosen[0]]
-        others = self._unlabeled(step, portrait=first.height > first.width)
-
-        # one canvas for all, so that the student sees every view in one pass
-        padded = pad_batch([view.pixels for view in (*views, *others.views)])
-        count = len(views)
+        plan = self.plan(step)
+        views = [*plan.labeled, *plan.unlabeled]
+        pixels = fill_canvas(
+            (resize_and_flip(load_image(view.record), view.geometry) for view in views), len(views), plan.canvas
+        )
+        sizes = torch.tensor([view.geometry[:2] for view in views])
+        count = len(plan.labeled)
         return LoadedStep(
             step,
-            ImageBatch(padded.pixels[:count], padded.sizes[:count]),
-            pad_targets([view.boxes for view in views], [self.labeled.labels[position] for position in positions]),
-            slots,
-            self._unlabeled_views(others, ImageBatch(padded.pixels[count:], padded.sizes[count:])),
-            [record.name for record in (*records, *others.records)],
+            ImageBatch(pixels[:count], sizes[:count]),
+            _targets(self.labeled, plan.labeled),
+            [view.slot for view in plan.labeled],
+            self._unlabeled_views(plan.unlabeled, ImageBatch(pixels[count:], sizes[count:])),
+            [view.record.name for view in views],
         )
 
-    def _unlabeled(self, step: int, *, portrait: bool) -> "_Unlabeled":
-        """The step's unlabeled images; none where it needs none."""
-        if not self.settings.needs_unlabeled(step):
-            return _Unlabeled([], [], [], [])
-        drawn = self.unlabeled_sampler.batch(step, portrait=portrait)
-        slots = _share(self.settings.unlabeled_batch, self.settings)
-        positions = [int(drawn[slot]) for slot in slots]
-        records = [self.unlabeled[position] for position in positions]
-        views = [
-            self._weak_view(
-                record,
-                _NO_BOXES if self.hidden is None else self.hidden.boxes[position],
-                Draw.UNLABELED_WEAK,
-                step,
-                slot,
+    def _views(
+        self, images: Sequence[ImageRecord], positions: list[int], slots: list[int], draw: Draw, step: int
+    ) -> list[PlannedView]:
+        views = []
+        for position, slot in zip(positions, slots, strict=True):
+            record = images[position]
+            geometry = self.settings.weak.draw(
+                record.height, record.width, seed=self.settings.seed, draw=draw, step=step, slot=slot
             )
-            for record, position, slot in zip(records, positions, slots, strict=True)
-        ]
-        return _Unlabeled(positions, records, views, slots)
+            views.append(PlannedView(position, slot, record, geometry))
+        return views
 
-    def _unlabeled_views(self, others: "_Unlabeled", weak: ImageBatch) -> UnlabeledViews | None:
-        if not others.views:
+    def _unlabeled_views(self, views: list[PlannedView], weak: ImageBatch) -> UnlabeledViews | None:
+        if not views:
             return None
-        hidden = None
-        if self.hidden is not None:
-            labels = [self.hidden.labels[position] for position in others.positions]
-            hidden = pad_targets([view.boxes for view in others.views], labels)
-        to_weak = torch.stack([view.matrix for view in others.views])
-        return UnlabeledViews(weak, torch.tensor(others.positions), to_weak, hidden, others.slots)
-
-    def _weak_view(self, record: ImageRecord, boxes: Boxes, draw: Draw, step: int, slot: int) -> "_WeakView":
-        rng = keyed_generator(self.settings.seed, draw, step, slot)
-        image = load_image(record)
-        geometry = self.settings.weak.draw(image.shape[1], image.shape[2], rng)
-        return _WeakView(*transform(image, boxes, geometry), geometry.matrix(image.shape[1], image.shape[2]))
+        return UnlabeledViews(
+            weak,
+            torch.tensor([view.position for view in views]),
+            torch.stack([view.geometry.matrix(view.record.height, view.record.width) for view in views]),
+            None if self.hidden is None else _targets(self.hidden, views),
+            [view.slot for view in views],
+        )
 
 
-class _WeakView(NamedTuple):
-    pixels: Tensor
-    boxes: Boxes
-    matrix: Tensor
-
-
-class _Unlabeled(NamedTuple):
-    """Unlabeled images of a step, before they share a canvas."""
-
-    positions: list[int]
-    records: list[ImageRecord]
-    views: list[_WeakView]
-    slots: list[int]
+def _targets(images: LabeledImages, views: list[PlannedView]) -> Targets:
+    boxes = [
+        move_boxes(images.boxes[view.position], view.record.height, view.record.width, view.geometry) for view in views
+    ]
+    return pad_targets(boxes, [images.labels[view.position] for view in views])
 
 
 def _share(batch: int, settings: StreamSettings) -> list[int]:
@@ -200,6 +208,7 @@ def ignore_signals(_: int) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
+@record_function("strong views")
 def with_strong_views(
     loaded: LoadedStep, strong: StrongView, affine: AffineView | None, *, seed: int, device: torch.device
 ) -> SemiBatch:

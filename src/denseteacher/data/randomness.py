@@ -25,6 +25,8 @@ class Draw(IntEnum):
     DIGITS = 7
     GEOMETRY = 8
     METHOD = 9
+    SCALE = 10
+    CHUNKS = 11
 
 
 def keyed_generator(seed: int, *key: int) -> np.random.Generator:

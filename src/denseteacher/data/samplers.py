@@ -2,12 +2,14 @@
 
 from collections.abc import Sequence
 from functools import lru_cache
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from denseteacher.data.randomness import Draw, keyed_generator
-from denseteacher.data.records import ImageRecord
+from denseteacher.data.records import ImageRecord, UnopenedImages
+from denseteacher.data.streams import StreamedImages
 
 Positions = npt.NDArray[np.int64]
 
@@ -64,7 +66,18 @@ class LabeledSampler:
         self._epoch = lru_cache(maxsize=2)(self._plan_epoch)
 
 
-class UnlabeledSampler:
+class UnlabeledSampler(Protocol):
+    """Which unlabeled images a step sees."""
+
+    def positions(self, step: int, slots: Sequence[int], *, portrait: bool) -> list[int]:
+        """Positions of the images at some slots of the global batch; all of one orientation, as far as there are any.
+
+        Raises:
+            InputError: If an image can't be opened that had to be looked at.
+        """
+
+
+class UniformSampler:
     """Uniform draws with replacement, as published, from the images of a wanted orientation."""
 
     def __init__(self, portrait: npt.NDArray[np.bool_], batch_size: int, seed: int) -> None:
@@ -74,8 +87,96 @@ class UnlabeledSampler:
         self.batch_size = batch_size
         self.seed = seed
 
-    def batch(self, step: int, portrait: bool) -> Positions:
-        """(batch_size,) positions; of any orientation where there is none of the wanted one."""
+    def positions(self, step: int, slots: Sequence[int], *, portrait: bool) -> list[int]:
+        """See ``UnlabeledSampler``; of any orientation where there is no image of the wanted one."""
         pool = self.pools[portrait] if len(self.pools[portrait]) else self.everything
         rng = keyed_generator(self.seed, Draw.SAMPLE, step)
-        return pool[rng.integers(len(pool), size=self.batch_size)]
+        drawn = pool[rng.integers(len(pool), size=self.batch_size)]
+        return [int(drawn[slot]) for slot in slots]
+
+
+class LookingSampler:
+    """Uniform draws with replacement from images whose orientations nobody knows before they are opened.
+
+    For each slot candidates are opened until one has the wanted orientation; after ``LOOKS`` it is the first one. On
+    COCO, a quarter of which is portrait, that is 1.3 images a slot of a landscape batch, 4 of a portrait one.
+    """
+
+    LOOKS = 16
+
+    def __init__(self, images: UnopenedImages, batch_size: int, seed: int) -> None:
+        """Draws among these images."""
+        self.images = images
+        self.batch_size = batch_size
+        self.seed = seed
+
+    def positions(self, step: int, slots: Sequence[int], *, portrait: bool) -> list[int]:
+        """See ``UnlabeledSampler``."""
+        candidates = self.candidates(step)
+        return [self._fitting(candidates[slot].tolist(), portrait=portrait) for slot in slots]
+
+    def candidates(self, step: int) -> Positions:
+        """(batch_size, LOOKS) positions to look at, in this order."""
+        rng = keyed_generator(self.seed, Draw.SAMPLE, step)
+        return rng.integers(len(self.images), size=(self.batch_size, self.LOOKS))
+
+    def _fitting(self, candidates: list[int], *, portrait: bool) -> int:
+        for position in candidates:
+            image = self.images[position]
+            if (image.height > image.width) == portrait:
+                return position
+        return candidates[0]
+
+
+class WindowSampler(LookingSampler):
+    """Epochs of images that lie in chunks, so that a few chunks at a time are enough.
+
+    An epoch takes the chunks in a random order, ``WINDOW`` of them at a time, and shuffles the images of these. An
+    image that lies the wrong way for its batch is replaced by another one of its window, drawn at random.
+    """
+
+    WINDOW = 16
+
+    def __init__(self, images: StreamedImages, batch_size: int, seed: int) -> None:
+        """Goes through these images."""
+        super().__init__(images, batch_size, seed)
+        self._sizes, self._begins = images.chunk_sizes, np.cumsum(images.chunk_sizes) - images.chunk_sizes
+
+    def candidates(self, step: int) -> Positions:
+        """See ``LookingSampler``."""
+        rng = keyed_generator(self.seed, Draw.SAMPLE, step)
+        others = rng.random((self.batch_size, self.LOOKS - 1))
+        window_ends, window = lru_cache(self._window_ends), lru_cache(self._window)
+        candidates = np.empty((self.batch_size, self.LOOKS), np.int64)
+        for slot in range(self.batch_size):
+            epoch, number = divmod(step * self.batch_size + slot, len(self.images))
+            ends = window_ends(epoch)
+            index = int(np.searchsorted(ends, number, side="right"))
+            images = window(epoch, index)
+            candidates[slot, 0] = images[number - (ends[index] - len(images))]
+            candidates[slot, 1:] = images[(others[slot] * len(images)).astype(np.int64)]
+        return candidates
+
+    def _order(self, epoch: int) -> Positions:
+        """The chunks of an epoch."""
+        return keyed_generator(self.seed, Draw.CHUNKS, epoch).permutation(len(self._sizes))
+
+    def _window_ends(self, epoch: int) -> Positions:
+        """Images of the epoch up to the end of each window."""
+        sizes = self._sizes[self._order(epoch)]
+        return np.cumsum(np.add.reduceat(sizes, np.arange(0, len(sizes), self.WINDOW)))
+
+    def _window(self, epoch: int, index: int) -> Positions:
+        """Positions of the images of a window, in their order."""
+        chunks = self._order(epoch)[index * self.WINDOW : (index + 1) * self.WINDOW]
+        images = np.concatenate([np.arange(self._sizes[chunk]) + self._begins[chunk] for chunk in chunks])
+        return keyed_generator(self.seed, Draw.CHUNKS, epoch, index + 1).permutation(images)
+
+
+def unlabeled_sampler(images: Sequence[ImageRecord], batch_size: int, seed: int) -> UnlabeledSampler:
+    """The draws that fit how much is known of the images, and where they lie."""
+    if isinstance(images, StreamedImages):
+        return WindowSampler(images, batch_size, seed)
+    if isinstance(images, UnopenedImages):
+        return LookingSampler(images, batch_size, seed)
+    return UniformSampler(is_portrait(images), batch_size, seed)

@@ -1,6 +1,6 @@
 """From what a recipe says about data to records: which images are labeled, unlabeled, for validation."""
 
-from dataclasses import replace
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -8,19 +8,17 @@ from pydantic import Field, model_validator
 
 from denseteacher.config import Config
 from denseteacher.data.choices import Format, Protocol
-from denseteacher.data.coco20cls import COCO20CLS_COUNT, only_voc_classes
 from denseteacher.data.digits import make_digits
 from denseteacher.data.formats import (
     Annotations,
     Report,
     labeled_images,
     read_annotations,
-    read_unlabeled,
     refuse,
     training_subset,
     with_categories,
 )
-from denseteacher.data.records import ImageRecord, LabeledImages
+from denseteacher.data.records import ImageRecord, LabeledImages, UnopenedImages
 from denseteacher.data.splits import (
     Split,
     listed_split,
@@ -29,18 +27,9 @@ from denseteacher.data.splits import (
     stac_split,
     stratified_split,
 )
+from denseteacher.data.streams import Url
+from denseteacher.data.unlabeled import UnlabeledSource, open_sources
 from denseteacher.errors import InputError
-
-
-class UnlabeledSource(Config):
-    """One of several places with unlabeled images."""
-
-    path: Path
-    """As ``DataConfig.unlabeled``."""
-    images: Path | None = None
-    """Folder of the files that a JSON or list at ``path`` names; found near it if not given."""
-    only: Literal["voc"] | None = None
-    """``voc`` takes those images of a COCO data set that show objects of VOC's twenty classes and no others."""
 
 
 class DataConfig(Config):
@@ -60,9 +49,10 @@ class DataConfig(Config):
     images: Path | None = None
     """Folder of the labeled images; found near the annotations if not given. Images that a JSON in ``unlabeled`` or
     ``val`` names are looked for there too."""
-    unlabeled: Path | tuple[Path | UnlabeledSource, ...] | None = None
+    unlabeled: Url | Path | tuple[Url | Path | UnlabeledSource, ...] | None = None
     """Folder, tar shards, COCO image-info JSON, VOC image set or text list of unlabeled images, or several of them;
-    without it, and with a split, the images of ``labeled`` that the split leaves out."""
+    or a LitData data set, its folder or URL. Without it, and with a split, the images of ``labeled`` that the split
+    leaves out."""
     unlabeled_images: Path | None = None
     """Folder of the files that a JSON or list in ``unlabeled`` names."""
     val: Path | None = None
@@ -104,7 +94,8 @@ class DataConfig(Config):
 
     def path(self, key: str) -> Path | None:
         """The path under a key, below ``root`` where it is relative."""
-        return self.below_root(getattr(self, key))
+        path: Path | None = getattr(self, key)
+        return path if path is None or self.root is None else self.root / path
 
     @property
     def labeled_subset(self) -> str | None:
@@ -119,19 +110,16 @@ class DataConfig(Config):
         """Folder of the images of ``val``, where it is given, or where ``val`` is a part of ``labeled``."""
         return self.path("val_images") or (self.path("images") if self.val == self.labeled else None)
 
-    def below_root(self, path: Path | None) -> Path | None:
-        """The path below ``root`` where it is relative."""
-        return path if path is None or self.root is None else self.root / path
-
     @property
     def unlabeled_sources(self) -> list[UnlabeledSource]:
-        """What ``unlabeled`` names, as one list."""
+        """What ``unlabeled`` names, as one list, with paths below ``root``."""
         given = self.unlabeled if isinstance(self.unlabeled, tuple) else [self.unlabeled]
-        return [
+        sources = [
             one if isinstance(one, UnlabeledSource) else UnlabeledSource(path=one, images=self.unlabeled_images)
             for one in given
             if one is not None
         ]
+        return sources if self.root is None else [source.below(self.root) for source in sources]
 
 
 class Validation(NamedTuple):
@@ -147,7 +135,7 @@ class TrainingData(NamedTuple):
     """All that a run reads."""
 
     labeled: LabeledImages
-    unlabeled: list[ImageRecord]
+    unlabeled: Sequence[ImageRecord]
     validation: Validation | None
     split: Split
     hidden: LabeledImages | None = None
@@ -178,10 +166,10 @@ def open_data(config: DataConfig) -> TrainingData:
     labeled = everything.select([positions[id_] for id_ in split.labeled_ids])
     if not any(len(boxes) for boxes in labeled.boxes):
         raise InputError(f"none of the {len(labeled.images)} labeled images of {source} has a box")
-    unlabeled, notes = _unlabeled(config)
+    unlabeled, notes = open_sources(config.unlabeled_sources, fallback=config.path("images"))
     notes = (*subset_notes(config), *notes)
     if config.unlabeled is not None:
-        ids = [image.id for image in unlabeled]
+        ids = unlabeled.ids if isinstance(unlabeled, UnopenedImages) else [image.id for image in unlabeled]
         named = ", ".join(str(one.path) for one in config.unlabeled_sources)
         split = Split(split.labeled_ids, ids, f"{split.source}; unlabeled: {named}")
     else:
@@ -247,26 +235,6 @@ def _split(annotations: Annotations, config: DataConfig) -> Split:
     # a split belongs to the data, not to the run: two seeds of a run train on the same labels
     size: dict[str, Any] = {"percent": config.percent, "count": config.count, "fold": config.fold}
     return draw_split(annotations, config.split, **size, seed=0)
-
-
-def _unlabeled(config: DataConfig) -> tuple[list[ImageRecord], tuple[str, ...]]:
-    """The images of all unlabeled sources, and what there is to say about them."""
-    sources = config.unlabeled_sources
-    found: list[list[ImageRecord]] = []
-    chosen = 0
-    for source in sources:
-        path, images = config.below_root(source.path), config.below_root(source.images)
-        assert path is not None
-        if source.only is None:
-            found.append(read_unlabeled(path, images, fallback=config.path("images")))
-        else:
-            found.append(only_voc_classes(read_annotations(path, images)))
-            chosen += len(found[-1])
-    notes = (f"COCO20cls: {chosen:,} images; the list that is known has {COCO20CLS_COUNT:,}",) if chosen else ()
-    if len(found) == 1:
-        return found[0], notes
-    records = (record for part in found for record in part)  # ids of several sources would stand twice
-    return [replace(record, id=number) for number, record in enumerate(records, 1)], notes
 
 
 def validation_annotations(config: DataConfig, report: Report = refuse) -> Annotations | None:

@@ -23,14 +23,18 @@ class Split(NamedTuple):
     """A labeled and an unlabeled part, by image id."""
 
     labeled_ids: list[int]
-    unlabeled_ids: list[int]
+    unlabeled_ids: list[int] | range
+    """A range where the images are so many that nobody lists them."""
     source: str
     """How it came about, in one phrase."""
 
     @property
     def digest(self) -> str:
         """SHA-256 of both parts, whatever their order: equal for equal splits."""
-        parts = ("\n".join(map(str, sorted(ids))) for ids in (self.labeled_ids, self.unlabeled_ids))
+        parts = (
+            str(ids) if isinstance(ids, range) else "\n".join(map(str, sorted(ids)))
+            for ids in (self.labeled_ids, self.unlabeled_ids)
+        )
         return hashlib.sha256("\n--\n".join(parts).encode()).hexdigest()
 
 
@@ -218,5 +222,15 @@ def listed_split(image_ids: Sequence[int], path: Path) -> Split:
 
 
 def write_split_ids(split: Split, path: Path) -> None:
-    """Writes a split for the run folder; ``listed_split`` reads it back."""
-    write_json(path, {"digest": split.digest, **split._asdict()}, indent=None)
+    """Writes a split for the run folder; ``listed_split`` reads it back. A range becomes its first and last id."""
+    ids = split.unlabeled_ids
+    written = {"first": ids[0], "last": ids[-1]} if isinstance(ids, range) and ids else list(ids)
+    write_json(path, {"digest": split.digest, **split._asdict(), "unlabeled_ids": written}, indent=None)
+
+
+def read_split_sizes(path: Path) -> tuple[int, int]:
+    """Labeled and unlabeled images of a split that ``write_split_ids`` has written."""
+    content = json.loads(path.read_text(encoding="utf-8"))
+    unlabeled = content["unlabeled_ids"]
+    many = unlabeled["last"] - unlabeled["first"] + 1 if isinstance(unlabeled, dict) else len(unlabeled)
+    return len(content["labeled_ids"]), many

@@ -72,7 +72,8 @@ def freeze_batch_norm(body: nn.Module) -> nn.Module:
         body: A network of (B, 3, H, W) images that gives a list of features; taken over.
     """
     frozen: nn.Module = timm.layers.freeze_batch_norm_2d(body)  # type: ignore[attr-defined,no-untyped-call]
-    image = torch.rand((1, 3, _SIDE, _SIDE), generator=torch.Generator().manual_seed(0))
+    device = next(frozen.parameters()).device
+    image = torch.rand((1, 3, _SIDE, _SIDE), generator=torch.Generator("cpu").manual_seed(0), device="cpu").to(device)
     folded = copy.deepcopy(frozen)
     pairs, wanted = _pairs(folded, image)
     names = {module: name for name, module in folded.named_modules()}
@@ -81,7 +82,12 @@ def freeze_batch_norm(body: nn.Module) -> nn.Module:
         folded.set_submodule(names[norm], rest)
         folded.set_submodule(names[conv], FoldedConv2d(conv, rest))
     found = _features(folded, image)
-    same = all((one - other).abs().max() < 1e-3 * other.abs().max() for one, other in zip(found, wanted, strict=True))
+    if all(one.is_meta for one in found):  # shapes alone are asked for, and there are no values to compare
+        return folded
+    # a network without storage has no numbers to compare
+    same = device.type == "meta" or all(
+        (one - other).abs().max() < 1e-3 * other.abs().max() for one, other in zip(found, wanted, strict=True)
+    )
     return folded if same else frozen
 
 

@@ -79,7 +79,7 @@ class _GroupNorm(nn.GroupNorm):
     """
 
     def forward(self, feature: Tensor) -> Tensor:
-        if not torch.is_autocast_enabled(feature.device.type):
+        if feature.is_meta or not torch.is_autocast_enabled(feature.device.type):  # meta: operations are counted
             return super().forward(feature)
         weight, bias = self.weight.to(feature.dtype), self.bias.to(feature.dtype)
         with torch.autocast(feature.device.type, enabled=False):

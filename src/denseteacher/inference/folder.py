@@ -1,6 +1,7 @@
 """Prediction over files, folders and patterns."""
 
 import glob
+from operator import itemgetter
 from pathlib import Path
 from typing import NamedTuple
 
@@ -8,7 +9,7 @@ from PIL import Image
 
 from denseteacher.data.choices import Precision
 from denseteacher.data.formats.files import images_below
-from denseteacher.data.images import decode_image
+from denseteacher.data.images import decode_image, image_size
 from denseteacher.errors import InputError
 from denseteacher.evaluation.evaluator import coco_results
 from denseteacher.files import refusal_explained, write_json
@@ -56,16 +57,18 @@ def predict_files(
     if (output / "predictions.json").exists():
         raise InputError(f"{output} holds predictions already: choose another --output; nothing was changed")
     results, infos, unreadable = [], [], list[str]()
-    numbered = list(enumerate(files, start=1))
-    found = predict_readable(predictor, numbered, lambda one: decode_image(one[1]), unreadable)
+    found = predict_readable(predictor, files, decode_image, image_size, unreadable)
     with refusal_explained(output):
         (output / "pictures").mkdir(parents=True, exist_ok=True)
-        for (number, file), array, detections in found:
+        for position, array, detections in found:
+            number, file = position + 1, files[position]
             height, width = array.shape[:2]
             infos.append({"id": number, "file_name": str(file), "width": width, "height": height})
             results.extend(coco_results(number, detections, predictor.categories))
             picture = draw_detections(Image.fromarray(array), detections, predictor.class_names, score_floor=draw_above)
             picture.save(output / "pictures" / f"{number:06d}_{file.stem[:100]}.jpg", quality=92)
+    infos.sort(key=itemgetter("id"))
+    results.sort(key=itemgetter("image_id"))
     categories = [{"id": category.id, "name": category.name} for category in predictor.categories]
     write_json(output / "images.json", {"images": infos, "categories": categories})
     write_json(output / "predictions.json", results)

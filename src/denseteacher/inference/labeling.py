@@ -80,8 +80,9 @@ def label_images(
         unreadable.extend(fault.message for fault in faults)
 
     records = read_unlabeled(source, images, report=pass_over)
-    detected = predict_readable(predictor, records, load_image, unreadable)
-    found = [(record, _chosen(detections, floors, top)) for record, _, detections in detected]
+    detected = predict_readable(predictor, records, load_image, lambda one: (one.height, one.width), unreadable)
+    by_position = {position: _chosen(detections, floors, top) for position, _, detections in detected}
+    found = [(records[position], by_position[position]) for position in sorted(by_position)]
     if not found:
         raise InputError(f"none of the images of {source} can be read; the first: {unreadable[0]}")
     data = LabeledImages(

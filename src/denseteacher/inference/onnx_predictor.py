@@ -11,7 +11,7 @@ from PIL import Image
 
 from denseteacher.data.sizes import common_canvas, resized_size
 from denseteacher.errors import InputError
-from denseteacher.inference.pictures import Picture, to_array
+from denseteacher.inference.pictures import Picture, batches_by_shape, picture_size, to_array
 
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession
@@ -97,7 +97,7 @@ class OnnxPredictor:
         return cls(session, card)
 
     def predict(self, images: Sequence[Picture], *, batch_size: int = 8) -> list[OnnxDetections]:
-        """Detections of each image, in order, in the image's own pixels.
+        """Detections of each image, in order, in the image's own pixels; as ``Predictor.predict``.
 
         Args:
             images: Paths, PIL images, or uint8 RGB arrays of shape (H, W, 3). EXIF orientation of files is
@@ -107,16 +107,18 @@ class OnnxPredictor:
         Raises:
             InputError: If a file can't be read, or an array has another shape or type.
         """
-        found: list[OnnxDetections] = []
-        for start in range(0, len(images), batch_size):
-            arrays = [to_array(image) for image in images[start : start + batch_size]]
+        found: dict[int, OnnxDetections] = {}
+        for positions in batches_by_shape(len(images), lambda position: picture_size(images[position]), batch_size):
+            arrays = [to_array(images[position]) for position in positions]
             pixels, sizes = self._canvas(arrays)
             rows, counts = self.session.run(None, {"pixels": pixels, "sizes": sizes})
-            for array, (height, width), own, count in zip(arrays, sizes, rows, counts, strict=True):
+            for position, array, (height, width), own, count in zip(
+                positions, arrays, sizes, rows, counts, strict=True
+            ):
                 x, y = array.shape[1] / width, array.shape[0] / height
                 boxes = own[:count, :_COLUMNS] * np.array([x, y, x, y], dtype=np.float32)
-                found.append(OnnxDetections(boxes, own[:count, 4], own[:count, 5].astype(np.int64)))
-        return found
+                found[position] = OnnxDetections(boxes, own[:count, 4], own[:count, 5].astype(np.int64))
+        return [found[position] for position in range(len(images))]
 
     def _canvas(self, arrays: Sequence[npt.NDArray[np.uint8]]) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]:
         """(B, 3, H, W) resized images on the smallest common canvas, and their (B, 2) sizes."""

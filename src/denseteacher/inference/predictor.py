@@ -17,7 +17,8 @@ from denseteacher.data.records import Category
 from denseteacher.detectors import FCOS, DenseDetector, DetectorCard, RetinaNet, load_detector
 from denseteacher.errors import InputError
 from denseteacher.evaluation.evaluator import detect_batch
-from denseteacher.inference.pictures import Picture, to_array
+from denseteacher.inference.pictures import Picture, batches_by_shape, picture_size, to_array
+from denseteacher.ops.compiler import check_compiler
 from denseteacher.ops.precision import chosen_precision
 from denseteacher.structures import Detections
 
@@ -46,6 +47,7 @@ class Predictor:
             autocast = torch.autocast(self.device.type, torch.bfloat16)
             detector.forward = autocast(detector.forward)  # type: ignore[method-assign]
         if compile:
+            check_compiler(self.device)
             detector.compile()
         self.detector = cast(DenseDetector, detector)
         self.card = card
@@ -94,6 +96,9 @@ class Predictor:
     def predict(self, images: Sequence[Picture], *, batch_size: int = 8) -> list[Detections]:
         """Detections of each image, in order, in the image's own pixels.
 
+        Images of similar shape are computed together, with little padding. A head's GroupNorm sees the padding too,
+        so with it the scores of an image depend a little on the other shapes of its batch.
+
         Args:
             images: Paths, PIL images, or uint8 RGB arrays of shape (H, W, 3). EXIF orientation of files is
                 applied.
@@ -102,45 +107,65 @@ class Predictor:
         Raises:
             InputError: If a file can't be read, or an array has another shape or type.
         """
-        detections: list[Detections] = []
-        for start in range(0, len(images), batch_size):
-            tensors = [_to_tensor(image) for image in images[start : start + batch_size]]
+        found: dict[int, Detections] = {}
+        for positions in batches_by_shape(len(images), lambda position: picture_size(images[position]), batch_size):
+            tensors = [_to_tensor(images[position]) for position in positions]
             batch = pad_batch([self.view.apply(tensor) for tensor in tensors])
             sizes = [(tensor.shape[1], tensor.shape[2]) for tensor in tensors]
-            detections.extend(detect_batch(self.detector, batch, sizes, self.device))
-        return detections
+            found |= zip(positions, detect_batch(self.detector, batch, sizes, self.device), strict=True)
+        return [found[position] for position in range(len(images))]
 
 
 def predict_readable(
     predictor: Predictor,
     images: Sequence[T],
     read: Callable[[T], Tensor],
+    size: Callable[[T], tuple[int, int]],
     unreadable: list[str],
     *,
     batch_size: int = 8,
-) -> Iterator[tuple[T, npt.NDArray[np.uint8], Detections]]:
+) -> Iterator[tuple[int, npt.NDArray[np.uint8], Detections]]:
     """Goes through images of which some may be damaged: each that can be read, with its pixels and detections.
+
+    They come with their positions, since those of similar shape come together.
 
     Args:
         predictor: Finds the objects.
-        images: Whatever ``read`` takes.
+        images: Whatever ``read`` and ``size`` take.
         read: Gives (3, H, W) uint8 RGB, or raises InputError.
-        unreadable: Gets a sentence for each image that can't be read.
+        size: Gives height and width, or raises InputError.
+        unreadable: Gets, at the end, a sentence for each image that can't be read, in their order.
         batch_size: Images a forward.
     """
+
+    def known_size(position: int) -> tuple[int, int]:
+        try:
+            return size(images[position])
+        except InputError:  # whose reason is told when it is read
+            return 1, 1
+
+    problems: dict[int, str] = {}
     stderr = Console(stderr=True)
-    starts = range(0, len(images), batch_size)
-    for start in track(starts, "Detecting", console=stderr, transient=True, disable=not stderr.is_terminal):
-        readable, arrays = [], []
-        for image in images[start : start + batch_size]:
+    batches = track(
+        batches_by_shape(len(images), known_size, batch_size),
+        "Detecting",
+        total=-(-len(images) // batch_size),
+        console=stderr,
+        transient=True,
+        disable=not stderr.is_terminal,
+    )
+    for positions in batches:
+        arrays = {}
+        for position in positions:
             try:
-                arrays.append(read(image).permute(1, 2, 0).contiguous().numpy())
-                readable.append(image)
+                arrays[position] = read(images[position]).permute(1, 2, 0).contiguous().numpy()
             except InputError as error:
-                unreadable.append(str(error))
-        yield from zip(readable, arrays, predictor.predict(arrays, batch_size=batch_size), strict=True)
+                problems[position] = str(error)
+        detections = predictor.predict(list(arrays.values()), batch_size=batch_size)
+        yield from zip(arrays.keys(), arrays.values(), detections, strict=True)
+    unreadable.extend(problems[position] for position in sorted(problems))
 
 
 def _to_tensor(image: Picture) -> Tensor:
     """(3, H, W) uint8 RGB."""
-    return torch.from_numpy(to_array(image)).permute(2, 0, 1).contiguous()
+    return torch.from_numpy(to_array(image)).permute(2, 0, 1)

@@ -84,13 +84,14 @@ class HumbleTeacher(MeanTeacher):
         return Lesson(batch.unlabeled_strong, partial(self._losses, detector, belief, chosen), metrics)
 
     def _losses(self, detector: DenseDetector, belief: Belief, chosen: Tensor, output: DenseOutput) -> LossDict:
-        count = mean_over_processes(chosen.sum().float()).clamp(min=1)
+        weight = belief.scores.amax(-1) * chosen
+        count, total = mean_over_processes(torch.stack([chosen.sum().float(), weight.sum()])).unbind()
+        count = count.clamp(min=1)
         divergence = bernoulli_divergence(output.logits, belief.scores).sum(-1)
         losses: LossDict = {"cls": self.cls_weight * (divergence * chosen).sum() / count}
         if not self.box:
             return losses
-        weight = belief.scores.amax(-1) * chosen
-        total = torch.maximum(mean_over_processes(weight.sum()), _LEAST_MEAN_SCORE * count)
+        total = torch.maximum(total, _LEAST_MEAN_SCORE * count)
         error = giou_loss(detector.decode_boxes(output), belief.boxes)
         losses["box"] = self.box_weight * (error * weight).sum() / total
         if output.quality is not None and belief.quality is not None:

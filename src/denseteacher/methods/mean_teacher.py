@@ -6,6 +6,7 @@ from typing import ClassVar, Literal, NamedTuple
 
 import torch
 from pydantic import Field
+from torch.autograd.profiler import record_function
 
 from denseteacher.config import Config
 from denseteacher.detectors.base import DenseDetector
@@ -98,7 +99,7 @@ class MeanTeacher(SemiSupervised):
         weight = self.unlabeled_weight(step)
         if teacher is None or weight == 0 or batch.unlabeled_weak is None:
             return Supervised().losses(student, teacher, batch, step)
-        with torch.no_grad():
+        with torch.no_grad(), record_function("pseudo-label"):
             lesson = self.lesson(student, self.guess(student, teacher, batch), batch, state)
         output = student(concatenate(batch.labeled_weak, batch.labeled_strong, lesson.images))
         labeled, unlabeled = split_output(output, output.logits.shape[0] - lesson.images.pixels.shape[0])

@@ -6,7 +6,7 @@ from torch import distributed as dist
 
 
 def mean_over_processes(value: Tensor) -> Tensor:
-    """The mean of a detached scalar over all processes, so that a normalizer is that of the global batch.
+    """The mean of a detached tensor over all processes, so that normalizers are those of the global batch.
 
     Gradients are averaged over processes too; with the mean normalizer two processes that share a batch
     give the gradient of one process that has it all.

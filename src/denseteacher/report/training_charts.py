@@ -26,6 +26,8 @@ _OPTIMIZER = {
     "lr": ("Learning rate", "rate"),
     "gradient_norm": ("Norm of the gradient, before clipping", "norm"),
     "step_seconds": ("Time of a step", "seconds"),
+    "images_per_second": ("Images trained on", "a second"),
+    "mfu": ("Share of the device's peak that the networks use (MFU)", "share"),
 }
 
 

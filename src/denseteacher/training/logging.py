@@ -203,7 +203,8 @@ class ProgressDisplay:
     def update(self, step: int, values: Mapping[str, float]) -> None:
         """Shows that ``step`` steps are done, and a few of the values of the last one."""
         self._times.append((time.monotonic(), step))
-        text = f"{self._speed()}  {_brief(values)}"
+        images = f"  {values['images_per_second']:.3g} img/s" if "images_per_second" in values else ""
+        text = f"{self._speed()}{images}  {_brief(values)}"
         self._progress.update(self._task, completed=step, text=text)
         if not self.live and (self._updates % self.every == 0 or step == self.total):
             self.message(f"[step {step}/{self.total}] {text}")

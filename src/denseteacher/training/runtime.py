@@ -1,15 +1,18 @@
 """Devices, precision and processes; the only module that knows Lightning Fabric."""
 
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Literal, cast
 
 import torch
 from lightning_fabric import Fabric
+from lightning_fabric.plugins.environments.lightning import LightningEnvironment
 from lightning_fabric.strategies.ddp import DDPStrategy
 from lightning_fabric.wrappers import _FabricModule, _FabricOptimizer
 from pydantic import Field
 from torch import Tensor, nn
+from torch.autograd.profiler import record_function
 from torch.optim import Optimizer
 
 from denseteacher.config import Config
@@ -17,8 +20,10 @@ from denseteacher.data.choices import Precision
 from denseteacher.detectors.base import DenseDetector
 from denseteacher.errors import InputError
 from denseteacher.ops.assigners import Assignment
+from denseteacher.ops.compiler import check_compiler
 from denseteacher.ops.precision import chosen_precision
 from denseteacher.structures import DenseOutput, Detections, ImageBatch, LossDict, LossWeights, Targets
+from denseteacher.training.launcher import find_launch
 
 
 class RuntimeConfig(Config):
@@ -27,12 +32,16 @@ class RuntimeConfig(Config):
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """``auto`` takes GPUs where torch sees any."""
     devices: int = Field(1, gt=0)
-    """Processes, one a device, on each node."""
+    """Processes, one a device, on each node; torchrun and srun say it themselves."""
     nodes: int = Field(1, gt=0)
-    """Machines."""
+    """Machines; torchrun and srun say it themselves."""
     precision: Precision = "auto"
     """Of the networks; losses are fp32 either way. ``auto``: bf16 autocast on a GPU, and on a CPU whose bf16
-    convolutions are found right and faster when the run begins (with some torch versions they are neither)."""
+    convolutions are found right and faster when the run begins (with some torch versions they are neither);
+    several processes on CPUs take fp32."""
+    compile: bool = False
+    """Whether torch compiles the networks and the supervised losses, which takes minutes when the run begins. Meant for
+    GPUs; on a CPU a compiled step of FCOS R50 was found slower."""
     workers: int = Field(4, ge=0)
     """Loader processes."""
     threads: int | None = Field(None, gt=0)
@@ -49,10 +58,21 @@ class Runtime:
             accelerator = "cuda" if torch.cuda.is_available() else "cpu"
         if accelerator == "cuda" and not torch.cuda.is_available():
             raise InputError("runtime.device is 'cuda', but torch sees no GPU: use cpu or auto")
+        if accelerator == "cuda" and torch.cuda.device_count() < config.devices:
+            raise InputError(
+                f"runtime.devices is {config.devices}, more than the GPUs that torch sees here "
+                f"({torch.cuda.device_count()}): ask for fewer, or show each process all that the machine has "
+                "(CUDA_VISIBLE_DEVICES; in SLURM --gpus-per-node, not --gpus-per-task)"
+            )
         if config.threads is not None:
             torch.set_num_threads(config.threads)
+        self.compile = config.compile
+        if config.compile:
+            check_compiler(torch.device(accelerator))
         several = config.devices * config.nodes > 1
-        self.precision = chosen_precision(config.precision, accelerator)
+        # on a CPU each process would measure what auto means, and they could find different things
+        undecided = several and accelerator == "cpu" and config.precision == "auto"
+        self.precision = chosen_precision("fp32" if undecided else config.precision, accelerator)
         self._fabric = Fabric(
             accelerator=accelerator,
             devices=config.devices,
@@ -60,9 +80,12 @@ class Runtime:
             precision="bf16-mixed" if self.precision == "bf16" else "32-true",
             # frozen or per-process batch norms: broadcasting buffers costs a collective and changes results
             strategy=DDPStrategy(broadcast_buffers=False, gradient_as_bucket_view=True) if several else "auto",
+            # where torchrun or srun started no others, a SLURM job's environment says nothing about them
+            plugins=None if find_launch() else LightningEnvironment(),
         )
         if several:
             self._fabric.launch()
+            self.barrier()  # all have seen the run folder as it was before the first one writes to it
 
     @property
     def device(self) -> torch.device:
@@ -86,12 +109,19 @@ class Runtime:
 
     def setup(self, student: nn.Module, optimizer: Optimizer) -> tuple["ParallelDetector", _FabricOptimizer]:
         """The student as a method sees it, and the optimizer, both on the device and synchronized."""
+        self._compile(student)
         module, wrapped = self._fabric.setup(student, optimizer)
         return ParallelDetector(module, cast(DenseDetector, student), self), wrapped
 
     def local_view(self, detector: nn.Module) -> "ParallelDetector":
         """A detector in the run's precision and not synchronized: the teacher, or a student under evaluation."""
+        self._compile(detector)
         return ParallelDetector(detector, cast(DenseDetector, detector), self)
+
+    def _compile(self, detector: nn.Module) -> None:
+        """Once, since a student is seen in two ways, at its first forward; a copy of it is compiled anew."""
+        if self.compile and detector._compiled_call_impl is None:
+            detector.compile()
 
     def autocast(self) -> AbstractContextManager[None]:
         """The run's precision."""
@@ -99,7 +129,8 @@ class Runtime:
 
     def backward(self, loss: Tensor) -> None:
         """Adds the gradients of a loss."""
-        self._fabric.backward(loss)
+        with record_function("backward"):
+            self._fabric.backward(loss)
 
     @contextmanager
     def accumulating(self, student: "ParallelDetector", more_to_come: bool) -> Iterator[None]:
@@ -136,15 +167,21 @@ class ParallelDetector:
         self.detector = detector
         self.runtime = runtime
         self.strides, self.num_classes = detector.strides, detector.num_classes
+        losses = detector.supervised_losses
+        self._losses = torch.compile(losses) if runtime.compile else losses
+        self.pixels = Counter[bool]()
+        """Pixels of the canvases that passes with and without gradients have seen, until somebody clears it."""
 
     def __call__(self, images: ImageBatch) -> DenseOutput:
         """See ``DenseDetector``."""
-        with self.runtime.autocast():
+        training = torch.is_grad_enabled()
+        self.pixels[training] += images.pixels.numel() // 3
+        with self.runtime.autocast(), record_function("forward to be trained" if training else "forward"):
             return cast(DenseOutput, self.forward_module(images))
 
     def supervised_losses(self, output: DenseOutput, targets: Targets, weights: LossWeights | None = None) -> LossDict:
         """See ``DenseDetector``."""
-        return self.detector.supervised_losses(output, targets, weights)
+        return self._losses(output, targets, weights)
 
     def decode_boxes(self, output: DenseOutput) -> Tensor:
         """See ``DenseDetector``."""

@@ -6,6 +6,7 @@ from typing import Literal
 import torch
 from pydantic import Field
 from torch import Tensor, nn
+from torch.autograd.profiler import record_function
 
 from denseteacher.config import Config
 
@@ -43,6 +44,7 @@ class Teacher:
         self.update(0.0)
 
     @torch.no_grad()
+    @record_function("EMA")
     def update(self, decay: float) -> None:
         """Teacher = decay * teacher + (1 - decay) * student."""
         torch._foreach_lerp_(self._floats, self._student_floats, 1.0 - decay)

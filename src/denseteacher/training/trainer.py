@@ -20,6 +20,7 @@ from denseteacher.training.checkpoint import CheckpointFolder
 from denseteacher.training.learner import Learner
 from denseteacher.training.logging import MetricsLog, ProgressDisplay
 from denseteacher.training.signals import StopRequest
+from denseteacher.training.throughput import Throughput
 
 Evaluate = Callable[[DenseDetector], dict[str, float]]
 Preview = Callable[[DenseDetector], Image.Image]
@@ -96,7 +97,8 @@ class Trainer:
         self.log = MetricsLog(folder) if self.runtime.is_main else None
         self.best, self.metrics = dict[str, float](), dict[str, float]()
         self.notes: list[str] = []
-        self._data_wait, self._seconds = 0.0, list[float]()
+        self.throughput = Throughput(learner)
+        self._data_wait = 0.0
 
     @property
     def step(self) -> int:
@@ -107,7 +109,7 @@ class Trainer:
         """Trains to the last step, or to the step at which a signal asked to stop.
 
         Raises:
-            InputError: If a file of the data can't be read; the run is saved before.
+            InputError: If a file of the data can't be read; a run of one process is saved before.
             RunError: If the loss stays non-finite, or a checkpoint can't be written.
         """
         if self.log is not None:
@@ -122,12 +124,13 @@ class Trainer:
                 display.message(note)
             for loaded in stream:
                 if isinstance(loaded, InputError):
-                    self._save()
+                    if self.runtime.world_size == 1:  # the others are in the middle of a step, and can't
+                        self._save()
                     raise loaded
-                start = time.perf_counter()
-                self.learner.train_step(loaded)
-                self._seconds.append(self._data_wait + time.perf_counter() - start)
-                self._report(display, loaded)
+                with self.throughput.step(loaded, self._data_wait):
+                    self.learner.train_step(loaded)
+                    values = self._values()
+                self._report(display, loaded, values)
                 self._show(display)
                 if self.step % self.schedule.evaluate_every == 0 or self.step == self.max_steps:
                     self._evaluate(display)
@@ -138,8 +141,8 @@ class Trainer:
                     self._save("burn_in")
                 if stopping:
                     break
-        name = stop.signal.name if stop.signal is not None and self.step < self.max_steps else None
-        return Progress(self.step, self.metrics, self.best, name)
+        name = stop.signal.name if stop.signal is not None else "a signal to another process"
+        return Progress(self.step, self.metrics, self.best, name if self.step < self.max_steps else None)
 
     def _stream(self) -> Generator[LoadedStep | InputError, None, None]:
         """The steps still to do; measures how long each was waited for."""
@@ -171,17 +174,18 @@ class Trainer:
             return asked
         return self._is_log_step and not self.runtime.all_true(not asked)
 
-    def _report(self, display: ProgressDisplay, loaded: LoadedStep) -> None:
-        """Writes the step's numbers at every ``log_every``-th step; only then waits for the device."""
-        if not self._is_log_step:
+    def _values(self) -> dict[str, float]:
+        """The step's numbers at every ``log_every``-th step, which waits for the device; else nothing."""
+        return {name: float(value) for name, value in self.learner.values.items()} if self._is_log_step else {}
+
+    def _report(self, display: ProgressDisplay, loaded: LoadedStep, values: dict[str, float]) -> None:
+        """Writes the numbers of a logged step."""
+        if not values:
             return
-        values = {name: float(value) for name, value in self.learner.values.items()}
         self._give_up_if_lost(loaded, values)
-        values["data_wait"] = self._data_wait
-        values["step_seconds"] = sum(self._seconds) / len(self._seconds)  # the last one waited for all of them
-        self._seconds.clear()
-        display.update(self.step, values)
         if self.log is not None:
+            values |= self.throughput.read()
+            display.update(self.step, values)
             self.log.write(self.step, values)
 
     def _give_up_if_lost(self, loaded: LoadedStep, values: dict[str, float]) -> None:

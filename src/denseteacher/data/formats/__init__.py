@@ -17,7 +17,7 @@ from denseteacher.data.formats.annotations import (
 )
 from denseteacher.data.formats.coco import read_coco, read_image_info
 from denseteacher.data.formats.crowdhuman import read_crowdhuman
-from denseteacher.data.formats.folder import read_unlabeled
+from denseteacher.data.formats.folder import open_unlabeled, read_unlabeled
 from denseteacher.data.formats.split_files import SplitFiles, write_split
 from denseteacher.data.formats.voc import VOC_CLASSES, first_image_set, is_voc, read_voc
 from denseteacher.data.formats.yolo import is_yolo, read_yolo
@@ -33,6 +33,7 @@ __all__ = [
     "Report",
     "SplitFiles",
     "labeled_images",
+    "open_unlabeled",
     "read_annotations",
     "read_image_info",
     "read_labeled",

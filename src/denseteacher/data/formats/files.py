@@ -6,13 +6,13 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from denseteacher.data.images import IMAGE_SUFFIXES, image_size
-from denseteacher.data.records import TarMember
+from denseteacher.data.records import Member
 from denseteacher.errors import InputError
 
 _HEADER_THREADS = 8  # reading headers waits for the disk
 _SUFFIXES = (".jpg", ".png", ".jpeg", *sorted(IMAGE_SUFFIXES), *sorted(map(str.upper, IMAGE_SUFFIXES)))
-File = tuple[Path, TarMember | None]
-"""An image: a file, or a part of a tar file."""
+File = tuple[Path, Member | None]
+"""An image: a file, or a part of one."""
 
 
 def is_image(name: str) -> bool:
@@ -49,6 +49,29 @@ def _size_or_error(file: File) -> tuple[int, int] | InputError:
         return image_size(*file)
     except InputError as error:
         return error
+
+
+def is_entry(line: bytes) -> bool:
+    """Whether a line of a list names an image: it isn't blank, nor a comment."""
+    stripped = line.strip()
+    return bool(stripped) and not stripped.startswith(b"#")
+
+
+def listed_file(name: str, folder: Path) -> Path:
+    """The file that a line of a list names, below a folder or by its absolute path.
+
+    Raises:
+        InputError: If it leaves the folder.
+    """
+    file = Path(name)
+    if ".." in file.parts and not file.is_absolute():
+        raise InputError(f"{name!r} leaves the image folder: write its absolute path")
+    return folder / file
+
+
+def no_list(path: Path) -> str:
+    """What is wrong with a file of unlabeled images that is none."""
+    return f"{path} is no text list of images, no COCO JSON, no tar file and no folder"
 
 
 def text_lines(file: Path, refusal: str) -> list[tuple[int, str]]:

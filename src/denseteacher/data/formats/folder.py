@@ -5,14 +5,43 @@ from pathlib import Path
 
 from denseteacher.data.formats.annotations import Fault, Report, refuse
 from denseteacher.data.formats.coco import read_image_info
-from denseteacher.data.formats.files import File, image_named, images_below, is_image, sizes_or_errors, text_lines
+from denseteacher.data.formats.files import (
+    File,
+    image_named,
+    images_below,
+    is_image,
+    listed_file,
+    no_list,
+    sizes_or_errors,
+    text_lines,
+)
+from denseteacher.data.formats.long_list import LONG_LIST, LongList
 from denseteacher.data.formats.tar import tar_members
 from denseteacher.data.formats.voc import image_set, is_voc, voc_folder, voc_images
 from denseteacher.data.images import IMAGE_SUFFIXES
 from denseteacher.data.records import ImageRecord
+from denseteacher.data.streams import StreamedImages, is_stream
 from denseteacher.errors import InputError
 
 _COMPRESSED = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
+
+
+def open_unlabeled(
+    path: Path | str, images: Path | None = None, *, fallback: Path | None = None, report: Report = refuse
+) -> Sequence[ImageRecord]:
+    """As ``read_unlabeled``, without opening all of very many images.
+
+    That are those of a text list where it names ``LONG_LIST`` or more, and those of a LitData data set, which
+    ``path`` may be too: its folder or its URL.
+    """
+    if is_stream(path):
+        return StreamedImages(path)
+    path = Path(path)
+    if _is_list(path):
+        listed = LongList(path, images or path.parent)
+        if len(listed) >= LONG_LIST:
+            return listed
+    return read_unlabeled(path, images, fallback=fallback, report=report)
 
 
 def read_unlabeled(
@@ -58,6 +87,11 @@ def _files(path: Path, images: Path | None, report: Report) -> list[File]:
     return [*((file, None) for file in found), *_members(shards)]
 
 
+def _is_list(path: Path) -> bool:
+    other = path.suffix.lower() == ".json" or path.name.endswith((".tar", *_COMPRESSED)) or is_image(path.name)
+    return path.is_file() and not (other or is_voc(path))
+
+
 def _records(files: Sequence[File], report: Report) -> list[ImageRecord]:
     records: list[ImageRecord] = []
     faults = []
@@ -87,15 +121,14 @@ def _voc_images(path: Path, images: Path | None) -> list[Path]:
 
 
 def _listed(path: Path, images: Path | None, report: Report) -> list[Path]:
-    lines = text_lines(path, f"{path} is no text list of images, no COCO JSON, no tar file and no folder")
-    folder = images or path.parent
     files = []
-    for number, name in lines:
+    for number, name in text_lines(path, no_list(path)):
         if name.startswith("#"):
             continue
-        file = Path(name) if Path(name).is_absolute() else folder / name
-        if not Path(name).is_absolute() and ".." in Path(name).parts:
-            raise InputError(f"{path}, line {number}: {name!r} leaves the image folder: write its absolute path")
+        try:
+            file = listed_file(name, images or path.parent)
+        except InputError as error:
+            raise InputError(f"{path}, line {number}: {error}") from error
         if not file.is_file():
             report([Fault("missing image file", f"{path}, line {number}: there is no image file {file}")])
         else:

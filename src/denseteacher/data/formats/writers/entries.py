@@ -9,6 +9,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from denseteacher.data.images import read_content
 from denseteacher.data.records import ImageRecord, LabeledImages
 
 Scores = Sequence[npt.NDArray[np.float32]]
@@ -74,10 +75,8 @@ def copy(records: Sequence[ImageRecord], folder: Path, *, reserved: str = "") ->
 def _copy_one(record: ImageRecord, target: Path) -> None:
     if record.member is None:
         shutil.copyfile(record.path, target)
-        return
-    with record.path.open("rb") as file:
-        file.seek(record.member.offset)
-        target.write_bytes(file.read(record.member.size))
+    else:
+        target.write_bytes(read_content(record.path, record.member))
 
 
 def _names(records: Sequence[ImageRecord]) -> list[PurePosixPath]:

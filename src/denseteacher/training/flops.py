@@ -1,0 +1,96 @@
+"""Floating-point operations: those that a detector's passes take, and those that a device can do."""
+
+import re
+import time
+from functools import lru_cache
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.utils.flop_counter import FlopCounterMode
+
+from denseteacher.structures import DenseOutput, ImageBatch
+
+_DATA_SHEETS = {
+    "H100 PCIe": 756.0,
+    "H100 NVL": 835.0,
+    "H100": 989.4,
+    "H200": 989.4,
+    "A100": 312.0,
+    "B200": 2250.0,
+    "L40S": 362.0,
+    "L4": 121.0,
+    "A10": 125.0,
+}
+"""Dense bf16 TFLOP/s by the words of a GPU's name, the longer names first; TF32 is half of it."""
+
+
+class PassFlops(NamedTuple):
+    """Operations for each pixel of the canvas, padding included; a multiplication and an addition are two."""
+
+    forward: float
+    """Of a pass without gradients."""
+    training: float
+    """Of a forward and backward pass; frozen parameters take part in the forward alone."""
+
+
+def pass_flops(detector: nn.Module, canvas: tuple[int, int]) -> PassFlops:
+    """Counts on tensors without storage: nothing is computed, the detector and random states stay as they are.
+
+    Convolutions, matrix products and attention are counted. Levels are rounded up to whole locations, so that a small
+    canvas costs up to 1 % more a pixel than a large one.
+
+    Args:
+        detector: A ``DenseDetector``, on any device, in the mode in which it is trained.
+        canvas: Height and width of the images to count for.
+    """
+    tensors = {
+        name: torch.empty_like(value, device="meta", requires_grad=value.requires_grad)
+        for name, value in [*detector.named_parameters(), *detector.named_buffers()]
+    }
+    images = ImageBatch(
+        torch.empty((1, 3, *canvas), dtype=torch.uint8, device="meta"),
+        torch.empty((1, 2), dtype=torch.int64, device="meta"),
+    )
+    with torch.enable_grad(), torch.compiler.set_stance("force_eager"):
+        with FlopCounterMode(display=False) as forward:
+            output: DenseOutput = functional_call(detector, tensors, (images,))
+        predictions = [part for part in (output.logits, output.deltas, output.quality) if part is not None]
+        with FlopCounterMode(display=False) as backward:
+            torch.autograd.backward([part.sum() for part in predictions])
+    pixels = canvas[0] * canvas[1]
+    once = forward.get_total_flops()
+    return PassFlops(once / pixels, (once + backward.get_total_flops()) / pixels)
+
+
+@lru_cache
+def peak_speed(device: torch.device, dtype: torch.dtype) -> tuple[float, str]:
+    """TFLOP/s that the device can do at most, and where the number is from.
+
+    A known GPU's is the data sheet's (for fp32 that of TF32, which its convolutions use); anything else is what a
+    large matrix product reaches.
+    """
+    if device.type == "cuda":
+        known = data_sheet_speed(torch.cuda.get_device_name(device))
+        if known is not None:
+            return (known, "data sheet") if dtype is torch.bfloat16 else (known / 2, "data sheet, TF32")
+    side = 8192 if device.type == "cuda" else 1024
+    rng = torch.Generator(device).manual_seed(0)
+    left, right = (torch.randn((side, side), device=device, generator=rng).to(dtype) for _ in range(2))
+    return 2 * side**3 / _fastest_product(left, right) / 1e12, f"product of {side} x {side} matrices"
+
+
+def data_sheet_speed(gpu: str) -> float | None:
+    """Dense bf16 TFLOP/s of a GPU of this name; None where it is not known here."""
+    return next((speed for words, speed in _DATA_SHEETS.items() if re.search(rf"\b{words}\b", gpu)), None)
+
+
+def _fastest_product(left: Tensor, right: Tensor, rounds: int = 5) -> float:
+    """Seconds."""
+    seconds = []
+    for _ in range(rounds):
+        start = time.perf_counter()
+        (left @ right)[0, 0].item()  # waits for the device
+        seconds.append(time.perf_counter() - start)
+    return min(seconds)
