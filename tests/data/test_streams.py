@@ -123,6 +123,24 @@ def test_an_epoch_has_every_image_and_few_chunks_at_a_time(stream):
         assert np.mean([(image.height > image.width) == portrait for image in drawn]) > 0.97
 
 
+def test_loader_processes_fetch_the_next_window_ahead(stream, tmp_path, monkeypatch):
+    images = StreamedImages(f"local:{stream}")
+    sampler = WindowSampler(images, 6, seed=1)
+    sampler.positions(0, range(6), portrait=True)
+    assert images._ahead is None  # here processes may be forked
+    monkeypatch.setattr(streams, "get_worker_info", lambda: True)
+    sampler.positions(1, range(6), portrait=True)
+    assert images._ahead is None  # the same window
+    worker = WindowSampler(images, 6, seed=1)
+    worker.positions(0, range(6), portrait=True)
+    images._ahead.join()
+    assert (
+        0 <= len(cached(tmp_path)) - 2 * WindowSampler.WINDOW <= 1
+    )  # and the one of the image that was looked at first
+    assert len(images.chunk_sizes) > 2 * WindowSampler.WINDOW + 1
+    assert pickle.loads(pickle.dumps(images))._ahead is None
+
+
 @pytest.mark.parametrize("source", ["long list", "folder", "url"])
 def test_loader_processes_do_not_change_the_bytes(source, coco, tiny, folder, stream, tmp_path):
     """Nor does another kind of process, which gets the data set pickled."""

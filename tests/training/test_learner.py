@@ -6,7 +6,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from conftest import TINY
 from denseteacher.benchmark.scene import Size, made_up_step, made_up_targets, with_objects
-from denseteacher.benchmark.step import make_learner
+from denseteacher.benchmark.step import as_loaded, make_learner
 from denseteacher.detectors import FCOS, RetinaNet
 from denseteacher.errors import InputError
 from denseteacher.methods import DenseTeacher
@@ -41,6 +41,21 @@ def test_a_step_reads_nothing_back(method, detector):
     learner.train_step(loaded)  # what is kept for a canvas is made by its first step
     with NoReading():
         learner.train_step(loaded)
+    assert learner.values["loss"].isfinite()
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no GPU")
+@pytest.mark.parametrize("method", METHODS)
+def test_a_gpu_is_waited_for_in_no_step(method):
+    recipe = load_recipe("custom", [*TINY, f"method.name={method}", "runtime.device=cuda"])
+    learner = make_learner(recipe, Runtime(recipe.runtime), SIZE, CLASSES)
+    loaded = as_loaded(made_up_step(SIZE, CLASSES), learner.runtime.device)
+    learner.train_step(loaded)
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        learner.train_step(loaded)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
     assert learner.values["loss"].isfinite()
 
 

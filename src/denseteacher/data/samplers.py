@@ -140,7 +140,19 @@ class WindowSampler(LookingSampler):
     def __init__(self, images: StreamedImages, batch_size: int, seed: int) -> None:
         """Goes through these images."""
         super().__init__(images, batch_size, seed)
+        self._stream = images
         self._sizes, self._begins = images.chunk_sizes, np.cumsum(images.chunk_sizes) - images.chunk_sizes
+        self._reached = (-1, -1)
+
+    def positions(self, step: int, slots: Sequence[int], *, portrait: bool) -> list[int]:
+        """See ``UnlabeledSampler``. The next window is downloaded while this one is in use."""
+        epoch, number = divmod(step * self.batch_size, len(self.images))
+        reached = epoch, int(np.searchsorted(self._window_ends(epoch), number, side="right"))
+        if reached != self._reached:
+            self._reached, windows = reached, -(-len(self._sizes) // self.WINDOW)
+            following = divmod(epoch * windows + reached[1] + 1, windows)
+            self._stream.fetch_ahead([*self._chunks(*reached), *self._chunks(*following)])
+        return super().positions(step, slots, portrait=portrait)
 
     def candidates(self, step: int) -> Positions:
         """See ``LookingSampler``."""
@@ -166,9 +178,13 @@ class WindowSampler(LookingSampler):
         sizes = self._sizes[self._order(epoch)]
         return np.cumsum(np.add.reduceat(sizes, np.arange(0, len(sizes), self.WINDOW)))
 
+    def _chunks(self, epoch: int, index: int) -> list[int]:
+        """The chunks of a window."""
+        return [int(chunk) for chunk in self._order(epoch)[index * self.WINDOW : (index + 1) * self.WINDOW]]
+
     def _window(self, epoch: int, index: int) -> Positions:
         """Positions of the images of a window, in their order."""
-        chunks = self._order(epoch)[index * self.WINDOW : (index + 1) * self.WINDOW]
+        chunks = self._chunks(epoch, index)
         images = np.concatenate([np.arange(self._sizes[chunk]) + self._begins[chunk] for chunk in chunks])
         return keyed_generator(self.seed, Draw.CHUNKS, epoch, index + 1).permutation(images)
 

@@ -9,14 +9,16 @@ import re
 import shutil
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from threading import Thread
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import numpy as np
 from pydantic import StringConstraints
 from rich.console import Console
 from rich.progress import track
+from torch.utils.data import get_worker_info
 
 from denseteacher.data.images import image_size, read_content
 from denseteacher.data.randomness import Draw, keyed_generator
@@ -64,6 +66,7 @@ class StreamedImages(UnopenedImages):
         self.source = str(source)
         self._opened: Cache | None = None
         self._process = 0
+        self._ahead: Thread | None = None
         cache = self._cache()
         self.chunk_sizes = np.array([one.chunk_end - one.chunk_start for one in cache.get_chunk_intervals()], np.int64)
         self._ends = np.cumsum(self.chunk_sizes)
@@ -101,19 +104,36 @@ class StreamedImages(UnopenedImages):
         end = int(self._ends[chunk])
         return range(end - int(self.chunk_sizes[chunk]), end)
 
-    def _item(self, position: int) -> Any:
-        from litdata.streaming.sampler import ChunkedIndex
+    def fetch_ahead(self, chunks: Sequence[int]) -> None:
+        """Downloads chunks that will be wanted, in this order, while the caller goes on.
 
-        cache, chunk = self._cache(), int(np.searchsorted(self._ends, position, side="right"))
-        index, config = ChunkedIndex(position, chunk), cache._reader.config
-        file = Path(config[index][0])
-        while is_url(self.source) and not file.exists():
+        Loader processes share the work: who finds a chunk in the hands of another takes the next. A process that
+        others are forked from must not have a thread, so outside of loader processes nothing is fetched ahead.
+        """
+        if not is_url(self.source) or get_worker_info() is None or (self._ahead is not None and self._ahead.is_alive()):
+            return
+        self._ahead = Thread(target=self._fetch, args=(chunks, self._cache()._reader.config), daemon=True)
+        self._ahead.start()
+
+    def _fetch(self, chunks: Sequence[int], config: Any) -> None:
+        for chunk in chunks:
+            with suppress(Exception):  # who needs the chunk says what is wrong with it
+                self._download(chunk, config)
+
+    def _download(self, chunk: int, config: Any) -> bool:
+        """Downloads a chunk unless another process is at it; tells whether it is there."""
+        file = Path(config[_chunked(0, chunk)][0])
+        if not file.exists():
             config.download_chunk_from_index(chunk, skip_lock=True)
             if file.exists():
                 _make_room(file.parent)
-            else:  # another process is at it
-                time.sleep(_POLL)
-        return cache[index]
+        return file.exists()
+
+    def _item(self, position: int) -> Any:
+        cache, chunk = self._cache(), int(np.searchsorted(self._ends, position, side="right"))
+        while is_url(self.source) and not self._download(chunk, cache._reader.config):
+            time.sleep(_POLL)
+        return cache[_chunked(position, chunk)]
 
     def _cache(self) -> "Cache":
         """LitData's reader of this process: files and connections can't be shared with another."""
@@ -132,7 +152,13 @@ class StreamedImages(UnopenedImages):
         return self._opened
 
     def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_opened": None}
+        return self.__dict__ | {"_opened": None, "_ahead": None}
+
+
+def _chunked(position: int, chunk: int) -> Any:
+    from litdata.streaming.sampler import ChunkedIndex
+
+    return ChunkedIndex(position, chunk)
 
 
 @contextmanager
