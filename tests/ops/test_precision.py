@@ -5,7 +5,7 @@ import time
 import pytest
 import torch
 
-from denseteacher.ops.precision import bf16_pays_on_cpu
+from denseteacher.ops.precision import bf16_pays_on_cpu, chosen_precision
 
 REAL = torch.nn.functional.conv2d
 
@@ -46,3 +46,10 @@ def test_a_fast_but_wrong_bf16_is_not_used(clock, monkeypatch, damage):
 
     monkeypatch.setattr(torch.nn.functional, "conv2d", wrong)
     assert not bf16_pays_on_cpu()
+
+
+@pytest.mark.parametrize(("made_for_it", "precision"), [(True, "bf16"), (False, "fp32")])
+def test_a_gpu_that_only_emulates_bf16_computes_in_fp32(monkeypatch, made_for_it, precision):
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: including_emulation or made_for_it)
+    assert chosen_precision("auto", "cuda") == precision
+    assert chosen_precision("bf16", "cuda") == "bf16"

@@ -10,10 +10,11 @@ _BF16_SPEEDUP = 1.2  # below, the rounding is not worth it
 
 
 def chosen_precision(precision: Literal["auto", "fp32", "bf16"], device_type: str) -> Literal["fp32", "bf16"]:
-    """What ``auto`` means on a device: bf16 on a GPU, and on a CPU where ``bf16_pays_on_cpu``."""
+    """What ``auto`` means on a device: bf16 on a GPU made for it (Ampere on), and where ``bf16_pays_on_cpu``."""
     if precision != "auto":
         return precision
-    return "bf16" if device_type == "cuda" or bf16_pays_on_cpu() else "fp32"
+    pays = torch.cuda.is_bf16_supported(including_emulation=False) if device_type == "cuda" else bf16_pays_on_cpu()
+    return "bf16" if pays else "fp32"
 
 
 def bf16_pays_on_cpu() -> bool:

@@ -36,12 +36,12 @@ class RuntimeConfig(Config):
     nodes: int = Field(1, gt=0)
     """Machines; torchrun and srun say it themselves."""
     precision: Precision = "auto"
-    """Of the networks; losses are fp32 either way. ``auto``: bf16 autocast on a GPU, and on a CPU whose bf16
-    convolutions are found right and faster when the run begins (with some torch versions they are neither);
-    several processes on CPUs take fp32."""
+    """Of the networks; losses are fp32 either way. ``auto``: bf16 autocast on a GPU made for it (Ampere on), and
+    on a CPU whose bf16 convolutions are found right and faster when the run begins (with some torch versions they are
+    neither); several processes on CPUs take fp32."""
     compile: bool = False
     """Whether torch compiles the networks and the supervised losses, which takes minutes when the run begins. Meant for
-    GPUs; on a CPU a compiled step of FCOS R50 was found slower."""
+    GPUs; on a CPU a compiled step of FCOS R50 was found no faster."""
     workers: int = Field(4, ge=0)
     """Loader processes."""
     threads: int | None = Field(None, gt=0)
