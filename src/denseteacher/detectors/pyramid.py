@@ -6,7 +6,6 @@ from typing import Any, ClassVar, Literal, Self
 import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
-from torch.nn import functional
 
 from denseteacher.config import Config
 from denseteacher.detectors.backbone import PyramidBackbone
@@ -66,24 +65,9 @@ def tower(config: PyramidConfig) -> nn.Sequential:
     for index in range(config.head_convs):
         layers.append(nn.Conv2d(config.channels if index == 0 else width, width, 3, padding=1))
         if config.head_norm == "group":
-            layers.append(_GroupNorm(math.gcd(32, max(1, width // 8)), width))
+            layers.append(nn.GroupNorm(math.gcd(32, max(1, width // 8)), width))
         layers.append(nn.ReLU(inplace=True))
     return nn.Sequential(*layers)
-
-
-class _GroupNorm(nn.GroupNorm):
-    """Group normalization whose feature maps stay in bf16 under autocast, which on a GPU makes them fp32.
-
-    Its statistics are fp32 sums in any case. What a GPU has to move and to keep for the backward pass is more than
-    halved, and the towers' maps of 48 views at 800 x 1344 are 275 million numbers a layer.
-    """
-
-    def forward(self, feature: Tensor) -> Tensor:
-        if feature.is_meta or not torch.is_autocast_enabled(feature.device.type):  # meta: operations are counted
-            return super().forward(feature)
-        weight, bias = self.weight.to(feature.dtype), self.bias.to(feature.dtype)
-        with torch.autocast(feature.device.type, enabled=False):
-            return functional.group_norm(feature, self.num_groups, weight, bias, self.eps)
 
 
 def head_width(config: PyramidConfig) -> int:
