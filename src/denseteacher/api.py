@@ -5,11 +5,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from denseteacher.assembly import build_trainer, finish_run, new_student, open_runtime
+from denseteacher.assembly import build_trainer, check_unlabeled, finish_run, new_student, open_runtime
 from denseteacher.check import CheckReport, check_data, measure_foreground, notes_before_run, with_ratio
 from denseteacher.data.choices import Format, Protocol
 from denseteacher.data.formats import SplitFiles, read_annotations, with_categories, write_split
-from denseteacher.data.sources import TrainingData, draw_split, open_data
+from denseteacher.data.sources import draw_split, open_data
 from denseteacher.data.streams import WrittenStream, is_url
 from denseteacher.data.unlabeled import UnlabeledSource, stream_sources
 from denseteacher.errors import InputError
@@ -82,15 +82,12 @@ def train(
         RunError: If the run can't go on.
     """
     given = _given_paths(labeled=labeled, unlabeled=unlabeled, val=val, images=images, root=root)
-    config = load_recipe(recipe, [*_as_texts(given), *_as_texts(overrides)])
-    if method is not None:
-        config = with_method(config, method)
-    config = with_processes(config)
+    config = _run_recipe(recipe, [*_as_texts(given), *_as_texts(overrides)], method)
     resume = resume or goes_on_by_itself(output)
     folder = choose_folder(config.name, output, resume=resume)
     data = open_data(config.data)
     config = resolve_auto(config, labeled=len(data.labeled.images), unlabeled=len(data.unlabeled))
-    _check_unlabeled(config, data)
+    check_unlabeled(config, data)
     begun = folder if resume else None if burn_in_from is None else Path(burn_in_from)
     config, runtime = open_runtime(with_precision_of(config, begun))
     student = new_student(config, classes=len(data.labeled.categories))
@@ -220,10 +217,14 @@ def stream(
         source: As ``unlabeled`` of ``train``.
         output: A folder, new or empty.
         images: Folder that a list's or a JSON's paths are relative to.
+
+    Raises:
+        InputError: If none of the images can be read, LitData is not installed, or ``output`` is not empty.
+        RunError: If the disk refuses.
     """
-    places = [source] if isinstance(source, str | Path) else source
     folder = None if images is None else Path(images)
-    return stream_sources([UnlabeledSource(path=Path(place), images=folder) for place in places], Path(output))
+    sources = [UnlabeledSource(path=Path(place), images=folder) for place in _as_list(source)]
+    return stream_sources(sources, Path(output))
 
 
 def check(
@@ -264,6 +265,12 @@ def check(
     return check_data(load_recipe(recipe, [*_as_texts(given), *_as_texts(overrides)]), quick=quick)
 
 
+def _run_recipe(recipe: str | Path, overrides: list[str], method: Method | None) -> Recipe:
+    """The recipe of a run, for the processes that it has."""
+    config = load_recipe(recipe, overrides)
+    return with_processes(config if method is None else with_method(config, method))
+
+
 def _given_paths(**paths: str | Path | Sequence[str | Path] | None) -> dict[str, Any]:
     """Recipe keys of paths, which are relative to where the user is, not to a recipe's root.
 
@@ -272,25 +279,17 @@ def _given_paths(**paths: str | Path | Sequence[str | Path] | None) -> dict[str,
     given: dict[str, Any] = {}
     for key, value in paths.items():
         if value:
-            several = [
-                str(one) if is_url(one) else str(Path(one).absolute())
-                for one in ([value] if isinstance(value, str | Path) else value)
-            ]
+            several = [str(one) if is_url(one) else str(Path(one).absolute()) for one in _as_list(value)]
             given |= {f"data.{about}": None for about in _ABOUT.get(key, ())}
             given[f"data.{key}"] = several if len(several) > 1 else several[0]
     return given
+
+
+def _as_list(paths: str | Path | Sequence[str | Path]) -> Sequence[str | Path]:
+    return [paths] if isinstance(paths, str | Path) else paths
 
 
 def _as_texts(overrides: Mapping[str, Any] | Iterable[str]) -> list[str]:
     if isinstance(overrides, Mapping):
         return [f"{key}={json.dumps(value, default=str)}" for key, value in overrides.items()]
     return list(overrides)
-
-
-def _check_unlabeled(config: Recipe, data: TrainingData) -> None:
-    last = int(config.schedule.max_steps) - 1
-    if not data.unlabeled and config.method.needs_unlabeled(last):
-        raise InputError(
-            f"method {config.method.name!r} needs unlabeled images: give --unlabeled PATH, or a data.split that "
-            "leaves some, or train with --set method.name=supervised"
-        )

@@ -12,6 +12,7 @@ from denseteacher.data.loaders import StepDataset, StreamSettings
 from denseteacher.data.records import Category
 from denseteacher.data.sources import TrainingData, Validation
 from denseteacher.detectors import FCOS, DenseDetector, DetectorCard, RetinaNet, build_detector, save_detector
+from denseteacher.errors import InputError
 from denseteacher.evaluation.evaluator import Evaluator
 from denseteacher.recipe import Recipe
 from denseteacher.report.previews import begin_previews
@@ -46,6 +47,20 @@ def build_evaluator(config: Recipe, validation: Validation, categories: Sequence
         source=validation.path,
         metrics=config.evaluation.metrics,
     )
+
+
+def check_unlabeled(config: Recipe, data: TrainingData) -> None:
+    """Sees whether a run has the images that its method needs.
+
+    Raises:
+        InputError: If there are none.
+    """
+    last = int(config.schedule.max_steps) - 1
+    if not data.unlabeled and config.method.needs_unlabeled(last):
+        raise InputError(
+            f"method {config.method.name!r} needs unlabeled images: give --unlabeled PATH, or a data.split that "
+            "leaves some, or train with --set method.name=supervised"
+        )
 
 
 def open_runtime(config: Recipe) -> tuple[Recipe, Runtime]:

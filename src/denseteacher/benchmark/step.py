@@ -97,7 +97,7 @@ def measure_step(recipe: Recipe, size: Size, *, classes: int, rounds: int) -> St
     if device.type == "cuda":
         found["step of several"] = _queued_step(learner, loaded)
     step = found.get("step of several", found["step"])
-    peak, source = peak_speed(device, torch.bfloat16 if runtime.precision == "bf16" else torch.float32)
+    peak, source = peak_speed(device, runtime.dtype)
     tflop = counter.get_total_flops() / 1e12
     images_per_second = (size.labeled + size.unlabeled) / step
     megapixels = size.height * size.width * images_per_second / 1e6

@@ -11,6 +11,7 @@ from denseteacher.cli.printing import console, number, print_comparison, say
 from denseteacher.errors import RunError
 
 if TYPE_CHECKING:
+    from denseteacher.api import TrainResult
     from denseteacher.compare import Comparison
 
 
@@ -83,6 +84,11 @@ def train(
         resume=resume,
         burn_in_from=burn_in_from,
     )
+    _tell_how_it_ended(result)
+
+
+def _tell_how_it_ended(result: "TrainResult") -> None:
+    """Prints what a run left; only its main process does."""
     if not result.is_main:
         raise typer.Exit(0 if result.stopped_by is None else 1)
     if result.stopped_by is not None:

@@ -142,36 +142,41 @@ class WindowSampler(LookingSampler):
         super().__init__(images, batch_size, seed)
         self._stream = images
         self._sizes, self._begins = images.chunk_sizes, np.cumsum(images.chunk_sizes) - images.chunk_sizes
+        self._windows = -(-len(self._sizes) // self.WINDOW)
         self._reached = (-1, -1)
 
     def positions(self, step: int, slots: Sequence[int], *, portrait: bool) -> list[int]:
         """See ``UnlabeledSampler``. The next window is downloaded while this one is in use."""
-        epoch, number = divmod(step * self.batch_size, len(self.images))
-        reached = epoch, int(np.searchsorted(self._window_ends(epoch), number, side="right"))
-        if reached != self._reached:
-            self._reached, windows = reached, -(-len(self._sizes) // self.WINDOW)
-            following = divmod(epoch * windows + reached[1] + 1, windows)
-            self._stream.fetch_ahead([*self._chunks(*reached), *self._chunks(*following)])
+        epoch, index, _ = self._place(step * self.batch_size)
+        if (epoch, index) != self._reached:
+            self._reached = (epoch, index)
+            following = divmod(epoch * self._windows + index + 1, self._windows)
+            self._stream.fetch_ahead([*self._chunks(epoch, index), *self._chunks(*following)])
         return super().positions(step, slots, portrait=portrait)
 
     def candidates(self, step: int) -> Positions:
         """See ``LookingSampler``."""
         rng = keyed_generator(self.seed, Draw.SAMPLE, step)
         others = rng.random((self.batch_size, self.LOOKS - 1))
-        window_ends, window = lru_cache(self._window_ends), lru_cache(self._window)
+        window = lru_cache(self._window)
         candidates = np.empty((self.batch_size, self.LOOKS), np.int64)
         for slot in range(self.batch_size):
-            epoch, number = divmod(step * self.batch_size + slot, len(self.images))
-            ends = window_ends(epoch)
-            index = int(np.searchsorted(ends, number, side="right"))
+            epoch, index, behind = self._place(step * self.batch_size + slot)
             images = window(epoch, index)
-            candidates[slot, 0] = images[number - (ends[index] - len(images))]
+            candidates[slot, 0] = images[-behind]
             candidates[slot, 1:] = images[(others[slot] * len(images)).astype(np.int64)]
         return candidates
 
+    def _place(self, number: int) -> tuple[int, int, int]:
+        """Epoch and window of the run's image of this number, and how far before the window's end it stands."""
+        epoch, within = divmod(number, len(self.images))
+        ends = self._window_ends(epoch)
+        index = int(np.searchsorted(ends, within, side="right"))
+        return epoch, index, int(ends[index]) - within
+
     def _order(self, epoch: int) -> Positions:
         """The chunks of an epoch."""
-        return keyed_generator(self.seed, Draw.CHUNKS, epoch).permutation(len(self._sizes))
+        return _chunk_order(self.seed, epoch, len(self._sizes))
 
     def _window_ends(self, epoch: int) -> Positions:
         """Images of the epoch up to the end of each window."""
@@ -187,6 +192,11 @@ class WindowSampler(LookingSampler):
         chunks = self._chunks(epoch, index)
         images = np.concatenate([np.arange(self._sizes[chunk]) + self._begins[chunk] for chunk in chunks])
         return keyed_generator(self.seed, Draw.CHUNKS, epoch, index + 1).permutation(images)
+
+
+@lru_cache(maxsize=2)  # asked for again for every image of a step
+def _chunk_order(seed: int, epoch: int, chunks: int) -> Positions:
+    return keyed_generator(seed, Draw.CHUNKS, epoch).permutation(chunks)
 
 
 def unlabeled_sampler(images: Sequence[ImageRecord], batch_size: int, seed: int) -> UnlabeledSampler:

@@ -1,6 +1,7 @@
 """What FCOS and RetinaNet have in common: a feature pyramid, two towers over all levels, and detection."""
 
 import math
+from abc import ABC, abstractmethod
 from typing import Any, ClassVar, Literal, Self
 
 import torch
@@ -95,7 +96,7 @@ def flatten(feature: Tensor, width: int) -> Tensor:
     return feature.permute(0, 2, 3, 1).reshape(feature.shape[0], -1, width)
 
 
-class PyramidDetector(nn.Module):
+class PyramidDetector(nn.Module, ABC):
     """Backbone, normalization and detection; a detector adds its head, its anchors and its losses."""
 
     anchors_per_location: ClassVar[int] = 1
@@ -137,9 +138,9 @@ class PyramidDetector(nn.Module):
         height, width = canvas
         return [((height + stride - 1) // stride, (width + stride - 1) // stride) for stride in self.strides]
 
+    @abstractmethod
     def decode_boxes(self, output: DenseOutput) -> Tensor:
         """See ``DenseDetector``: (B, N, 4) xyxy pixels."""
-        raise NotImplementedError
 
     def scores(self, output: DenseOutput) -> Tensor:
         """See ``DenseDetector``: class scores, or where there is a quality branch the root of their product."""

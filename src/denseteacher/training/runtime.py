@@ -93,6 +93,11 @@ class Runtime:
         return self._fabric.device
 
     @property
+    def dtype(self) -> torch.dtype:
+        """In which the networks compute."""
+        return torch.bfloat16 if self.precision == "bf16" else torch.float32
+
+    @property
     def rank(self) -> int:
         """Number of this process among all."""
         return self._fabric.global_rank

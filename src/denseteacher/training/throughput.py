@@ -73,8 +73,7 @@ class Throughput:
         }
         if self._flops is not None:
             done = self._flops.training * self._pixels[True] + self._flops.forward * self._pixels[False]
-            dtype = torch.bfloat16 if runtime.precision == "bf16" else torch.float32
-            values["mfu"] = done / seconds / (1e12 * peak_speed(runtime.device, dtype)[0])
+            values["mfu"] = done / seconds / (1e12 * peak_speed(runtime.device, runtime.dtype)[0])
         if runtime.device.type == "cuda":
             values["peak_gib"] = torch.cuda.max_memory_allocated(runtime.device) / 2**30
         self._clear()
