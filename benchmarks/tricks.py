@@ -168,7 +168,7 @@ def parts_of(learner: Learner, size: Size) -> Works:
         for one in images:
             output = learner.student(one)
             assert output.quality is not None
-            torch.autograd.backward(output.logits.sum() + output.deltas.sum() + output.quality.sum())
+            learner.runtime.backward(output.logits.sum() + output.deltas.sum() + output.quality.sum())
         learner.optimizer.zero_grad(set_to_none=True)
 
     def optimize(optimizer: torch.optim.Optimizer) -> None:

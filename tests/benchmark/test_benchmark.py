@@ -39,6 +39,13 @@ def test_a_step_and_its_parts(detector):
     json.dumps(found)
 
 
+def test_a_step_in_bf16_is_measured():
+    """Under autocast, as on a GPU; who skips the runtime's backward is refused there."""
+    found = benchmark(load_recipe("custom", [*TINY, "runtime.precision=bf16"]), ("step",), SIZE._replace(rounds=1))
+    assert found["step"]["precision"] == "bf16"
+    assert found["step"]["seconds"]["bare"] > 0
+
+
 def test_padding_is_no_image():
     step = made_up_step(Size(2, 1, 64, 96, 3, padding=0.25), 4)
     assert step.labeled.sizes.tolist() == [[48, 96]] * 2

@@ -51,7 +51,7 @@ class StepParts:
         """Forward and backward over all views that the student is trained on."""
         output = self.learner.student(self.views)
         predictions = [output.logits, output.deltas, *([] if output.quality is None else [output.quality])]
-        torch.autograd.backward(predictions, [torch.ones_like(one) for one in predictions])
+        self.learner.runtime.backward(torch.stack([one.sum() for one in predictions]).sum())
         self.learner.optimizer.zero_grad(set_to_none=True)
 
     @torch.no_grad()
