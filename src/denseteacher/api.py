@@ -91,6 +91,7 @@ def train(
     begun = folder if resume else None if burn_in_from is None else Path(burn_in_from)
     config, runtime = open_runtime(with_precision_of(config, begun))
     student = new_student(config, classes=len(data.labeled.categories))
+    config = config.model_copy(update={"detector": student.config})  # with the backbone's mean and std
     notes = notes_before_run(config, student, data) if runtime.is_main and not resume else []
     if getattr(config.method, "ratio", None) == "auto":
         config = with_ratio(config, measure_foreground(config, student, data.labeled))

@@ -63,6 +63,11 @@ class PyramidBackbone(nn.Module):
         _freeze_stages(self.body, frozen_stages)
         self.strides = [2**level for level in range(finest, coarsest + 1)]
 
+    def pixel_statistics(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        """Mean and standard deviation, for pixels of 0 to 255, that timm's weights of the network were trained with."""
+        told: Any = self.body.default_cfg
+        return tuple(255 * value for value in told["mean"]), tuple(255 * value for value in told["std"])
+
     def forward(self, pixels: Tensor) -> list[Tensor]:
         """(B, 3, H, W) normalized pixels to a list of (B, channels, H/stride, W/stride), finest first."""
         features = self.body(pixels)

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, model_validator
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
@@ -19,6 +19,8 @@ from denseteacher.files import write_bytes
 DetectorConfig = Annotated[FCOSConfig | RetinaNetConfig, Field(discriminator="name")]
 
 _HEADER_KEY = "denseteacher"
+_IMAGENET_MEAN = (123.675, 116.28, 103.53)
+_IMAGENET_STD = (58.395, 57.12, 57.375)
 
 
 class DetectorCard(Config):
@@ -32,6 +34,15 @@ class DetectorCard(Config):
     max_side: int
     trained: dict[str, str | int | float] = Field(default_factory=dict)
     """Where it comes from: recipe, step, teacher or student, AP."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _keep_what_it_was_trained_with(cls, content: Any) -> Any:
+        """Files that say nothing of pixels were trained with ImageNet's mean and std, whatever the backbone."""
+        if isinstance(content, dict) and isinstance(content.get("detector"), dict):
+            told = {"mean": _IMAGENET_MEAN, "std": _IMAGENET_STD} | content["detector"]
+            return content | {"detector": told}
+        return content
 
 
 def build_detector(config: FCOSConfig | RetinaNetConfig, num_classes: int) -> FCOS | RetinaNet:

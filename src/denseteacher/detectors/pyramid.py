@@ -5,7 +5,7 @@ from abc import ABC, abstractmethod
 from typing import Any, ClassVar, Literal, Self
 
 import torch
-from pydantic import Field, model_validator
+from pydantic import Field, PositiveFloat, model_validator
 from torch import Tensor, nn
 
 from denseteacher.config import Config
@@ -14,9 +14,11 @@ from denseteacher.ops.canvas import real_area
 from denseteacher.ops.postprocess import candidates_per_level, non_maximum_suppression
 from denseteacher.structures import DenseOutput, Detections, ImageBatch
 
-_IMAGENET_MEAN = (123.675, 116.28, 103.53)
-_IMAGENET_STD = (58.395, 57.12, 57.375)
 _PRIOR_SCORE = 0.01  # what an untrained head says of every class at every location (Lin et al., 2017)
+
+
+Channels = tuple[float, float, float]
+PositiveChannels = tuple[PositiveFloat, PositiveFloat, PositiveFloat]
 
 
 class PyramidConfig(Config):
@@ -26,6 +28,11 @@ class PyramidConfig(Config):
     """A model of timm that has ``features_only``."""
     pretrained: bool | str = False
     """True: timm's weights; a path: a state dict file; false: random."""
+    mean: Channels | Literal["auto"] = "auto"
+    """What is subtracted from red, green and blue pixels of 0 to 255; ``auto`` is what the backbone's weights were
+    trained with, as timm says."""
+    std: PositiveChannels | Literal["auto"] = "auto"
+    """What they are divided by after that."""
     levels: tuple[int, int] = (3, 7)
     """Finest and coarsest pyramid level; level l has stride 2**l."""
     channels: int = Field(256, gt=0)
@@ -57,6 +64,12 @@ class PyramidConfig(Config):
                 f"levels are the finest (1 to 5) and the coarsest (up to 8) pyramid level, not {self.levels}"
             )
         return self
+
+
+def _with_pixel_statistics(config: PyramidConfig, backbone: PyramidBackbone) -> PyramidConfig:
+    """The config with the backbone's own mean and std where it leaves them open."""
+    own = zip(("mean", "std"), backbone.pixel_statistics(), strict=True)
+    return config.model_copy(update={key: value for key, value in own if getattr(config, key) == "auto"})
 
 
 def tower(config: PyramidConfig) -> nn.Sequential:
@@ -101,6 +114,7 @@ class PyramidDetector(nn.Module, ABC):
 
     anchors_per_location: ClassVar[int] = 1
     config: PyramidConfig
+    """Nothing in it is ``auto``."""
     mean: Tensor
     std: Tensor
 
@@ -112,7 +126,6 @@ class PyramidDetector(nn.Module, ABC):
             num_classes: K.
         """
         super().__init__()
-        self.config = config
         self.num_classes = num_classes
         self.backbone = PyramidBackbone(
             config.backbone,
@@ -122,9 +135,10 @@ class PyramidDetector(nn.Module, ABC):
             frozen_stages=config.frozen_stages,
             freeze_batch_norm=config.freeze_batch_norm,
         )
+        self.config = config = _with_pixel_statistics(config, self.backbone)
         self.strides: list[int] = self.backbone.strides
-        self.register_buffer("mean", torch.tensor(_IMAGENET_MEAN).view(1, 3, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(_IMAGENET_STD).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("mean", torch.tensor(config.mean).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(config.std).view(1, 3, 1, 1), persistent=False)
 
     def features(self, images: ImageBatch) -> list[Tensor]:
         """The pyramid of uint8 images. Padding becomes 0, the value that convolutions pad with themselves."""
