@@ -4,7 +4,7 @@ import json
 from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple, get_args
 
 import yaml
 from pydantic import Field, ValidationError, model_validator
@@ -14,8 +14,11 @@ from denseteacher.errors import InputError
 from denseteacher.recipe import Recipe, load_recipe
 from denseteacher.recipe_file import suggest
 
-ProfileName = Literal["paper", "digits"]
-FOLDS: dict[ProfileName, tuple[int, ...]] = {"paper": (1, 2, 3, 4, 5), "digits": (1, 2, 3)}
+ProfileName = Literal["paper", "digits", "masks", "bccd"]
+PROFILES: tuple[ProfileName, ...] = get_args(ProfileName)
+DATA_OF: dict[ProfileName, str] = {"paper": "", "digits": "Digits", "masks": "masks", "bccd": "BCCD"}
+"""The data that stand for the paper's; docs/results.md says what they are."""
+FOLDS: dict[ProfileName, tuple[int, ...]] = {"paper": (1, 2, 3, 4, 5)} | dict.fromkeys(PROFILES[1:], (1, 2, 3))
 """What is run where neither the experiment nor the user says otherwise."""
 
 Changes = dict[str, Any]
@@ -42,6 +45,8 @@ class Part(Config):
     paper: Changes | None = Field({})
     """Over ``overrides``, in this profile; null leaves the part out of it."""
     digits: Changes | None = Field({})
+    masks: Changes | None = Field({})
+    bccd: Changes | None = Field({})
 
     def changes(self, profile: ProfileName) -> Changes | None:
         """All of its changes in a profile; None where it doesn't exist."""

@@ -2,16 +2,13 @@
 
 from collections.abc import Iterable, Sequence
 
-from denseteacher.experiment import Experiment, load_experiment
+from denseteacher.experiment import PROFILES, Experiment, ProfileName, load_experiment
 from denseteacher.recipe import Recipe, resolve_auto
 from denseteacher.reproduce import Plan, make_plan
 from denseteacher.runs import Run
 
-_DIGITS_STEP = 0.12  # s, measured: FCOS on one CPU thread
-_ABOUT_HOURS = {
-    "paper": "at 1 step/s, which is arithmetic and no measurement",
-    "digits": f"of one CPU thread at {_DIGITS_STEP} s a step, measured with FCOS",
-}
+_STEP_SECONDS: dict[ProfileName, float] = {"paper": 1.0, "digits": 0.12, "masks": 0.3, "bccd": 0.25}
+"""Of one CPU thread, measured with FCOS; that of ``paper`` is arithmetic, not a measurement."""
 
 
 def overview(sources: Sequence[str]) -> str:
@@ -21,7 +18,7 @@ def overview(sources: Sequence[str]) -> str:
         sources: Names or YAML files.
     """
     lines: list[str] = []
-    all_runs: dict[str, dict[str, Run]] = {"paper": {}, "digits": {}}
+    all_runs: dict[ProfileName, dict[str, Run]] = {profile: {} for profile in PROFILES}
     for source in sources:
         experiment = load_experiment(source)
         lines.append(f"{experiment.name}: {experiment.title}")
@@ -34,7 +31,11 @@ def overview(sources: Sequence[str]) -> str:
     for name, runs in all_runs.items():
         if len(sources) > 1 and runs:
             lines.append(f"all, {name}: {len(runs)} different runs; {_hours(runs.values(), name)}")
-    lines.append(f"Hours are {_ABOUT_HOURS['paper']} (paper), or {_ABOUT_HOURS['digits']} (digits).")
+    measured = ", ".join(f"{name} {seconds:g} s" for name, seconds in _STEP_SECONDS.items() if name != "paper")
+    lines.append(
+        "Hours of paper are at 1 step/s, which is arithmetic and not a measurement; the others are of one CPU thread, at "
+        f"the time of a step measured with FCOS ({measured})."
+    )
     return "\n".join(lines) + "\n"
 
 
@@ -55,7 +56,7 @@ def _labels(experiment: Experiment) -> list[str]:
     return labels
 
 
-def _cost(plan: Plan, profile: str) -> str:
+def _cost(plan: Plan, profile: ProfileName) -> str:
     recipes = [run.recipe for run in plan.runs]
     about = f"{len(recipes)} runs (folds {', '.join(map(str, plan.folds))})"
     if any(recipe.schedule.max_steps == "auto" for recipe in recipes):
@@ -65,10 +66,10 @@ def _cost(plan: Plan, profile: str) -> str:
     return f"{about} of {steps} steps and {views} million image views; {_hours(plan.runs, profile)}"
 
 
-def _hours(runs: Iterable[Run], profile: str) -> str:
+def _hours(runs: Iterable[Run], profile: ProfileName) -> str:
     """Without what a shared burn-in saves."""
     steps = sum(int(run.recipe.schedule.max_steps) for run in runs)
-    return f"{steps * (_DIGITS_STEP if profile == 'digits' else 1) / 3600:,.1f} h"
+    return f"{steps * _STEP_SECONDS[profile] / 3600:,.1f} h"
 
 
 def _range(values: Sequence[float], form: str) -> str:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from denseteacher.errors import InputError
-from denseteacher.experiment import FOLDS, Cell, Experiment, ProfileName, cells, load_experiment
+from denseteacher.experiment import DATA_OF, FOLDS, Cell, Experiment, ProfileName, cells, load_experiment
 from denseteacher.files import refusal_explained
 from denseteacher.report.tables import STUDENT, Spread, Table, TableCell, write_table
 from denseteacher.run_queue import RunQueue
@@ -56,7 +56,8 @@ def reproduce(
     Args:
         experiment: Name of a built-in experiment, or path of a YAML file.
         data: Root folder of the data set that the experiment's recipes name files of.
-        profile: ``paper``, or ``digits`` for the built-in benchmark.
+        profile: ``paper``; ``digits`` for the built-in benchmark; ``masks`` or ``bccd`` for two small sets of
+            photographs, which ``data`` is the folder of.
         folds: Each is a split and a seed, the same in every row; the profile's own if not given.
         output: Folder for the tables, and for the runs, which experiments share. For one data set.
         shard: (i, n) trains the i-th of n parts of the runs.
@@ -78,7 +79,7 @@ def reproduce(
     with refusal_explained(Path(output)):
         stopped_by = None
         if missing:
-            one_thread = jobs > 1 or profile == "digits"
+            one_thread = jobs > 1 or profile != "paper"
             stopped_by = queue.train(_on_this_machine(plan.runs, one_thread=one_thread, overrides=overrides))
         table = _table(plan, profile, queue.folder)
         return ReproduceResult(table, write_table(Path(output), table), queue.failures, stopped_by)
@@ -132,7 +133,7 @@ def _require_data(runs: Iterable[Run]) -> None:
     for run in runs:
         data = run.recipe.data
         file = data.path("labeled")
-        if data.builtin is None and (file is None or not file.is_file()):
+        if data.builtin is None and (file is None or not file.exists()):
             raise InputError(f"there is no {file}, which {run.label!r} needs: give the data set's root with --data")
 
 
@@ -162,7 +163,7 @@ def _table(plan: Plan, profile: ProfileName, folder: Path) -> Table:
     found = [
         _table_cell(cell, dict(zip(plan.folds, runs, strict=True)), about.metrics, folder) for cell, runs in plan.cells
     ]
-    return Table(about.name, about.title, about.note, profile, about.metrics, found)
+    return Table(about.name, about.title, about.note, profile, about.metrics, found, DATA_OF[profile])
 
 
 def _table_cell(cell: Cell, runs: dict[int, Run], metrics: Sequence[str], folder: Path) -> TableCell:

@@ -151,7 +151,7 @@ def test_list(call, experiment):
     assert code == 0
     for name in ("table1", "table7b", "fig2a", "methods"):
         assert f"\n{name}: " in f"\n{out}"
-    assert "no measurement" in out
+    assert "not a measurement" in out
     code, out, _ = call("reproduce", experiment, "--list")
     assert out.startswith("mine: Mine\n  paper   10 runs")
     assert "  - Pseudo-boxes" in out

@@ -16,7 +16,12 @@ NAMES = [
     "fig2a", "fig2b", "methods", "table1", "table2", "table3", "table4", "table5", "table6", "table7a", "table7b",
 ]  # fmt: skip
 BOTH = [name for name in NAMES if name not in ("table3", "table4")]
-PROFILES = [*((name, "paper") for name in NAMES), *((name, "digits") for name in BOTH)]
+PHOTOGRAPHS = ["fig2a", "table1", "table6", "table7a"]
+PROFILES = [
+    *((name, "paper") for name in NAMES),
+    *((name, "digits") for name in BOTH),
+    *((name, profile) for name in PHOTOGRAPHS for profile in ("masks", "bccd")),
+]
 
 
 def test_all_experiments_are_there():
@@ -45,6 +50,15 @@ def test_the_rows_of_one_fold_share_what_they_do_not_compare(name):
     groups = {run.group for run in plan.runs}
     detectors = {(run.recipe.detector.name, run.recipe.data.percent) for run in plan.runs}
     assert len(groups) == len(detectors)
+
+
+@pytest.mark.parametrize("profile", ["masks", "bccd"])
+@pytest.mark.parametrize("name", PHOTOGRAPHS)
+def test_the_rows_on_photographs_share_their_burn_ins(name, profile):
+    plan = make_plan(name, profile=profile, folds=[2])
+    kinds = {(run.recipe.detector.name, run.recipe.data.split) for run in plan.runs}
+    assert len({run.group for run in plan.runs}) == len(kinds)
+    assert {run.recipe.data.fold for run in plan.runs} == {2}
 
 
 def test_every_distinct_row_trains(coco, tiny, tmp_path, monkeypatch):

@@ -63,6 +63,7 @@ def test_columns():
             cell("one", [1], {"AP": [5.0], STUDENT: [4.0]}, {}, "2 %"),
             cell("two", [], {"AP": [], STUDENT: []}, {}, "2 %"),
         ],
+        "Digits",
     )  # fmt: skip
     lines = markdown(table).splitlines()
     assert lines[0] == "# Mine; here on Digits"

@@ -13,7 +13,7 @@ from denseteacher.errors import InputError
 from denseteacher.report.plotting import BLUE, GRAY, VERMILLION, label_axes, new_figure, shared_legend
 
 _XLABELS = {"fig2a": "score threshold", "fig2b": "NMS threshold"}
-_DATA = {"paper": "COCO", "digits": "Digits"}
+_DATA = {"paper": "COCO", "digits": "Digits", "masks": "masks", "bccd": "BCCD"}
 _ROW = re.compile(r"(CrowdHuman, )?(threshold|NMS|score|IoU) (0\.\d+)")
 _LOWER_IS_BETTER = ("mMR",)
 _FAILED = 0.5  # of the best run's: what reaches less did not converge

@@ -21,7 +21,7 @@ def reproduce(
     ] = None,
     data: Annotated[Path | None, typer.Option("--data", help="Root of the data set in its published layout.")] = None,
     profile: Annotated[
-        str, typer.Option("--profile", help="'paper', or 'digits' for the built-in benchmark.")
+        str, typer.Option("--profile", help="paper, digits (the built-in benchmark), masks or bccd (photographs).")
     ] = "paper",
     folds: Annotated[str | None, typer.Option("--folds", help="Splits and seeds, as 1-5 or 1,3.")] = None,
     output: Annotated[Path, typer.Option("--output", help="Folder for the tables and their runs.")] = Path(

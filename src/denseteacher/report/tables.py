@@ -41,6 +41,8 @@ class Table(NamedTuple):
     profile: str
     metrics: tuple[str, ...]
     cells: list[TableCell]
+    data: str = ""
+    """What stands for the paper's data; empty where those are used."""
 
 
 def spread(values: Sequence[float | None]) -> Spread | None:
@@ -164,7 +166,7 @@ def _draw_cell(axes: Any, y: int, cell: TableCell, metric: str, *, published: bo
 
 
 def _title(table: Table) -> str:
-    return f"{table.title}; here on Digits" if table.profile == "digits" else table.title
+    return f"{table.title}; here on {table.data}" if table.data else table.title
 
 
 def _rows(table: Table) -> list[str]:
