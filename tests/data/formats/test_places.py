@@ -44,11 +44,23 @@ def test_images_of_a_validation_json_are_its_own(tmp_path):
 def test_images_of_a_validation_json_that_are_nowhere_near(tmp_path):
     coco = write_coco_published(tmp_path)
     train, val = (coco / "annotations" / f"instances_{part}2017.json" for part in ("train", "val"))
-    (coco / "val2017").rename(tmp_path / "far")
+    (tmp_path / "far").mkdir()
+    (coco / "val2017").rename(tmp_path / "far" / "val2017")
     config = DataConfig(labeled=train, images=coco / "train2017", unlabeled=coco / "train2017", val=val)
     with pytest.raises(InputError, match=r"val2017\.json: the image .* with --set data\.val_images=DIR"):
         open_data(config)
-    assert counts(config.model_copy(update={"val_images": tmp_path / "far"})) == [8, 8, 4]
+    assert counts(config.model_copy(update={"val_images": tmp_path / "far" / "val2017"})) == [8, 8, 4]
+
+
+def test_images_beside_the_annotations_in_a_folder_of_any_name(tmp_path):
+    """A JSON of another name than its images' folder, as ``annotations/custom_val.json`` with ``val2017``."""
+    coco = write_coco_published(tmp_path)
+    val = coco / "annotations" / "instances_val2017.json"
+    renamed = val.rename(val.with_name("custom_val.json"))
+    assert {image.path.parent for image in read_annotations(renamed).records} == {coco / "val2017"}
+    shutil.copytree(coco / "val2017", coco / "other")  # now it could be either
+    with pytest.raises(InputError, match=r"custom_val\.json: the image .* is in none of"):
+        read_annotations(renamed)
 
 
 def test_voc_without_a_test_set_is_trained_on_train(tmp_path):

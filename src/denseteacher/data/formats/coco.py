@@ -250,6 +250,13 @@ def _existing(path: Path, folder: Path, images: list[dict[str, Any]], report: Re
     return found
 
 
+def _beside(path: Path, names: Sequence[str]) -> list[Path]:
+    """Folders beside that of the JSON which hold all of these images: ``val2017`` for ``annotations/mine_val.json``."""
+    near = path.absolute().parent
+    folders = sorted(folder for folder in near.parent.iterdir() if folder.is_dir() and folder != near)
+    return [folder for folder in folders if all((folder / name).is_file() for name in names)]
+
+
 def find_image_folder(path: Path, images: Path | None, names: Sequence[str], fallback: Path | None = None) -> Path:
     """The folder in which the images of a JSON lie: the first place that has one of the first of them.
 
@@ -284,6 +291,9 @@ def find_image_folder(path: Path, images: Path | None, names: Sequence[str], fal
     for candidate in candidates:
         if any((candidate / name).is_file() for name in names[:_TRIED]):
             return candidate
+    beside = _beside(path, names[:_TRIED]) if images is None and names else []
+    if len(beside) == 1:
+        return beside[0]
     if not names:
         raise InputError(f"{path} names no image inside its folder")
     there = [candidate for candidate in candidates if candidate.is_dir()]
