@@ -89,10 +89,10 @@ def test_divergence_is_symmetric_finite_and_0_for_equals(size):
     found = symmetric_divergence(one, other)
     found.sum().backward()
     assert found.isfinite().all()
-    assert (found >= -1e-6 * max(size, 1.0)).all()
+    assert (found >= -1e-5 * max(size, 1.0)).all()
     assert one.grad.isfinite().all()
     assert_close_to_scale(found, symmetric_divergence(other, one))
-    assert_close_to_scale(symmetric_divergence(one, one), torch.zeros(50), share=1e-6, scale=max(size, 1.0))
+    assert_close_to_scale(symmetric_divergence(one, one), torch.zeros(50), share=1e-5, scale=max(size, 1.0))
 
 
 def test_box_difference_does_not_depend_on_scale_or_place():
