@@ -189,14 +189,11 @@ def test_a_compiled_network_says_the_same(detector_file, monkeypatch):
 
     # dynamo does its part, but nothing is translated to C++: that takes a minute
     monkeypatch.setattr(torch, "compile", lambda call, **options: real(call, backend=keep, fullgraph=True, **options))
-    compiled = Predictor.load(detector_file, precision="bf16", compile=True)
-    assert len(compiled.predict([picture()])[0].scores) > 0
+    compiled = Predictor.load(detector_file, precision="bf16", compile=True).predict([picture()])[0]
     assert len(graphs) == 2  # the network's, after that of the function that tries the compiler
-    batch = image_batch(0, batch=2, height=64, width=96)
-    with torch.no_grad():
-        found, wanted = (one.detector(batch) for one in (compiled, Predictor.load(detector_file, precision="bf16")))
-    for name in ("logits", "deltas", "quality", "anchors"):
-        assert_close_to_scale(getattr(found, name), getattr(wanted, name), share=0.02, what=name)
+    wanted = Predictor.load(detector_file, precision="bf16").predict([picture()])[0]
+    assert len(wanted.scores) >= 10
+    assert_same_detections(compiled, wanted, share=0.02)  # bf16 keeps 8 bits
 
 
 def test_no_images_no_detections(predictor):
