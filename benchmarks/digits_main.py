@@ -1,6 +1,6 @@
 """The README's table: Supervised and three steps towards Dense Teacher, at the length of the demonstration.
 
-    python benchmarks/digits_main.py [--steps 2400] [--seeds 1 2 3] [--processes 2] [--folder RUNS]
+    python benchmarks/digits_main.py [--steps 2400] [--seeds 1 2 3] [--processes 2] [--folder RUNS] [--precision auto]
 
 For each seed the full method is trained first; the other rows start from its burn-in (the steps on labeled
 images alone, which are the same for all) and have as many steps. Runs that are finished are not repeated.
@@ -13,11 +13,13 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from statistics import mean, stdev
+from typing import get_args
 
 import torch
 
+from denseteacher.data.choices import Precision
 from denseteacher.demo import scaled_to
-from denseteacher.ops.precision import bf16_pays_on_cpu
+from denseteacher.ops.precision import chosen_precision
 from denseteacher.training.logging import read_metrics
 from result_file import write_result
 
@@ -67,9 +69,9 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
     parser.add_argument("--processes", type=int, default=2, help="runs at a time, one thread each")
     parser.add_argument("--folder", type=Path, default=Path("runs/digits_main"))
+    parser.add_argument("--precision", choices=get_args(Precision), default="auto")
     arguments = parser.parse_args()
-    # measured once: under the load of the other runs each would decide by chance
-    arguments.precision = "bf16" if torch.cuda.is_available() or bf16_pays_on_cpu() else "fp32"
+    arguments.precision = chosen_precision(arguments.precision, "cuda" if torch.cuda.is_available() else "cpu")
     start = time.monotonic()
     found = {}
     with ThreadPoolExecutor(arguments.processes) as pool:

@@ -1,6 +1,6 @@
 """What a step of each method costs on Digits, measured in turns in one process.
 
-    python benchmarks/method_steps.py [--rounds 3] [--steps 24]
+    python benchmarks/method_steps.py [--rounds 3] [--steps 24] [--precision auto]
 
 Every round trains each row of the experiment ``methods`` for a few steps at full weight; a row's value is the median
 over all of them, so that what else the machine does meanwhile hits all rows alike.
@@ -10,12 +10,14 @@ import argparse
 import tempfile
 from pathlib import Path
 from statistics import median
+from typing import get_args
 
 import torch
 
 from denseteacher import train
+from denseteacher.data.choices import Precision
 from denseteacher.experiment import cells, load_experiment
-from denseteacher.ops.precision import bf16_pays_on_cpu
+from denseteacher.ops.precision import chosen_precision
 from denseteacher.recipe import dump_recipe
 from denseteacher.training.logging import read_metrics
 from result_file import write_result
@@ -46,9 +48,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=24)
+    parser.add_argument("--precision", choices=get_args(Precision), default="auto")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    precision = "bf16" if torch.cuda.is_available() or bf16_pays_on_cpu() else "fp32"
+    precision = chosen_precision(arguments.precision, "cuda" if torch.cuda.is_available() else "cpu")
     found: dict[str, list[float]] = {}
     with tempfile.TemporaryDirectory() as temporary:
         for number in range(arguments.rounds):

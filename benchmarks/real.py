@@ -82,7 +82,9 @@ def gains(rows: list[dict[str, Any]]) -> dict[str, float]:
     for row in rows:
         shared = [] if base is None or row is base else sorted(set(row["seeds"]) & set(base["seeds"]))
         if base is not None and shared:
-            ours, theirs = (mean(one["values"]["AP"][one["seeds"].index(seed)] for seed in shared) for one in (row, base))
+            ours, theirs = (
+                mean(one["values"]["AP"][one["seeds"].index(seed)] for seed in shared) for one in (row, base)
+            )
             found[f"{row['label']} over Supervised"] = round(ours / theirs - 1, 4)
     return found
 

@@ -24,7 +24,6 @@ from denseteacher.run_folder import (
     goes_on_by_itself,
     resume_run,
     start_from_burn_in,
-    with_precision_of,
 )
 
 _ABOUT = {"labeled": ("images", "subset"), "unlabeled": ("unlabeled_images",), "val": ("val_images", "val_subset")}
@@ -88,8 +87,7 @@ def train(
     data = open_data(config.data)
     config = resolve_auto(config, labeled=len(data.labeled.images), unlabeled=len(data.unlabeled))
     check_unlabeled(config, data)
-    begun = folder if resume else None if burn_in_from is None else Path(burn_in_from)
-    config, runtime = open_runtime(with_precision_of(config, begun))
+    config, runtime = open_runtime(config)
     student = new_student(config, classes=len(data.labeled.categories))
     config = config.model_copy(update={"detector": student.config})  # with the backbone's mean and std
     notes = notes_before_run(config, student, data) if runtime.is_main and not resume else []

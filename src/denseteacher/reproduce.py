@@ -79,8 +79,13 @@ def reproduce(
     with refusal_explained(Path(output)):
         stopped_by = None
         if missing:
+<<<<<<< HEAD
             one_thread = jobs > 1 or profile != "paper"
             stopped_by = queue.train(_on_this_machine(plan.runs, one_thread=one_thread, overrides=overrides))
+=======
+            one_thread = jobs > 1 or profile == "digits"
+            stopped_by = queue.train(_on_one_thread(plan.runs, overrides) if one_thread else plan.runs)
+>>>>>>> tol
         table = _table(plan, profile, queue.folder)
         return ReproduceResult(table, write_table(Path(output), table), queue.failures, stopped_by)
 
@@ -137,16 +142,9 @@ def _require_data(runs: Iterable[Run]) -> None:
             raise InputError(f"there is no {file}, which {run.label!r} needs: give the data set's root with --data")
 
 
-def _on_this_machine(runs: list[Run], *, one_thread: bool, overrides: Sequence[str]) -> list[Run]:
-    """The runs with the precision of this machine, and with one thread each where they are small or several."""
-    import torch
-
-    from denseteacher.ops.precision import bf16_pays_on_cpu
-
-    settings: dict[str, Any] = {"threads": 1, "workers": 0} if one_thread else {}
-    if any(run.recipe.runtime.precision == "auto" for run in runs):
-        # measured once: under the load of the other runs each would decide by chance
-        settings["precision"] = "bf16" if torch.cuda.is_available() or bf16_pays_on_cpu() else "fp32"
+def _on_one_thread(runs: list[Run], overrides: Sequence[str]) -> list[Run]:
+    """The runs with one thread and no loader process each, as is best where they are small or several."""
+    settings: dict[str, Any] = {"threads": 1, "workers": 0}
     given = {text.partition("=")[0].strip() for text in overrides}
     settings = {key: value for key, value in settings.items() if f"runtime.{key}" not in given}
 

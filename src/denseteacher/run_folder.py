@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 
 from denseteacher.data.splits import Split, write_split_ids
 from denseteacher.errors import InputError
@@ -101,15 +100,6 @@ def recipe_of(detector: Path) -> Recipe | None:
     """The recipe of the run that a detector is from; None if it lies in no run folder."""
     file = folder_of(detector) / "recipe.yaml"
     return load_recipe(file) if file.is_file() else None
-
-
-def with_precision_of(recipe: Recipe, begun: Path | None) -> Recipe:
-    """The recipe with ``precision: auto`` decided as the run that it goes on from did, measured then."""
-    if begun is None or recipe.runtime.precision != "auto" or not (begun / "recipe.yaml").is_file():
-        return recipe
-    # as plain YAML: the run's method may be the user's own, which a recipe can't name
-    precision = yaml.safe_load((begun / "recipe.yaml").read_text(encoding="utf-8"))["runtime"]["precision"]
-    return recipe.model_copy(update={"runtime": recipe.runtime.model_copy(update={"precision": precision})})
 
 
 def resume_run(trainer: Trainer, recipe: Recipe, folder: Path) -> None:

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from denseteacher.detectors.frozen_norm import FoldedConv2d, freeze_batch_norm
+from support.closeness import assert_close_to_scale
 
 
 def network(name):
@@ -44,14 +45,15 @@ def test_features_and_gradients_are_the_same(name, folded, pixels):
     one, other, pixels = layers(body).double(), freeze_batch_norm(copy.deepcopy(body)).double(), pixels.double()
     assert sum(isinstance(module, FoldedConv2d) for module in other.modules()) == folded
     for wanted, found in zip(one(pixels), other(pixels), strict=True):
-        torch.testing.assert_close(found, wanted)
+        assert_close_to_scale(found, wanted, share=1e-9)
     for features in (one(pixels), other(pixels)):
         torch.autograd.backward(sum(feature.square().mean() for feature in features))
     gradients = {name: parameter.grad for name, parameter in one.named_parameters()}
+    size = max(float(gradient.abs().max()) for gradient in gradients.values() if gradient is not None)
     assert gradients.keys() == {name for name, _ in other.named_parameters()}
     for name, parameter in other.named_parameters():
         if gradients[name] is not None:
-            torch.testing.assert_close(parameter.grad, gradients[name])
+            assert_close_to_scale(parameter.grad, gradients[name], share=1e-9, scale=size, what=name)
 
 
 def test_state_dicts_stay_as_they_are(pixels):
@@ -62,7 +64,7 @@ def test_state_dicts_stay_as_they_are(pixels):
     one.load_state_dict(trained)
     other.load_state_dict(trained)
     for wanted, found in zip(one(pixels), other(pixels), strict=True):
-        torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-4)
+        assert_close_to_scale(found, wanted)
 
 
 def test_a_copy_has_statistics_of_its_own(pixels):

@@ -18,6 +18,7 @@ from denseteacher.inference.pictures import batches_by_shape
 from denseteacher.inference.predictor import Predictor
 from denseteacher.structures import Detections
 from support import image_batch
+from support.closeness import assert_close_to_scale, assert_same_detections
 
 
 @pytest.fixture(scope="module")
@@ -25,7 +26,8 @@ def predictor(tmp_path_factory):
     torch.manual_seed(0)
     detector = FCOS(num_classes=2, backbone="test_byobnet", levels=(3, 5), channels=16, head_convs=1)
     with torch.no_grad():
-        detector.head.cls.bias += 4  # an untrained head that sees something everywhere
+        detector.head.cls.bias += 4  # an untrained head that sees something everywhere,
+        detector.head.cls.weight *= 30  # and not everywhere the same: equal scores have no order
     file = tmp_path_factory.mktemp("detector") / "detector.safetensors"
     card = DetectorCard(detector=detector.config, categories=((3, "cat"), (7, "dog")), short_side=64, max_side=96)
     save_detector(file, detector.state_dict(), card)
@@ -53,7 +55,7 @@ def test_the_batch_size_does_not_matter(predictor):
     images = [picture(seed=seed) for seed in range(3)]
     alone, together = predictor.predict(images, batch_size=1), predictor.predict(images, batch_size=3)
     for one, other in zip(alone, together, strict=True):
-        torch.testing.assert_close(one.scores, other.scores, rtol=1e-4, atol=1e-5)
+        assert_same_detections(one, other)
 
 
 def test_batches_are_of_similar_shapes_and_hold_every_image_once():
@@ -95,8 +97,7 @@ def test_shapes_that_alternate_are_computed_without_padding(predictor, monkeypat
     together = predictor.predict(images, batch_size=2)
     assert sorted(canvases) == [(2, 3, 64, 96)] * 2 + [(2, 3, 96, 64)] * 2  # 96 x 96 in the order given
     for one, other in zip(alone, together, strict=True):
-        torch.testing.assert_close(one.scores, other.scores, rtol=1e-4, atol=1e-5)
-        assert torch.equal(one.labels, other.labels)
+        assert_same_detections(one, other)
 
 
 def test_the_command_keeps_the_order_of_the_images(detector_file, call, tmp_path):
@@ -122,7 +123,10 @@ def test_the_command_keeps_the_order_of_the_images(detector_file, call, tmp_path
     assert set(ids) == {info["id"] for info in infos}
     expected = Predictor.load(detector_file).predict([names[3]])[0]
     own = [result for result in results if result["image_id"] == 4]
-    np.testing.assert_allclose([result["score"] for result in own], expected.scores, rtol=1e-4, atol=1e-5)
+    class_index = {3: 0, 7: 1}
+    corners = [[x, y, x + width, y + height] for x, y, width, height in (result["bbox"] for result in own)]
+    fields = (corners, [result["score"] for result in own], [class_index[result["category_id"]] for result in own])
+    assert_same_detections(fields, expected, share=1e-3)  # the file has rounded numbers
     assert len(list((tmp_path / "out" / "pictures").iterdir())) == 9
 
 
@@ -148,17 +152,16 @@ def test_bf16_is_of_the_network_alone(predictor, detector_file):
     assert {value.dtype for value in output[:4]} == {torch.float32}
     assert torch.equal(output.anchors, wanted.anchors)
     assert not torch.equal(output.logits, wanted.logits)
-    torch.testing.assert_close(output.logits, wanted.logits, rtol=0.02, atol=0.02)
+    assert_close_to_scale(output.logits, wanted.logits, share=0.05)  # bf16 keeps 8 bits
+    assert_close_to_scale(output.deltas, wanted.deltas, share=0.05)
     found = rounded.predict([picture()])[0]
     assert {found.boxes.dtype, found.scores.dtype} == {torch.float32}
-    torch.testing.assert_close(found.scores, predictor.predict([picture()])[0].scores, rtol=0.02, atol=0.01)
 
 
-@pytest.mark.parametrize(("pays", "precision"), [(True, "bf16"), (False, "fp32")])
-def test_the_precision_auto_asks_the_machine(detector_file, monkeypatch, pays, precision):
-    monkeypatch.setattr("denseteacher.ops.precision.bf16_pays_on_cpu", lambda: pays)
-    assert Predictor.load(detector_file, device=torch.device("cpu"), precision="auto").precision == precision
-    assert Predictor.load(detector_file, device=torch.device("cpu")).precision == "fp32"
+def test_a_cpu_computes_in_bf16_only_where_asked(detector_file):
+    cpu = torch.device("cpu")
+    assert Predictor.load(detector_file, device=cpu, precision="auto").precision == "fp32"
+    assert Predictor.load(detector_file, device=cpu, precision="bf16").precision == "bf16"
 
 
 def test_the_command_takes_a_precision(detector_file, call, tmp_path):
@@ -189,7 +192,8 @@ def test_a_compiled_network_says_the_same(detector_file, monkeypatch):
     compiled = Predictor.load(detector_file, precision="bf16", compile=True).predict([picture()])[0]
     assert len(graphs) == 2  # the network's, after that of the function that tries the compiler
     wanted = Predictor.load(detector_file, precision="bf16").predict([picture()])[0]
-    assert all(torch.equal(one, other) for one, other in zip(compiled, wanted, strict=True))
+    assert len(wanted.scores) >= 10
+    assert_same_detections(compiled, wanted, share=0.02)  # bf16 keeps 8 bits
 
 
 def test_no_images_no_detections(predictor):

@@ -11,6 +11,7 @@ from denseteacher.pseudo_labels.mirror import belief_of, mirror_back, mirror_ens
 from denseteacher.pseudo_labels.proposals import balanced_proposals
 from denseteacher.structures import DenseOutput
 from support import giou_rows, image_batch, semi_batch, sigmoid64
+from support.closeness import assert_close_to_scale
 
 SMALL = {"backbone": "test_byobnet", "levels": (3, 5), "channels": 16, "head_convs": 1}
 
@@ -40,8 +41,8 @@ def test_the_guess_is_that_of_images_and_mirror_images(detector):
     with torch.no_grad():
         both = HumbleTeacher().guess(detector, detector, batch)
         plain, mirrored = split_output(both, 2)
-        torch.testing.assert_close(plain.logits, detector(batch.unlabeled_weak).logits)
-        torch.testing.assert_close(mirrored.logits, detector(mirror_images(batch.unlabeled_weak)).logits)
+        assert_close_to_scale(plain.logits, detector(batch.unlabeled_weak).logits)
+        assert_close_to_scale(mirrored.logits, detector(mirror_images(batch.unlabeled_weak)).logits)
         assert len(HumbleTeacher(mirror=False).guess(detector, detector, batch).logits) == 2
 
 
@@ -63,7 +64,7 @@ def test_the_ensemble_is_the_mean_where_there_are_two(detector):
         if one is None:
             assert found is None
             continue
-        torch.testing.assert_close(found[back.valid], ((one + other) / 2)[back.valid])
+        assert_close_to_scale(found[back.valid], ((one + other) / 2)[back.valid])
         assert torch.equal(found[~back.valid], one[~back.valid])
     assert torch.equal(belief.valid, valid)
 
@@ -78,7 +79,7 @@ def test_an_ensemble_of_mirrored_predictions_is_what_it_was(detector):
     partner = mirror_back(detector, plain._replace(logits=index.repeat(1, 1, 3)), images).logits[..., 0].long()
     logits = plain.logits.gather(1, partner[..., None].expand_as(plain.logits))
     belief = mirror_ensemble(detector, plain, plain._replace(logits=logits), images)
-    torch.testing.assert_close(belief.scores[back.valid], alone.scores[back.valid])
+    assert_close_to_scale(belief.scores[back.valid], alone.scores[back.valid])
 
 
 @pytest.mark.parametrize("ratio", [0.02, 0.2, 0.7, 1.0])
@@ -107,7 +108,7 @@ def test_each_other_location_is_as_likely_a_proposal():
     chosen = balanced_proposals(richness, torch.ones(2000, 300, dtype=torch.bool), ratio=0.2, draws=draws)
     assert chosen[:, :30].all()
     share = chosen[:, 30:].float().mean(0)
-    assert share.mean() == pytest.approx(30 / 270)
+    assert (chosen[:, 30:].sum(1) == 30).all()
     assert share.min() > 0.06  # 0.111 with a deviation of 0.007, and what evenness costs in exactness
     assert share.max() < 0.17
     assert torch.equal(
@@ -132,15 +133,15 @@ def test_losses_agree_with_numpy(detector, mirror):
     logits, targets = student.logits[chosen].double().numpy(), belief.scores[chosen].double().numpy()
     p = sigmoid64(logits)
     divergence = (targets * np.log(targets / p) + (1 - targets) * np.log((1 - targets) / (1 - p))).sum(1)
-    assert losses["cls"].item() == pytest.approx(divergence.mean(), rel=1e-5)
+    assert_close_to_scale(losses["cls"], divergence.mean())
     weight = targets.max(1)
     overlap = giou_rows(detector.decode_boxes(student)[chosen].numpy(), belief.boxes[chosen].numpy())
-    assert losses["box"].item() == pytest.approx(np.average(1 - overlap, weights=weight), rel=1e-4)
+    assert_close_to_scale(losses["box"], np.average(1 - overlap, weights=weight))
     assert ("quality" in losses) == isinstance(detector, FCOS)
     if "quality" in losses:
         p, target = sigmoid64(student.quality[chosen]), belief.quality[chosen].double().numpy()
         entropy = -(target * np.log(p) + (1 - target) * np.log(1 - p))
-        assert losses["quality"].item() == pytest.approx(np.average(entropy, weights=weight), rel=1e-5)
+        assert_close_to_scale(losses["quality"], np.average(entropy, weights=weight))
 
 
 def test_nothing_is_learned_elsewhere(detector):

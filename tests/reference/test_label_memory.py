@@ -1,12 +1,12 @@
 """ISMT's memory against a plain NumPy one that keeps lists of boxes in the pixels of the files."""
 
 import numpy as np
-import pytest
 import torch
 
 from denseteacher.data.geometry import Geometry
 from denseteacher.pseudo_labels.boxes import PseudoBoxes, fuse
 from denseteacher.pseudo_labels.memory import empty_memory, memorize, recall
+from support.closeness import assert_close_to_scale
 
 FILE = (60, 90)  # height and width of every image file
 
@@ -86,15 +86,15 @@ def test_a_history_agrees_with_numpy():
             assert fused.labels[row][fused.mask[row]].tolist() == [label for _, label, _ in union]
             on_file = [_to_file(box, matrices[row].double().numpy()) for box in fused.boxes[row].double().numpy()]
             for (score, _, box), actual, own in zip(union, on_file, fused.scores[row].tolist(), strict=False):
-                np.testing.assert_allclose(actual, box, atol=1e-2)
-                assert own == pytest.approx(score, abs=1e-5)
+                assert_close_to_scale(actual, box, scale=max(FILE))
+                assert_close_to_scale(own, score)
             expected[image] = union[:room]
         for image, rows in expected.items():
             assert int((memory["scores"][image] > 0).sum()) == len(rows)
             for place, (score, label, box) in enumerate(rows):
-                assert float(memory["scores"][image, place]) == pytest.approx(score, abs=1e-5)
+                assert_close_to_scale(memory["scores"][image, place], score)
                 assert int(memory["labels"][image, place]) == label
-                np.testing.assert_allclose(memory["boxes"][image, place].numpy(), box, atol=1e-2)
+                assert_close_to_scale(memory["boxes"][image, place], box, scale=max(FILE))
     assert recalled_ever > 100
 
 
@@ -110,7 +110,7 @@ def test_boxes_come_back_from_any_view_unchanged():
         back = recall(memory, torch.tensor([0]), matrices, sizes, threshold=0.1, forget=1.0)
         assert back.mask.all()
         memory = memorize(memory, torch.tensor([0]), matrices, back)
-    torch.testing.assert_close(memory["boxes"], first["boxes"], atol=1e-2, rtol=0)
+    assert_close_to_scale(memory["boxes"], first["boxes"], scale=max(FILE))
     assert torch.equal(memory["scores"], first["scores"])
     assert torch.equal(memory["labels"], first["labels"])
 
@@ -147,6 +147,6 @@ def test_an_image_that_occurs_twice_is_remembered_as_found_last():
     together = memorize(memory, positions, matrices, found)
     alone = memorize(memory, positions[1:], matrices[1:], PseudoBoxes(*(field[1:] for field in found)))
     for name in memory:
-        assert torch.equal(together[name], alone[name])
+        assert_close_to_scale(together[name], alone[name], scale=max(FILE) if name == "boxes" else 1, what=name)
         assert torch.equal(memory[name], before[name])  # what was given is not changed
     assert together["boxes"][[0, 2, 4, 5]].abs().sum() == 0

@@ -12,6 +12,7 @@ from denseteacher.ops.boxes import centers, encode_deltas, encode_ltrb
 from denseteacher.pseudo_labels.mirror import mirror_back, mirror_boxes, mirror_images, partners
 from denseteacher.structures import DenseOutput
 from support import image_batch
+from support.closeness import assert_close_to_scale
 
 SMALL = {"backbone": "test_byobnet", "levels": (3, 5), "channels": 16, "head_convs": 1}
 CPU = torch.device("cpu")
@@ -117,14 +118,14 @@ def test_predictions_come_back_to_the_place_that_they_are_about(detector, width,
     assert bool((away <= (1e-3 if exact else stride[found.valid[0]] / 2 + 1e-3)).all())
     assert torch.equal(found.quality[0], found.logits[0, :, 0])
     rows = mirror_back(detector, _output_on(detector, images, y), images)
-    torch.testing.assert_close(rows.logits[0, :, 0][rows.valid[0]], y[rows.valid[0]])
+    assert_close_to_scale(rows.logits[0, :, 0][rows.valid[0]], y[rows.valid[0]])
 
 
 def test_anchors_keep_their_shape(detector):
     images = image_batch(0, batch=1, height=64, width=96)
     anchors, index, _ = _partners(detector, images)
     sides = anchors[:, 2:] - anchors[:, :2]
-    torch.testing.assert_close(sides[index[0]], sides)
+    assert_close_to_scale(sides[index[0]], sides)
 
 
 @pytest.mark.parametrize("widths", [(96, 64), (32, 96)])
@@ -163,7 +164,7 @@ def test_a_box_of_the_image_is_found_wherever_its_mirror_image_is_predicted(dete
         seen = mirror_boxes(box[None, None], images.sizes[:, 1]).expand(1, len(output.anchors), 4)
         encode = encode_deltas if isinstance(detector, RetinaNet) else encode_ltrb
         found = mirror_back(detector, output._replace(deltas=encode(seen, output.anchors)), images)
-        torch.testing.assert_close(found.boxes[found.valid], box.expand(int(found.valid.sum()), 4), atol=1e-3, rtol=0)
+        assert_close_to_scale(found.boxes[found.valid], box.expand(int(found.valid.sum()), 4))
 
 
 def test_a_symmetric_image_is_its_own_mirror_image(detector):

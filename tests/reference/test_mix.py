@@ -7,6 +7,7 @@ import torch
 from denseteacher.pseudo_labels.mix import mixup, mosaic, unmixed, with_rows
 from denseteacher.structures import ImageBatch, Targets
 from support import random_targets, tensors_of
+from support.closeness import assert_close_to_scale
 
 MEAN = (124, 116, 104)
 CANVAS = (16, 20)
@@ -50,7 +51,7 @@ def assert_targets(found, index, expected):
     mask = found.mask[index]
     assert found.labels[index][mask].tolist() == [label for label, _ in expected]
     boxes = np.array([box for _, box in expected]).reshape(-1, 4)
-    np.testing.assert_allclose(found.boxes[index][mask].numpy(), boxes, atol=1e-5)
+    assert_close_to_scale(found.boxes[index][mask], boxes)
     assert not found.boxes[index][~mask].any()
 
 
@@ -87,7 +88,7 @@ def test_mixup_weighs_each_box_by_the_share_of_its_image():
     weights = mixup(first, first_targets, second, second_targets, share).weights
     assert weights.shape == (5, 8)
     for index, weight in enumerate(share.tolist()):
-        np.testing.assert_allclose(weights[index], [weight] * 3 + [1 - weight] * 5, rtol=1e-6)
+        assert_close_to_scale(weights[index], [weight] * 3 + [1 - weight] * 5)
 
 
 def test_with_all_of_the_share_an_image_keeps_every_bit():
@@ -159,7 +160,7 @@ def test_a_quarter_of_a_side_must_remain(remains, kept):
     mixed = mosaic(images, targets, images, nothing, torch.tensor([0.5]), torch.tensor([True]))
     assert mixed.targets.mask.tolist() == [[kept, False]]
     if kept:
-        torch.testing.assert_close(mixed.targets.boxes[0, 0], torch.tensor([20 - remains, 3.0, 20.0, 9.0]))
+        assert_close_to_scale(mixed.targets.boxes[0, 0], torch.tensor([20 - remains, 3.0, 20.0, 9.0]))
         assert mixed.targets.labels[0, 0] == 2
 
 

@@ -10,6 +10,7 @@ from torch import nn
 
 from denseteacher.training.optim import OptimConfig, build_optimizer, clip_gradients, learning_rate
 from denseteacher.training.teacher import Teacher, ema_decay
+from support.closeness import assert_close_to_scale
 
 
 class Net(nn.Module):
@@ -37,7 +38,7 @@ def test_ema_averages_parameters_and_buffers():
             own = value.numpy().astype(np.float64)
             expected[key] = own if "num_batches" in key else 0.9 * expected[key] + 0.1 * own
     for key, value in teacher.module.state_dict().items():
-        np.testing.assert_allclose(value.numpy(), expected[key], rtol=1e-4, atol=1e-6)
+        assert_close_to_scale(value, expected[key], what=key)
     assert teacher.module.norm.num_batches_tracked == 20
     assert not teacher.module.training
     assert not any(parameter.requires_grad for parameter in teacher.module.parameters())
@@ -99,6 +100,6 @@ def test_clipping_by_value_and_norm_and_the_norm_before():
     assert weight.grad.tolist() == [1, -1]
     weight.grad = torch.tensor([3.0, -4.0])
     clip_gradients([weight], OptimConfig(clip_norm=1.0))
-    assert weight.grad.tolist() == pytest.approx([0.6, -0.8], rel=1e-5)
+    assert weight.grad.tolist() == pytest.approx([0.6, -0.8], rel=1e-4)
     weight.grad = torch.tensor([math.inf, 0.0])
     assert not clip_gradients([weight], OptimConfig(clip_value=1.0)).isfinite()

@@ -86,7 +86,7 @@ def predict(
     output: Annotated[Path, typer.Option("--output", help="Folder for predictions.json and pictures.")],
     score: Annotated[float, typer.Option("--score", min=0, max=1, help="Scores above are drawn.")] = 0.5,
     precision: Annotated[
-        Precision, typer.Option("--precision", help="Of the network. auto: bf16 where it is right and faster.")
+        Precision, typer.Option("--precision", help="Of the network. auto: bf16 on a GPU made for it.")
     ] = "fp32",
     compile: Annotated[
         bool, typer.Option("--compile", help="Compile the network; takes about a minute, pays for thousands of images.")

@@ -79,8 +79,8 @@ class Predictor:
             path: The file or the folder.
             device: Where to compute; the GPU if there is one and none is given.
             score_floor: Class scores at or below are no detections; the detector's own if not given.
-            precision: Of the network; what it says is fp32 either way. ``auto``: bf16 on a GPU made for it, and on a
-                CPU whose bf16 convolutions are found right and faster.
+            precision: Of the network; what it says is fp32 either way. ``auto``: bf16 on a GPU made for it, else fp32.
+                See ``RuntimeConfig.precision`` for bf16 on a CPU.
             compile: Whether torch compiles the network at its first image, which takes about a minute and pays
                 for thousands of images.
 

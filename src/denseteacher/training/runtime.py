@@ -36,9 +36,9 @@ class RuntimeConfig(Config):
     nodes: int = Field(1, gt=0)
     """Machines; torchrun and srun say it themselves."""
     precision: Precision = "auto"
-    """Of the networks; losses are fp32 either way. ``auto``: bf16 autocast on a GPU made for it (Ampere on), and
-    on a CPU whose bf16 convolutions are found right and faster when the run begins (with some torch versions they are
-    neither); several processes on CPUs take fp32."""
+    """Of the networks; losses are fp32 either way. ``auto``: bf16 autocast on a GPU made for it (Ampere on), else fp32.
+    ``bf16`` on a CPU is for whoever has checked it there: with some CPUs and torch versions its convolutions are slower
+    than those of fp32 (pytorch#183815), or their values wrong (pytorch#163347)."""
     compile: bool = False
     """Whether torch compiles the networks and the supervised losses, which takes minutes when the run begins. Meant for
     GPUs; on a CPU a compiled step of FCOS R50 was found no faster."""
@@ -70,9 +70,7 @@ class Runtime:
         if config.compile:
             check_compiler(torch.device(accelerator))
         several = config.devices * config.nodes > 1
-        # on a CPU each process would measure what auto means, and they could find different things
-        undecided = several and accelerator == "cpu" and config.precision == "auto"
-        self.precision = chosen_precision("fp32" if undecided else config.precision, accelerator)
+        self.precision = chosen_precision(config.precision, accelerator)
         self._fabric = Fabric(
             accelerator=accelerator,
             devices=config.devices,
