@@ -79,13 +79,8 @@ def reproduce(
     with refusal_explained(Path(output)):
         stopped_by = None
         if missing:
-<<<<<<< HEAD
             one_thread = jobs > 1 or profile != "paper"
-            stopped_by = queue.train(_on_this_machine(plan.runs, one_thread=one_thread, overrides=overrides))
-=======
-            one_thread = jobs > 1 or profile == "digits"
             stopped_by = queue.train(_on_one_thread(plan.runs, overrides) if one_thread else plan.runs)
->>>>>>> tol
         table = _table(plan, profile, queue.folder)
         return ReproduceResult(table, write_table(Path(output), table), queue.failures, stopped_by)
 
