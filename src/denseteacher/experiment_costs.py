@@ -33,8 +33,8 @@ def overview(sources: Sequence[str]) -> str:
             lines.append(f"all, {name}: {len(runs)} different runs; {_hours(runs.values(), name)}")
     measured = ", ".join(f"{name} {seconds:g} s" for name, seconds in _STEP_SECONDS.items() if name != "paper")
     lines.append(
-        "Hours of paper are at 1 step/s, which is arithmetic and not a measurement; the others are of one CPU thread, at "
-        f"the time of a step measured with FCOS ({measured})."
+        "Hours of paper are at 1 step/s, which is arithmetic and not a measurement; the others are of one CPU thread, "
+        f"at the time of a step measured with FCOS ({measured})."
     )
     return "\n".join(lines) + "\n"
 
