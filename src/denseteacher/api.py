@@ -26,6 +26,7 @@ from denseteacher.run_folder import (
     start_from_burn_in,
     with_precision_of,
 )
+from denseteacher.view_sizes import resolve_sizes
 
 _ABOUT = {"labeled": ("images", "subset"), "unlabeled": ("unlabeled_images",), "val": ("val_images", "val_subset")}
 """Keys that say how to read another one's path."""
@@ -87,6 +88,7 @@ def train(
     folder = choose_folder(config.name, output, resume=resume)
     data = open_data(config.data)
     config = resolve_auto(config, labeled=len(data.labeled.images), unlabeled=len(data.unlabeled))
+    config = resolve_sizes(config, data.labeled)
     check_unlabeled(config, data)
     begun = folder if resume else None if burn_in_from is None else Path(burn_in_from)
     config, runtime = open_runtime(with_precision_of(config, begun))

@@ -85,6 +85,7 @@ def test_suggestions_make_a_recipe_whose_check_suggests_nothing(planted):
     planted.write()
     data, _ = planted.paths
     backbone = ["detector.backbone=test_byobnet", "detector.levels=[3,7]", "method.ratio=0.01"]
+    backbone += ["augment.weak.short_side=[480,800]", "augment.weak.max_side=1333", "evaluation.short_side=800"]
     first = api.check(data, overrides=backbone)
     keys = {one.key for one in first.measures.suggestions}
     assert keys >= {"augment.weak.short_side", "evaluation.max_side", "method.ratio", "data.labeled_batch"}
@@ -108,7 +109,10 @@ def test_a_ratio_far_from_the_foreground_is_noted(planted):
 def test_small_objects_of_reduced_images_call_for_larger_views(planted):
     report = planted.check("augment.weak.short_side=[16]")
     assert "object outside of all levels" in [one.kind for one in report.findings]
-    assert ("augment.weak.short_side", "[25,34]") in [(one.key, one.value) for one in report.measures.suggestions]
+    suggested = {one.key: one.value for one in report.measures.suggestions}
+    auto = planted.check("augment.weak.short_side=auto", "augment.weak.sampling=range").recipe
+    assert suggested["augment.weak.short_side"] == "[{},{}]".format(*auto.augment.weak.short_side)
+    assert suggested["evaluation.short_side"] == str(auto.evaluation.short_side)
 
 
 @pytest.mark.usefixtures("no_memory")

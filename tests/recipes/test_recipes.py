@@ -8,7 +8,10 @@ from denseteacher.errors import InputError
 from denseteacher.methods import DenseTeacher, Supervised, UnbiasedTeacher
 from denseteacher.recipe import builtin_recipes, dump_recipe, load_recipe, resolve_auto
 
-NAMES = ["coco_full", "coco_full_lsj", "coco_standard", "crowdhuman", "custom", "digits", "voc", "voc_coco20cls"]
+NAMES = [
+    *("coco_full", "coco_full_lsj", "coco_standard", "crowdhuman", "custom", "custom_small", "digits", "voc"),
+    "voc_coco20cls",
+]
 
 
 def test_the_recipes_are_listed_with_their_purpose():
@@ -150,6 +153,8 @@ def test_auto_values_follow_the_data():
     small = resolve_auto(recipe, labeled=100, unlabeled=1000)
     large = resolve_auto(recipe, labeled=5000, unlabeled=50_000)
     assert small.schedule.max_steps == 5000
+    assert resolve_auto(load_recipe("custom_small"), labeled=40, unlabeled=400).schedule.max_steps == 1500
+    assert resolve_auto(load_recipe("custom_small"), labeled=5000, unlabeled=400).schedule.max_steps == 10_000
     assert large.schedule.max_steps == 75_000
     for resolved in (small, large):
         steps = resolved.schedule.max_steps
@@ -164,6 +169,11 @@ def test_auto_values_follow_the_data():
         ("method.ratoi=0.1", r"no key 'method\.ratoi' \(did you mean 'ratio'\?\); valid here: .*ratio"),
         ("optim.lr=fast", r"optim\.lr: .*number.*'fast'"),
         ("optim.lr=-1", r"optim\.lr: .*greater than 0.*-1"),
+        ("schedule.max_steps=long", r"schedule\.max_steps: .*integer, or 'auto', not 'long'"),
+        ("schedule.least_steps=100000", r"least_steps is 100000, above most_steps, which is 90000"),
+        ("sizes.usual=2000", r"usual is 2000, above most, the bound of all sides, which is 1333"),
+        ("augment.weak.short_side=auto", r"auto.* becomes a range: set sampling to \"range\" too"),
+        ("augment.weak.short_side=[]", r"short_side must hold positive lengths"),
         ("detector.nme=fcos", "did you mean 'name'"),
         ("metod.ratio=1", "did you mean 'method'"),
         ("detector={name: retinanet, background_iou: 0.6}", "background_iou is 0.6, above foreground_iou 0.5"),

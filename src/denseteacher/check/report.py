@@ -10,12 +10,15 @@ from denseteacher.check.files import file_findings, inspect_images, size_finding
 from denseteacher.check.findings import Finding, Part, by_severity, finding
 from denseteacher.check.foreground import Foreground, fixed_ratio, measure_foreground, ratio_findings, with_ratio
 from denseteacher.check.memory import StepMemory, shape_detector, step_memory, worst_canvas
-from denseteacher.check.parts import Parts, objects_of, parts_of, read_parts
-from denseteacher.check.scales import Scales, measure_scales, scale_findings
+from denseteacher.check.parts import Parts, parts_of, read_parts
+from denseteacher.check.scales import scale_findings
 from denseteacher.check.suggestions import Suggestion, suggest_values
+from denseteacher.data.objects import objects_of
 from denseteacher.data.sources import TrainingData
 from denseteacher.detectors import DenseDetector
+from denseteacher.object_scales import Scales, measure_scales
 from denseteacher.recipe import Recipe, resolve_auto
+from denseteacher.view_sizes import resolve_sizes
 
 _NOTED_STEPS = 2  # batches that tell whether a recipe's own ratio is far off
 
@@ -101,6 +104,7 @@ def check_data(config: Recipe, *, quick: bool = False) -> CheckReport:
     for name, labeled in parts.labels():
         findings += [*empty_images(labeled, name), *box_findings(labeled, name)]
     config = resolve_auto(config, labeled=len(parts.labeled.images), unlabeled=parts.unlabeled_count)
+    config = resolve_sizes(config, parts.labeled)
     measures = _measure(config, parts)
     if measures is None:
         findings += finding("error", "no labeled object", "labeled", ["none of the images has a box"])

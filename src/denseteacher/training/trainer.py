@@ -5,11 +5,11 @@ import time
 from collections.abc import Callable, Generator
 from contextlib import closing
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, Self
 
 import torch
 from PIL import Image
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import nn
 
 from denseteacher.config import Config
@@ -31,6 +31,10 @@ class ScheduleConfig(Config):
 
     max_steps: int | Literal["auto"] = 180_000
     """Optimizer steps of the run; ``auto`` follows the size of the data (``recipe.resolve_auto``)."""
+    least_steps: int = Field(5_000, gt=0)
+    """Fewest steps that ``max_steps: auto`` becomes."""
+    most_steps: int = Field(90_000, gt=0)
+    """Most steps that ``max_steps: auto`` becomes."""
     accumulate: int = Field(1, gt=0)
     """Parts that a step's batch is cut into, for a device that can't hold it whole."""
     evaluate_every: int = Field(2000, gt=0)
@@ -45,6 +49,12 @@ class ScheduleConfig(Config):
     """Newest checkpoints that are kept."""
     max_nonfinite: int = Field(10, gt=0)
     """Steps in a row whose loss is not finite after which the run gives up, at the next logged one."""
+
+    @model_validator(mode="after")
+    def _check_order(self) -> Self:
+        if self.least_steps > self.most_steps:
+            raise ValueError(f"least_steps is {self.least_steps}, above most_steps, which is {self.most_steps}")
+        return self
 
 
 class Progress(NamedTuple):
