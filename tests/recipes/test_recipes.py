@@ -1,5 +1,7 @@
 """Every recipe loads and trains; wrong keys and values are explained."""
 
+import json
+
 import pytest
 import yaml
 
@@ -68,6 +70,26 @@ def test_a_recipe_trains(name, other, coco, unlabeled, tiny, tmp_path):
     for file in ("detector.safetensors", "last_student.safetensors", "report.html", "split.json", "environment.json"):
         assert (tmp_path / "run" / file).stat().st_size > 0
     assert denseteacher.load(tmp_path / "run").class_names == ["red", "green", "blue"]
+
+
+METHODS = [
+    *("acrst", "csd", "dense_teacher", "dynamic_threshold", "humble_teacher", "instant_teaching", "ismt"),
+    *("soft_teacher", "stac", "unbiased_teacher"),
+]
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_every_method_trains_on_four_times_as_many_unlabeled_images(name, coco, unlabeled, tiny, tmp_path):
+    more = ["data.unlabeled_batch=8", "schedule.accumulate=2", "schedule.max_steps=3", f"method.name={name}"]
+    more += ["method.burn_in=1", "method.ramp=0", *(["method.group_size=2"] if name == "dense_teacher" else [])]
+    result = denseteacher.train(
+        "custom_small", labeled=coco, unlabeled=unlabeled, output=tmp_path / "run", overrides=[*tiny, *more]
+    )
+    assert result.step == 3
+    rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert all(row["loss"] is not None for row in rows)
+    images = [round(row["images_per_second"] * row["step_seconds"]) for row in rows]
+    assert images == [2, 10, 10]
 
 
 def test_the_published_numbers_of_the_main_recipe():

@@ -17,6 +17,7 @@ from denseteacher.data.loaders import LoadedStep, StepDataset, step_loader
 from denseteacher.detectors import DenseDetector
 from denseteacher.errors import InputError, RunError
 from denseteacher.training.checkpoint import CheckpointFolder
+from denseteacher.training.forecast import Forecast
 from denseteacher.training.learner import Learner
 from denseteacher.training.logging import MetricsLog, ProgressDisplay
 from denseteacher.training.signals import StopRequest
@@ -108,6 +109,8 @@ class Trainer:
         self.best, self.metrics = dict[str, float](), dict[str, float]()
         self.notes: list[str] = []
         self.throughput = Throughput(learner)
+        batches = learner.settings.labeled_batch, learner.settings.unlabeled_batch
+        self.forecast = Forecast(learner.method, max_steps=self.max_steps, labeled=batches[0], unlabeled=batches[1])
         self._data_wait = 0.0
 
     @property
@@ -140,6 +143,7 @@ class Trainer:
                 with self.throughput.step(loaded, self._data_wait):
                     self.learner.train_step(loaded)
                     values = self._values()
+                self._tell_duration(display, loaded)
                 self._report(display, loaded, values)
                 self._show(display)
                 if self.step % self.schedule.evaluate_every == 0 or self.step == self.max_steps:
@@ -197,6 +201,13 @@ class Trainer:
             values |= self.throughput.read()
             display.update(self.step, values)
             self.log.write(self.step, values)
+
+    def _tell_duration(self, display: ProgressDisplay, loaded: LoadedStep) -> None:
+        """Says once how long a run on a CPU will take, whose steps are done when they return."""
+        if self.runtime.device.type == "cpu" and self.runtime.is_main:
+            sentence = self.forecast.after_step(loaded, self.throughput)
+            if sentence is not None:
+                display.message(sentence)
 
     def _give_up_if_lost(self, loaded: LoadedStep, values: dict[str, float]) -> None:
         """Ends a run whose gradients have not been finite for too many steps in a row."""
