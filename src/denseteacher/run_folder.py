@@ -30,10 +30,6 @@ MAY_CHANGE = (
     "schedule.log_every",
     "schedule.preview_every",
     "schedule.keep_checkpoints",
-    # what decides about auto values: these themselves must be the same
-    "schedule.least_steps",
-    "schedule.most_steps",
-    "sizes",
 )
 """What a continued run may have different: none of it changes a loss."""
 BURN_IN_MAY_CHANGE = (*MAY_CHANGE, "name", "method", "augment.affine", "data.hidden_labels")
