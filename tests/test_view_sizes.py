@@ -79,7 +79,7 @@ def test_evaluation_follows_what_is_set_by_hand():
     by_hand = ["augment.weak.short_side=[300,500]"]
     assert sizes(resolve_sizes(load_recipe("custom", by_hand), labeled)) == ((300, 500), 833, 500, 833)
     by_hand = ["augment.weak.max_side=900", "evaluation.short_side=600"]
-    assert sizes(resolve_sizes(load_recipe("custom", by_hand), labeled)) == ((480, 800), 900, 600, 900)
+    assert sizes(resolve_sizes(load_recipe("custom", by_hand), labeled)) == ((480, 800), 900, 600, 1000)
 
 
 def test_what_is_still_auto_is_refused():
