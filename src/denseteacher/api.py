@@ -25,6 +25,7 @@ from denseteacher.run_folder import (
     resume_run,
     start_from_burn_in,
 )
+from denseteacher.view_sizes import resolve_sizes
 
 _ABOUT = {"labeled": ("images", "subset"), "unlabeled": ("unlabeled_images",), "val": ("val_images", "val_subset")}
 """Keys that say how to read another one's path."""
@@ -86,6 +87,7 @@ def train(
     folder = choose_folder(config.name, output, resume=resume)
     data = open_data(config.data)
     config = resolve_auto(config, labeled=len(data.labeled.images), unlabeled=len(data.unlabeled))
+    config = resolve_sizes(config, data.labeled)
     check_unlabeled(config, data)
     config, runtime = open_runtime(config)
     student = new_student(config, classes=len(data.labeled.categories))

@@ -7,7 +7,6 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from denseteacher.data.geometry import EvalView
 from denseteacher.data.loaders import StepDataset, StreamSettings
 from denseteacher.data.records import Category
 from denseteacher.data.sources import TrainingData, Validation
@@ -41,7 +40,7 @@ def build_evaluator(config: Recipe, validation: Validation, categories: Sequence
         validation.images,
         validation.ground_truth,
         categories,
-        view=EvalView(short_side=config.evaluation.short_side, max_side=config.evaluation.max_side),
+        view=config.evaluation.view,
         batch_size=config.evaluation.batch,
         workers=config.runtime.workers,
         source=validation.path,
@@ -144,8 +143,8 @@ def _card(config: Recipe, data: TrainingData, role: str, step: int, metrics: Map
     return DetectorCard(
         detector=config.detector,
         categories=tuple((category.id, category.name) for category in data.labeled.categories),
-        short_side=config.evaluation.short_side,
-        max_side=config.evaluation.max_side,
+        short_side=config.evaluation.view.short_side,
+        max_side=config.evaluation.view.max_side,
         trained=trained,
     )
 

@@ -3,14 +3,14 @@
 import functools
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import yaml
-from pydantic import Field, SerializeAsAny, ValidationError, model_validator
+from pydantic import Field, PositiveInt, SerializeAsAny, ValidationError, model_validator
 
 from denseteacher.config import Config
 from denseteacher.data.affine import AffineView
-from denseteacher.data.geometry import WeakView
+from denseteacher.data.geometry import AutoSizes, EvalView, WeakView
 from denseteacher.data.photometry import StrongView
 from denseteacher.data.sources import DataConfig
 from denseteacher.detectors import DetectorConfig, FCOSConfig
@@ -39,14 +39,25 @@ class AugmentConfig(Config):
 class EvaluationConfig(Config):
     """How detectors are evaluated and used."""
 
-    short_side: int = Field(800, gt=0)
-    """Length of the shorter side in pixels."""
-    max_side: int = Field(1333, gt=0)
-    """Bound of the longer side in pixels."""
+    short_side: PositiveInt | Literal["auto"] = 800
+    """Length of the shorter side in pixels; ``auto`` is the longest of the training views."""
+    max_side: PositiveInt | Literal["auto"] = 1333
+    """Bound of the longer side in pixels; ``auto`` follows the short side."""
     batch: int = Field(8, gt=0)
     """Images a forward; changes the speed alone."""
     metrics: tuple[Metric, ...] = ("coco",)
     """What to measure; COCO's AP is always, since it decides which teacher is the best."""
+
+    @property
+    def view(self) -> EvalView:
+        """What images are made of.
+
+        Raises:
+            ValueError: If a size is still ``auto``.
+        """
+        if isinstance(self.short_side, str) or isinstance(self.max_side, str):
+            raise ValueError("a size of evaluation is still 'auto': give lengths in pixels")
+        return EvalView(short_side=self.short_side, max_side=self.max_side)
 
 
 class Recipe(Config):
@@ -60,6 +71,7 @@ class Recipe(Config):
     """Of every random draw but the split."""
     data: DataConfig = DataConfig()
     augment: AugmentConfig = AugmentConfig()
+    sizes: AutoSizes = AutoSizes()
     detector: DetectorConfig = FCOSConfig()
     method: SerializeAsAny[MethodConfig] = DenseTeacher()
     ema: EMAConfig = EMAConfig()
@@ -128,9 +140,9 @@ def with_processes(recipe: Recipe) -> Recipe:
 def resolve_auto(recipe: Recipe, *, labeled: int, unlabeled: int) -> Recipe:
     """Fills in what a recipe leaves to the size of the data.
 
-    The steps give 120 passes over the labeled images or two over the unlabeled ones, whichever is longer,
-    within 5,000 and 90,000; the burn-in is a sixth of them; the teacher remembers a thirtieth of the run, as
-    far as the paper's 2,500 steps, and starts half-way through the burn-in.
+    The steps give 120 passes over the labeled images or two over the unlabeled ones, whichever is longer, within
+    ``schedule.least_steps`` and ``schedule.most_steps``; the burn-in is a sixth of them; the teacher remembers a
+    thirtieth of the run, as far as the paper's 2,500 steps, and starts half-way through the burn-in.
 
     Args:
         recipe: Possibly with ``auto`` values.
@@ -141,7 +153,7 @@ def resolve_auto(recipe: Recipe, *, labeled: int, unlabeled: int) -> Recipe:
     steps = schedule.max_steps
     if isinstance(steps, str):
         passes = max(120 * labeled / recipe.data.labeled_batch, 2 * unlabeled / recipe.data.unlabeled_batch)
-        steps = int(min(max(passes, 5_000), 90_000))
+        steps = int(min(max(passes, schedule.least_steps), schedule.most_steps))
     burn_in = getattr(method, "burn_in", "auto")
     if isinstance(burn_in, str):
         burn_in = steps // 6
@@ -267,6 +279,11 @@ def _explain(error: ValidationError) -> str:
         tag, known = first["ctx"]["tag"], [text.strip("'") for text in first["ctx"]["expected_tags"].split(", ")]
         return f"there is no {key} {tag!r}{suggest(tag, known)}: use one of {', '.join(known)}"
     message = first["msg"].removeprefix("Value error, ")
+    message += "".join(
+        f", or {other['ctx']['expected']}"
+        for other in error.errors()[1:]
+        if other["type"] == "literal_error" and _locate([str(part) for part in other["loc"]])[0] == key
+    )
     given = first.get("input")
     shown = f", not {given!r}" if isinstance(given, str | int | float | bool) else ""
     return f"{key}: {message}{shown}" if key else message
@@ -275,7 +292,8 @@ def _explain(error: ValidationError) -> str:
 def _locate(place: list[str]) -> tuple[str, list[str]]:
     """The dotted key of an error's place, and the valid keys beside it.
 
-    A place also holds the tags of unions (``method``, ``dense_teacher``, ``ratio``), which are no keys.
+    A place also holds the tags of unions (``method``, ``dense_teacher``, ``ratio``) and the types of alternatives
+    (``schedule``, ``max_steps``, ``int``), which are no keys.
     """
     key: list[str] = []
     valid: list[str] = []
@@ -284,7 +302,7 @@ def _locate(place: list[str]) -> tuple[str, list[str]]:
         if isinstance(schema, tuple):
             tagged = next((option for option in schema if _default_name(option) == part), None)
             schema = tagged or next((option for option in schema if hasattr(option, "model_fields")), None)
-            if tagged is not None:
+            if tagged is not None or schema is None:  # the name of an alternative, or a position in a list
                 continue
         fields = getattr(schema, "model_fields", {})
         key.append(part)

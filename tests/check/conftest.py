@@ -10,7 +10,7 @@ from PIL import Image
 
 from conftest import paint, write_coco
 from denseteacher import api
-from denseteacher.check import StepMemory, report
+from denseteacher.check import Duration, StepMemory, report
 
 OPTIONS = [
     "detector.backbone=test_byobnet",
@@ -95,3 +95,4 @@ def planted_large(tmp_path):
 def no_memory(monkeypatch):
     """Leaves out what costs most of the time, where it has nothing to do with the test."""
     monkeypatch.setattr(report, "step_memory", lambda *_: StepMemory((64, 64), 10, {1: 20}))
+    monkeypatch.setattr(report, "measure_duration", lambda *_, **__: Duration(100, 60.0, (64, 64), 1))

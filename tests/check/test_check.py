@@ -1,11 +1,13 @@
 """The command, what it suggests, and the notes before a run."""
 
 import json
+import re
 import shutil
 
 import pytest
 
 from denseteacher import api
+from denseteacher.check import Duration, duration, report
 from support.published_datasets import write_voc
 
 
@@ -85,6 +87,7 @@ def test_suggestions_make_a_recipe_whose_check_suggests_nothing(planted):
     planted.write()
     data, _ = planted.paths
     backbone = ["detector.backbone=test_byobnet", "detector.levels=[3,7]", "method.ratio=0.01"]
+    backbone += ["augment.weak.short_side=[480,800]", "augment.weak.max_side=1333", "evaluation.short_side=800"]
     first = api.check(data, overrides=backbone)
     keys = {one.key for one in first.measures.suggestions}
     assert keys >= {"augment.weak.short_side", "evaluation.max_side", "method.ratio", "data.labeled_batch"}
@@ -92,6 +95,43 @@ def test_suggestions_make_a_recipe_whose_check_suggests_nothing(planted):
     assert first.measures.options == " ".join(f"--set {value}" for value in values)
     second = api.check(data, overrides=[*backbone, *values])
     assert second.measures.suggestions == []
+
+
+@pytest.mark.usefixtures("no_memory")
+def test_the_cost_of_more_unlabeled_images_is_told_and_their_multiple_kept(planted, call):
+    assert "times the operations" not in call(*planted.arguments())[1]
+    batches = ["--set", "data.labeled_batch=8", "--set", "data.unlabeled_batch=32"]
+    code, out, err = call(*planted.arguments(*batches))
+    assert code == 0, err
+    said = re.search(r"8 labeled and 32 unlabeled images takes ([\d.]+) times the operations of one of 8 and 8", out)
+    assert 2.1 < float(said.group(1)) < 2.3  # (2 + 4) x 3 + 4 over 3 x 3 + 1 passes, less what needs no gradient
+    assert re.search(r"data\.labeled_batch 2: .*\n?.*data\.unlabeled_batch 8: 4 times as many as labeled ones", out)
+
+
+def test_the_time_on_a_cpu_is_measured_but_for_quick(planted, call, monkeypatch):
+    monkeypatch.setattr(duration, "_LONG", float("inf"))  # however busy this machine is
+    cpu = ["--set", "runtime.device=cpu"]
+    code, out, err = call(*planted.arguments(*cpu))
+    assert code == 0, err
+    assert re.search(r"Time on this CPU: about [\d.]+ (min|h|days) for 5,000 steps \(the networks alone; measured", out)
+    assert "custom_small" not in out
+    assert "Time on" not in call(*planted.arguments(*cpu, "--quick"))[1]
+
+
+@pytest.mark.usefixtures("no_memory")
+def test_a_long_run_on_a_cpu_names_the_recipe_for_it(planted, call, monkeypatch):
+    def measured(recipe, labeled, *, unlabeled):
+        assert (len(labeled.images), unlabeled) == (12, 6)
+        hours = {"custom": 30, "custom_small": 2}[recipe.name]
+        return Duration(int(recipe.schedule.max_steps), 3600.0 * hours, (64, 96), 2)
+
+    for module in (report, duration):
+        monkeypatch.setattr(module, "measure_duration", measured)
+    code, out, err = call(*planted.arguments("--set", "runtime.device=cpu"))
+    assert code == 0, err
+    assert "Time on this CPU: about 30.0 h for 5,000 steps" in out
+    assert "with 2 threads" in out
+    assert "Recipe custom_small, made for CPUs: about 2.0 h for 1,500 steps." in out
 
 
 @pytest.mark.usefixtures("no_memory")
@@ -108,7 +148,10 @@ def test_a_ratio_far_from_the_foreground_is_noted(planted):
 def test_small_objects_of_reduced_images_call_for_larger_views(planted):
     report = planted.check("augment.weak.short_side=[16]")
     assert "object outside of all levels" in [one.kind for one in report.findings]
-    assert ("augment.weak.short_side", "[25,34]") in [(one.key, one.value) for one in report.measures.suggestions]
+    suggested = {one.key: one.value for one in report.measures.suggestions}
+    auto = planted.check("augment.weak.short_side=auto", "augment.weak.sampling=range").recipe
+    assert suggested["augment.weak.short_side"] == "[{},{}]".format(*auto.augment.weak.short_side)
+    assert suggested["evaluation.short_side"] == str(auto.evaluation.short_side)
 
 
 @pytest.mark.usefixtures("no_memory")

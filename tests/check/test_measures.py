@@ -7,13 +7,13 @@ import torch
 from denseteacher.assembly import stream_settings
 from denseteacher.check import measure_foreground
 from denseteacher.check.memory import shape_detector, step_memory, worst_canvas
-from denseteacher.check.parts import Objects
-from denseteacher.check.scales import measure_scales
 from denseteacher.data.formats import read_labeled
 from denseteacher.data.geometry import WeakView, pad_targets
 from denseteacher.data.loaders import StepDataset
+from denseteacher.data.objects import Objects
 from denseteacher.data.records import ImageRecord
 from denseteacher.detectors import FCOSConfig, RetinaNetConfig
+from denseteacher.object_scales import measure_scales
 from denseteacher.ops.boxes import iou
 from denseteacher.recipe import load_recipe
 

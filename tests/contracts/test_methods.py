@@ -198,6 +198,19 @@ def test_images_without_boxes_give_finite_losses(pair, method):
 
 
 @pytest.mark.parametrize("method", METHODS, ids=str)
+def test_a_step_may_hold_four_times_as_many_unlabeled_images(pair, method):
+    student, teacher = pair
+    batch = semi_batch(labeled=2, unlabeled=8)
+    losses = method.losses(student, teacher, batch, AFTER).losses
+    alone = Supervised().losses(student.eval(), teacher, batch, AFTER).losses
+    assert losses.keys() >= alone.keys()
+    assert all(value.isfinite() for value in losses.values())
+    sum(losses.values()).backward()
+    assert student.head.cls.weight.grad.isfinite().all()
+    assert student.head.cls.weight.grad.abs().sum() > 0
+
+
+@pytest.mark.parametrize("method", METHODS, ids=str)
 def test_losses_are_fp32_under_bf16_autocast(pair, method):
     with torch.autocast("cpu", torch.bfloat16):
         output = method.losses(*pair, semi_batch(), AFTER)

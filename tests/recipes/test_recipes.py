@@ -1,5 +1,7 @@
 """Every recipe loads and trains; wrong keys and values are explained."""
 
+import json
+
 import pytest
 import yaml
 
@@ -8,7 +10,10 @@ from denseteacher.errors import InputError
 from denseteacher.methods import DenseTeacher, Supervised, UnbiasedTeacher
 from denseteacher.recipe import builtin_recipes, dump_recipe, load_recipe, resolve_auto
 
-NAMES = ["coco_full", "coco_full_lsj", "coco_standard", "crowdhuman", "custom", "digits", "voc", "voc_coco20cls"]
+NAMES = [
+    *("coco_full", "coco_full_lsj", "coco_standard", "crowdhuman", "custom", "custom_small", "digits", "voc"),
+    "voc_coco20cls",
+]
 
 
 def test_the_recipes_are_listed_with_their_purpose():
@@ -65,6 +70,26 @@ def test_a_recipe_trains(name, other, coco, unlabeled, tiny, tmp_path):
     for file in ("detector.safetensors", "last_student.safetensors", "report.html", "split.json", "environment.json"):
         assert (tmp_path / "run" / file).stat().st_size > 0
     assert denseteacher.load(tmp_path / "run").class_names == ["red", "green", "blue"]
+
+
+METHODS = [
+    *("acrst", "csd", "dense_teacher", "dynamic_threshold", "humble_teacher", "instant_teaching", "ismt"),
+    *("soft_teacher", "stac", "unbiased_teacher"),
+]
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_every_method_trains_on_four_times_as_many_unlabeled_images(name, coco, unlabeled, tiny, tmp_path):
+    more = ["data.unlabeled_batch=8", "schedule.accumulate=2", "schedule.max_steps=3", f"method.name={name}"]
+    more += ["method.burn_in=1", "method.ramp=0", *(["method.group_size=2"] if name == "dense_teacher" else [])]
+    result = denseteacher.train(
+        "custom_small", labeled=coco, unlabeled=unlabeled, output=tmp_path / "run", overrides=[*tiny, *more]
+    )
+    assert result.step == 3
+    rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert all(row["loss"] is not None for row in rows)
+    images = [round(row["images_per_second"] * row["step_seconds"]) for row in rows]
+    assert images == [2, 10, 10]
 
 
 def test_the_published_numbers_of_the_main_recipe():
@@ -150,6 +175,8 @@ def test_auto_values_follow_the_data():
     small = resolve_auto(recipe, labeled=100, unlabeled=1000)
     large = resolve_auto(recipe, labeled=5000, unlabeled=50_000)
     assert small.schedule.max_steps == 5000
+    assert resolve_auto(load_recipe("custom_small"), labeled=40, unlabeled=400).schedule.max_steps == 1500
+    assert resolve_auto(load_recipe("custom_small"), labeled=5000, unlabeled=400).schedule.max_steps == 10_000
     assert large.schedule.max_steps == 75_000
     for resolved in (small, large):
         steps = resolved.schedule.max_steps
@@ -164,6 +191,11 @@ def test_auto_values_follow_the_data():
         ("method.ratoi=0.1", r"no key 'method\.ratoi' \(did you mean 'ratio'\?\); valid here: .*ratio"),
         ("optim.lr=fast", r"optim\.lr: .*number.*'fast'"),
         ("optim.lr=-1", r"optim\.lr: .*greater than 0.*-1"),
+        ("schedule.max_steps=long", r"schedule\.max_steps: .*integer, or 'auto', not 'long'"),
+        ("schedule.least_steps=100000", r"least_steps is 100000, above most_steps, which is 90000"),
+        ("sizes.usual=2000", r"usual is 2000, above most, the bound of all sides, which is 1333"),
+        ("augment.weak.short_side=auto", r"auto.* becomes a range: set sampling to \"range\" too"),
+        ("augment.weak.short_side=[]", r"short_side must hold positive lengths"),
         ("detector.nme=fcos", "did you mean 'name'"),
         ("metod.ratio=1", "did you mean 'method'"),
         ("detector={name: retinanet, background_iou: 0.6}", "background_iou is 0.6, above foreground_iou 0.5"),

@@ -7,10 +7,12 @@ import numpy as np
 import torch
 
 from denseteacher.benchmark.timing import in_turns, medians
+from denseteacher.data.records import LabeledImages
 from denseteacher.detectors import DetectorCard, build_detector
 from denseteacher.evaluation.coco_map import coco_map
 from denseteacher.inference.predictor import Predictor
 from denseteacher.recipe import Recipe
+from denseteacher.view_sizes import resolve_sizes
 
 
 def measure_inference(
@@ -27,11 +29,12 @@ def measure_inference(
         rounds: That count.
     """
     detector = build_detector(recipe.detector, classes).eval()
+    view = resolve_sizes(recipe, LabeledImages([], [], [], [])).evaluation.view
     card = DetectorCard(
         detector=recipe.detector,
         categories=tuple((number, str(number)) for number in range(classes)),
-        short_side=recipe.evaluation.short_side,
-        max_side=recipe.evaluation.max_side,
+        short_side=view.short_side,
+        max_side=view.max_side,
         trained={},
     )
     device = None if recipe.runtime.device == "auto" else torch.device(recipe.runtime.device)

@@ -5,7 +5,7 @@ import numpy.typing as npt
 import torch
 
 from denseteacher.check.findings import Finding, Part, finding
-from denseteacher.check.parts import objects_of
+from denseteacher.data.objects import objects_of
 from denseteacher.data.records import LabeledImages
 from denseteacher.ops.boxes import iou
 

@@ -6,8 +6,9 @@ from typing import NamedTuple
 import numpy as np
 
 from denseteacher.check.findings import Finding, Part, Severity, finding
-from denseteacher.check.parts import Parts, objects_of
+from denseteacher.check.parts import Parts
 from denseteacher.data.formats import VOC_CLASSES
+from denseteacher.data.objects import objects_of
 from denseteacher.data.records import LabeledImages
 
 

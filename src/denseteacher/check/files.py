@@ -9,10 +9,11 @@ from typing import NamedTuple
 import numpy as np
 
 from denseteacher.check.findings import Finding, Part, Severity, finding
-from denseteacher.check.parts import Parts, image_sizes
+from denseteacher.check.parts import Parts
 from denseteacher.data.formats import Fault
 from denseteacher.data.formats.files import is_image
 from denseteacher.data.images import is_turned, open_image, orientation, read_content
+from denseteacher.data.objects import image_sizes
 from denseteacher.data.records import ImageRecord
 from denseteacher.errors import InputError
 

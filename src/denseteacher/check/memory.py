@@ -54,8 +54,8 @@ def shape_detector(config: Recipe, classes: int) -> FCOS | RetinaNet:
 def worst_canvas(weak: WeakView, images: Sequence[ImageRecord]) -> tuple[int, int]:
     """The canvas of a batch that holds the widest and the tallest of all views."""
     shapes = {(image.height, image.width) for image in images}
-    short = max(weak.short_side)
-    return weak.canvas_for([resized_size(*shape, short, weak.max_side) for shape in shapes], short)
+    short = max(weak.sides)
+    return weak.canvas_for([resized_size(*shape, short, weak.bound) for shape in shapes], short)
 
 
 def step_memory(config: Recipe, student: FCOS | RetinaNet, canvas: tuple[int, int], boxes: int) -> StepMemory:

@@ -4,9 +4,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
-import numpy as np
-import numpy.typing as npt
-
 from denseteacher.check.findings import FaultLog, Finding, Part, finding
 from denseteacher.data.formats import Annotations, Fault, labeled_images, read_annotations
 from denseteacher.data.records import ImageRecord, LabeledImages, UnopenedImages
@@ -15,19 +12,6 @@ from denseteacher.data.unlabeled import open_sources
 from denseteacher.errors import InputError
 
 _LOOKED_AT = 1000  # images of those that are too many to open all
-
-
-class Objects(NamedTuple):
-    """The n objects of a part's m images as arrays."""
-
-    boxes: npt.NDArray[np.float64]
-    """(n, 4) xyxy pixels of the image file."""
-    labels: npt.NDArray[np.int64]
-    """(n,)"""
-    owner: npt.NDArray[np.int64]
-    """(n,) position of the object's image."""
-    sizes: npt.NDArray[np.float64]
-    """(n, 2) height and width of the object's image."""
 
 
 class Parts(NamedTuple):
@@ -53,20 +37,6 @@ class Parts(NamedTuple):
         yield "labeled", self.labeled
         if self.validation is not None:
             yield "validation", self.validation
-
-
-def objects_of(labeled: LabeledImages) -> Objects:
-    """All objects of the images, image by image."""
-    counts = [len(boxes) for boxes in labeled.boxes]
-    owner = np.repeat(np.arange(len(counts)), counts)
-    boxes = np.concatenate([np.zeros((0, 4)), *labeled.boxes]).astype(np.float64)
-    labels = np.concatenate([np.zeros(0, np.int64), *labeled.labels])
-    return Objects(boxes, labels, owner, image_sizes(labeled.images)[owner])
-
-
-def image_sizes(images: Sequence[ImageRecord]) -> npt.NDArray[np.float64]:
-    """(m, 2) height and width."""
-    return np.array([(image.height, image.width) for image in images], dtype=np.float64).reshape(-1, 2)
 
 
 def parts_of(data: TrainingData) -> Parts:

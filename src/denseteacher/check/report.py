@@ -3,19 +3,25 @@
 from dataclasses import asdict
 from typing import Any, NamedTuple
 
+import torch
+
 from denseteacher.check.boxes import box_findings
 from denseteacher.check.classes import ClassCount, class_findings, count_classes, empty_images
 from denseteacher.check.duplicates import Identities, duplicate_findings, identify
+from denseteacher.check.duration import Duration, batch_cost, measure_duration, shorter_run
 from denseteacher.check.files import file_findings, inspect_images, size_findings, unlisted_findings
 from denseteacher.check.findings import Finding, Part, by_severity, finding
 from denseteacher.check.foreground import Foreground, fixed_ratio, measure_foreground, ratio_findings, with_ratio
 from denseteacher.check.memory import StepMemory, shape_detector, step_memory, worst_canvas
-from denseteacher.check.parts import Parts, objects_of, parts_of, read_parts
-from denseteacher.check.scales import Scales, measure_scales, scale_findings
+from denseteacher.check.parts import Parts, parts_of, read_parts
+from denseteacher.check.scales import scale_findings
 from denseteacher.check.suggestions import Suggestion, suggest_values
+from denseteacher.data.objects import objects_of
 from denseteacher.data.sources import TrainingData
 from denseteacher.detectors import DenseDetector
+from denseteacher.object_scales import Scales, measure_scales
 from denseteacher.recipe import Recipe, resolve_auto
+from denseteacher.view_sizes import resolve_sizes
 
 _NOTED_STEPS = 2  # batches that tell whether a recipe's own ratio is far off
 
@@ -27,6 +33,12 @@ class Measures(NamedTuple):
     foreground: Foreground
     memory: StepMemory
     suggestions: list[Suggestion]
+    batch_cost: str | None
+    """A sentence on what more unlabeled than labeled images cost."""
+    duration: Duration | None
+    """None where there is a GPU, or nothing is to be measured."""
+    small: Duration | None
+    """That of the recipe for CPUs, where it is much shorter."""
 
     @property
     def options(self) -> str:
@@ -35,7 +47,8 @@ class Measures(NamedTuple):
 
     def content(self) -> dict[str, Any]:
         """Everything, for a JSON file."""
-        scales, foreground, memory, suggestions = self
+        scales, foreground, memory, suggestions = self[:4]
+        durations = {"duration": self.duration, "small_duration": self.small}
         levels = dict(zip(map(str, scales.strides), scales.counts, strict=True))
         return {
             "levels": levels | {"none": len(scales.missed)},
@@ -47,6 +60,8 @@ class Measures(NamedTuple):
             },
             "suggestions": [one._asdict() for one in suggestions],
             "options": self.options,
+            "batch_cost": self.batch_cost,
+            **{name: one and one._asdict() for name, one in durations.items()},
         }
 
 
@@ -101,7 +116,8 @@ def check_data(config: Recipe, *, quick: bool = False) -> CheckReport:
     for name, labeled in parts.labels():
         findings += [*empty_images(labeled, name), *box_findings(labeled, name)]
     config = resolve_auto(config, labeled=len(parts.labeled.images), unlabeled=parts.unlabeled_count)
-    measures = _measure(config, parts)
+    config = resolve_sizes(config, parts.labeled)
+    measures = _measure(config, parts, timed=not quick and _computes_on_cpu(config))
     if measures is None:
         findings += finding("error", "no labeled object", "labeled", ["none of the images has a box"])
     else:
@@ -125,10 +141,16 @@ def notes_before_run(config: Recipe, detector: DenseDetector, data: TrainingData
     ]
     if fixed_ratio(config.method) is not None:
         findings += ratio_findings(config, measure_foreground(config, detector, parts.labeled, steps=_NOTED_STEPS))
-    return [_sentence(one) for one in by_severity(findings) if one.severity != "info"]
+    cost = batch_cost(config, detector)
+    sentences = [_sentence(one) for one in by_severity(findings) if one.severity != "info"]
+    return sentences if cost is None else [*sentences, cost]
 
 
-def _measure(config: Recipe, parts: Parts) -> Measures | None:
+def _computes_on_cpu(config: Recipe) -> bool:
+    return config.runtime.device == "cpu" or (config.runtime.device == "auto" and not torch.cuda.is_available())
+
+
+def _measure(config: Recipe, parts: Parts, *, timed: bool) -> Measures | None:
     labeled = parts.labeled
     most = max(map(len, labeled.boxes), default=0)
     if not most:
@@ -138,7 +160,11 @@ def _measure(config: Recipe, parts: Parts) -> Measures | None:
     foreground = measure_foreground(config, detector, labeled)
     canvas = worst_canvas(config.augment.weak, [*labeled.images, *parts.unlabeled])
     memory = step_memory(config, detector, canvas, most)
-    return Measures(scales, foreground, memory, suggest_values(config, parts, scales, foreground))
+    unlabeled = parts.unlabeled_count
+    duration = measure_duration(config, labeled, unlabeled=unlabeled) if timed else None
+    small = None if duration is None else shorter_run(duration, labeled, unlabeled=unlabeled)
+    suggestions = suggest_values(config, parts, scales, foreground)
+    return Measures(scales, foreground, memory, suggestions, batch_cost(config, detector), duration, small)
 
 
 def _image_findings(parts: Parts, *, quick: bool) -> list[Finding]:

@@ -6,12 +6,15 @@ from typing import NamedTuple
 import numpy as np
 
 from denseteacher.check.foreground import Foreground, fits, fixed_ratio
-from denseteacher.check.parts import Parts, image_sizes
-from denseteacher.check.scales import Scales
+from denseteacher.check.parts import Parts
+from denseteacher.data.geometry import WeakView
+from denseteacher.data.objects import objects_of
+from denseteacher.data.records import LabeledImages
 from denseteacher.detectors import FCOSConfig
+from denseteacher.object_scales import Scales, measure_scales
 from denseteacher.recipe import Recipe
+from denseteacher.view_sizes import ENLARGED, resolve_sizes
 
-_ENLARGED = 2.0  # times; beyond, more pixels tell nothing new
 _LARGE = 0.05  # share of objects beyond the coarsest level's range
 
 
@@ -26,30 +29,42 @@ class Suggestion(NamedTuple):
 
 def suggest_values(config: Recipe, parts: Parts, scales: Scales, foreground: Foreground) -> list[Suggestion]:
     """What to set, given what was measured under the recipe as it is."""
-    views = _sizes(config, parts, scales) or _levels(config, scales)
+    view, reason = _better_view(config, parts.labeled, scales)
+    if reason:
+        scales = measure_scales(objects_of(parts.labeled), view, config.detector)
+    views = [*_sizes(view, reason), *_levels(config, scales)]
     return [*views, *_ratio(config, foreground, others=bool(views)), *_batches(config, parts)]
 
 
-def _sizes(config: Recipe, parts: Parts, scales: Scales) -> list[Suggestion]:
-    """Another size of the views, where images are much enlarged, or reduced until objects get lost."""
+def _better_view(config: Recipe, labeled: LabeledImages, scales: Scales) -> tuple[WeakView, str]:
+    """The recipe's view and no reason; or what ``auto`` sizes would be, where that is clearly better."""
+    fitting = resolve_sizes(_with_auto_sizes(config), labeled).augment.weak
     factor = float(np.median(scales.scale))
-    if factor > _ENLARGED and not scales.misses_many:
-        target, reason = 1.0, f"images are enlarged {factor:.1f} times, which costs time and adds no detail"
-    elif factor < 1 and scales.misses_many:
-        target, reason = (
-            min(1.0, 2 * factor),
-            f"images are reduced to {factor:.2f} of their size, and small objects get lost",
-        )
-    else:
+    if factor > ENLARGED and not scales.misses_many:
+        return fitting, f"images are enlarged {factor:.1f} times, which costs time and adds no detail"
+    better = measure_scales(objects_of(labeled), fitting, config.detector)
+    if len(scales.missed) - len(better.missed) > scales.few:
+        return fitting, f"images are shown at {factor:.2f} of their size, and small objects get lost"
+    return config.augment.weak, ""
+
+
+def _with_auto_sizes(config: Recipe) -> Recipe:
+    auto = {"short_side": "auto", "max_side": "auto"}
+    weak = config.augment.weak.model_copy(update=auto)
+    return config.model_copy(update={"augment": config.augment.model_copy(update={"weak": weak})})
+
+
+def _sizes(view: WeakView, reason: str) -> list[Suggestion]:
+    """Another size of the views."""
+    if not reason:
         return []
-    sizes = image_sizes(parts.labeled.images) * target
-    short, long = int(np.median(sizes.min(axis=1))), int(np.ceil(np.percentile(sizes.max(axis=1), 95)))
+    low, high = view.sides
     return [
-        Suggestion("augment.weak.short_side", f"[{max(1, short * 3 // 4)},{short}]", reason),
+        Suggestion("augment.weak.short_side", f"[{low},{high}]", reason),
         Suggestion("augment.weak.sampling", "range", reason),
-        Suggestion("augment.weak.max_side", str(long), reason),
-        Suggestion("evaluation.short_side", str(short), reason),
-        Suggestion("evaluation.max_side", str(long), reason),
+        Suggestion("augment.weak.max_side", str(view.bound), reason),
+        Suggestion("evaluation.short_side", str(high), reason),
+        Suggestion("evaluation.max_side", str(view.bound), reason),
     ]
 
 
@@ -88,6 +103,8 @@ def _batches(config: Recipe, parts: Parts) -> list[Suggestion]:
     of = f"{images} labeled image{'' if images == 1 else 's'}"
     reason = f"steps of {batch} hardly leave a choice from {of}"
     found = [Suggestion("data.labeled_batch", str(smaller), reason)] if smaller < batch else []
-    if found and parts.unlabeled and config.data.unlabeled_batch == batch:
-        found.append(Suggestion("data.unlabeled_batch", str(smaller), "as many as labeled ones"))
+    times, rest = divmod(config.data.unlabeled_batch, batch)
+    if found and parts.unlabeled and times and not rest:
+        said = "as many as labeled ones" if times == 1 else f"{times} times as many as labeled ones"
+        found.append(Suggestion("data.unlabeled_batch", str(times * smaller), said))
     return found

@@ -5,10 +5,11 @@ from typing import TYPE_CHECKING
 
 from rich.text import Text
 
-from denseteacher.cli.printing import console
+from denseteacher.cli.printing import console, count
 
 if TYPE_CHECKING:
-    from denseteacher.check import CheckReport, Finding, Measures, StepMemory
+    from denseteacher.check import CheckReport, Duration, Finding, Measures, StepMemory
+    from denseteacher.recipe import Recipe
 
 _STYLES = {"error": "bold red", "warning": "yellow", "info": "cyan"}
 _DEVICES = (8, 12, 16, 24, 40, 80)  # GB of common GPUs
@@ -55,7 +56,7 @@ def _classes(report: "CheckReport") -> Text:
 
 
 def _measures(report: "CheckReport", measures: "Measures") -> Iterator[Text]:
-    recipe, (scales, foreground, memory, suggestions) = report.recipe, measures
+    recipe, (scales, foreground, memory, suggestions) = report.recipe, measures[:4]
     levels = ", ".join(f"{number:,}" for number in scales.counts)
     strides = "/".join(map(str, scales.strides))
     yield Text(f"Objects by level (stride {strides}): {levels}; in none: {len(scales.missed):,}.")
@@ -66,12 +67,39 @@ def _measures(report: "CheckReport", measures: "Measures") -> Iterator[Text]:
         schedule.append(f"burn-in {recipe.method.burn_in:,}")
     schedule.append(f"EMA decay {recipe.ema.decay:.5g} from step {recipe.ema.start:,}")
     yield Text(f"Recipe {recipe.name}: {', '.join(schedule)}.")
+    yield _sizes(recipe)
     yield _memory(memory)
+    if measures.batch_cost is not None:
+        yield Text(f"{measures.batch_cost[0].upper()}{measures.batch_cost[1:]}.")
+    if measures.duration is not None:
+        yield _duration(measures.duration, measures.small)
     for reason in dict.fromkeys(one.reason for one in suggestions):
         values = ", ".join(f"{one.key} {one.value}" for one in suggestions if one.reason == reason)
         yield Text(f"Suggested: {values}: {reason}.")
     if suggestions:
         yield Text(f"To copy: {measures.options}")
+
+
+def _sizes(recipe: "Recipe") -> Text:
+    weak, evaluation = recipe.augment.weak, recipe.evaluation
+    sides = f"{min(weak.sides)} to {max(weak.sides)}" if len(weak.sides) > 1 else f"{weak.sides[0]}"
+    return Text(
+        f"Views: short side {sides} px, long side up to {weak.bound}; evaluation {evaluation.short_side}, up to "
+        f"{evaluation.max_side}."
+    )
+
+
+def _duration(duration: "Duration", small: "Duration | None") -> Text:
+    from denseteacher.check import readable
+
+    height, width = duration.measured
+    said = (
+        f"Time on this CPU: about {readable(duration.seconds)} for {duration.steps:,} steps (the networks alone; "
+        f"measured on a pass of {width} x {height} px with {count(duration.threads, 'thread')}, the rest counted)."
+    )
+    if small is not None:
+        said += f" Recipe custom_small, made for CPUs: about {readable(small.seconds)} for {small.steps:,} steps."
+    return Text(said)
 
 
 def _memory(memory: "StepMemory") -> Text:

@@ -6,7 +6,7 @@ from typing import Any, Literal, NamedTuple, Self
 import numpy as np
 import numpy.typing as npt
 import torch
-from pydantic import Field, model_validator
+from pydantic import Field, PositiveInt, model_validator
 from torch import Tensor
 from torchvision.transforms.v2 import functional
 
@@ -42,12 +42,13 @@ class WeakView(Config):
     is ``sampling="range"`` with a short side of 400 to 1200.
     """
 
-    short_side: tuple[int, ...] = Field((640, 672, 704, 736, 768, 800), min_length=1)
-    """Lengths of the shorter side in pixels: the ones to choose from, or the two ends of a range."""
+    short_side: tuple[int, ...] | Literal["auto"] = (640, 672, 704, 736, 768, 800)
+    """Lengths of the shorter side in pixels: the ones to choose from, or the two ends of a range. ``auto`` is a range
+    that follows images and objects (``view_sizes.resolve_sizes``)."""
     sampling: Literal["choice", "range"] = "choice"
     """``choice`` takes one of the lengths in ``short_side``, ``range`` any whole number between its two."""
-    max_side: int = Field(1333, gt=0)
-    """Bound of the longer side in pixels."""
+    max_side: PositiveInt | Literal["auto"] = 1333
+    """Bound of the longer side in pixels; ``auto`` follows the short side."""
     flip: float = Field(0.5, ge=0, le=1)
     """Probability."""
     scale_per: Literal["image", "batch"] = "image"
@@ -60,11 +61,36 @@ class WeakView(Config):
 
     @model_validator(mode="after")
     def _check_short_side(self) -> Self:
-        if min(self.short_side) <= 0:
+        if isinstance(self.short_side, str):
+            if self.sampling != "range":
+                raise ValueError('short_side "auto" becomes a range: set sampling to "range" too')
+        elif min(self.short_side, default=0) <= 0:
             raise ValueError("short_side must hold positive lengths in pixels")
-        if self.sampling == "range" and (len(self.short_side) != 2 or self.short_side[0] > self.short_side[1]):
+        elif self.sampling == "range" and (len(self.short_side) != 2 or self.short_side[0] > self.short_side[1]):
             raise ValueError('sampling "range" needs a short_side of two values, the smaller one first')
         return self
+
+    @property
+    def sides(self) -> tuple[int, ...]:
+        """``short_side`` in pixels.
+
+        Raises:
+            ValueError: If it is still ``auto``.
+        """
+        if isinstance(self.short_side, str):
+            raise ValueError("short_side is still 'auto': give lengths, or train through a recipe, which sets them")
+        return self.short_side
+
+    @property
+    def bound(self) -> int:
+        """``max_side`` in pixels.
+
+        Raises:
+            ValueError: If it is still ``auto``.
+        """
+        if isinstance(self.max_side, str):
+            raise ValueError("max_side is still 'auto': give a length, or train through a recipe, which sets it")
+        return self.max_side
 
     def draw(self, height: int, width: int, *, seed: int, draw: Draw, step: int, slot: int) -> Geometry:
         """What to do to an image of this size.
@@ -82,12 +108,12 @@ class WeakView(Config):
         flip = bool(rng.random() < self.flip)
         if self.scale_per == "batch":
             short = self.step_side(seed, step)
-        return Geometry(*resized_size(height, width, short, self.max_side), flip)
+        return Geometry(*resized_size(height, width, short, self.bound), flip)
 
     def step_side(self, seed: int, step: int) -> int:
         """The short side that a step's views share, or the longest that they may have where each draws its own."""
         if self.scale_per == "image":
-            return max(self.short_side)
+            return max(self.sides)
         return self._short_side(keyed_generator(seed, Draw.SCALE, step))
 
     def canvas_for(self, sizes: Sequence[Sequence[int]], short: int) -> tuple[int, int]:
@@ -101,13 +127,30 @@ class WeakView(Config):
             return common_canvas(sizes)
         tall = any(height > width for height, width in sizes)
         wide = any(width > height for height, width in sizes)
-        return common_canvas([(self.max_side if tall else short, self.max_side if wide else short)])
+        return common_canvas([(self.bound if tall else short, self.bound if wide else short)])
 
     def _short_side(self, rng: np.random.Generator) -> int:
         if self.sampling == "range":
-            low, high = self.short_side
+            low, high = self.sides
             return int(rng.integers(low, high, endpoint=True))
-        return self.short_side[int(rng.integers(len(self.short_side)))]
+        return self.sides[int(rng.integers(len(self.sides)))]
+
+
+class AutoSizes(Config):
+    """Bounds of what sizes of ``auto`` become."""
+
+    usual: PositiveInt = 800
+    """Largest short side in pixels, unless small objects would get lost by it."""
+    most: PositiveInt = 1333
+    """Largest side in pixels, whatever the objects are."""
+    smallest: float = Field(0.6, gt=0, le=1)
+    """Short side of the smallest training view, as a share of the largest one's."""
+
+    @model_validator(mode="after")
+    def _check_order(self) -> Self:
+        if self.usual > self.most:
+            raise ValueError(f"usual is {self.usual}, above most, the bound of all sides, which is {self.most}")
+        return self
 
 
 class EvalView(Config):

@@ -35,6 +35,29 @@ class PassFlops(NamedTuple):
     """Of a forward and backward pass; frozen parameters take part in the forward alone."""
 
 
+class StepFlops(NamedTuple):
+    """Operations of a training step for each pixel of its canvas."""
+
+    supervised: float
+    """Of one on labeled images alone."""
+    full: float
+    """Of one with unlabeled images."""
+
+
+def step_flops(flops: PassFlops, labeled: int, unlabeled: int) -> StepFlops:
+    """Counts a step of Dense Teacher; methods whose student or teacher looks more often take more.
+
+    The student learns from two views of a labeled and one of an unlabeled image, the teacher looks at another one.
+
+    Args:
+        flops: Of the detector.
+        labeled: Images.
+        unlabeled: Images.
+    """
+    supervised = 2 * labeled * flops.training
+    return StepFlops(supervised, supervised + unlabeled * (flops.training + flops.forward))
+
+
 def pass_flops(detector: nn.Module, canvas: tuple[int, int]) -> PassFlops:
     """Counts on tensors without storage: nothing is computed, the detector and random states stay as they are.
 

@@ -25,6 +25,8 @@ class Throughput:
         self._learner = learner
         self._views = (learner.student, learner.labeler_view)
         self._shape = (0, 0)
+        self.last_seconds = 0.0
+        """Of the last step, its wait for data included; on a GPU of what the host did."""
         self._clear()
 
     def _clear(self) -> None:
@@ -46,7 +48,8 @@ class Throughput:
         yield
         self._steps += 1
         self._data_wait += data_wait
-        self._seconds += data_wait + time.perf_counter() - start
+        self.last_seconds = data_wait + time.perf_counter() - start
+        self._seconds += self.last_seconds
         self._shape = (loaded.labeled.pixels.shape[2], loaded.labeled.pixels.shape[3])
         for images in [loaded.labeled] + ([] if loaded.unlabeled is None else [loaded.unlabeled.weak]):
             self._images += len(images.sizes)
@@ -71,8 +74,8 @@ class Throughput:
             "images_per_second": self._images * runtime.world_size / seconds,
             "padded_share": 1 - self._real / self._canvas,
         }
-        if self._flops is not None:
-            done = self._flops.training * self._pixels[True] + self._flops.forward * self._pixels[False]
+        if self.flops is not None:
+            done = self.flops.training * self._pixels[True] + self.flops.forward * self._pixels[False]
             values["mfu"] = done / seconds / (1e12 * peak_speed(runtime.device, runtime.dtype)[0])
         if runtime.device.type == "cuda":
             values["peak_gib"] = torch.cuda.max_memory_allocated(runtime.device) / 2**30
@@ -80,7 +83,7 @@ class Throughput:
         return values
 
     @cached_property
-    def _flops(self) -> PassFlops | None:
+    def flops(self) -> PassFlops | None:
         """Counted once, on the canvas of the first step that is read."""
         try:
             return pass_flops(self._learner.student_module, self._shape)

@@ -5,11 +5,11 @@ import time
 from collections.abc import Callable, Generator
 from contextlib import closing
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, Self
 
 import torch
 from PIL import Image
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import nn
 
 from denseteacher.config import Config
@@ -17,6 +17,7 @@ from denseteacher.data.loaders import LoadedStep, StepDataset, step_loader
 from denseteacher.detectors import DenseDetector
 from denseteacher.errors import InputError, RunError
 from denseteacher.training.checkpoint import CheckpointFolder
+from denseteacher.training.forecast import Forecast
 from denseteacher.training.learner import Learner
 from denseteacher.training.logging import MetricsLog, ProgressDisplay
 from denseteacher.training.signals import StopRequest
@@ -31,6 +32,10 @@ class ScheduleConfig(Config):
 
     max_steps: int | Literal["auto"] = 180_000
     """Optimizer steps of the run; ``auto`` follows the size of the data (``recipe.resolve_auto``)."""
+    least_steps: int = Field(5_000, gt=0)
+    """Fewest steps that ``max_steps: auto`` becomes."""
+    most_steps: int = Field(90_000, gt=0)
+    """Most steps that ``max_steps: auto`` becomes."""
     accumulate: int = Field(1, gt=0)
     """Parts that a step's batch is cut into, for a device that can't hold it whole."""
     evaluate_every: int = Field(2000, gt=0)
@@ -45,6 +50,12 @@ class ScheduleConfig(Config):
     """Newest checkpoints that are kept."""
     max_nonfinite: int = Field(10, gt=0)
     """Steps in a row whose loss is not finite after which the run gives up, at the next logged one."""
+
+    @model_validator(mode="after")
+    def _check_order(self) -> Self:
+        if self.least_steps > self.most_steps:
+            raise ValueError(f"least_steps is {self.least_steps}, above most_steps, which is {self.most_steps}")
+        return self
 
 
 class Progress(NamedTuple):
@@ -98,6 +109,8 @@ class Trainer:
         self.best, self.metrics = dict[str, float](), dict[str, float]()
         self.notes: list[str] = []
         self.throughput = Throughput(learner)
+        batches = learner.settings.labeled_batch, learner.settings.unlabeled_batch
+        self.forecast = Forecast(learner.method, max_steps=self.max_steps, labeled=batches[0], unlabeled=batches[1])
         self._data_wait = 0.0
 
     @property
@@ -130,6 +143,7 @@ class Trainer:
                 with self.throughput.step(loaded, self._data_wait):
                     self.learner.train_step(loaded)
                     values = self._values()
+                self._tell_duration(display, loaded)
                 self._report(display, loaded, values)
                 self._show(display)
                 if self.step % self.schedule.evaluate_every == 0 or self.step == self.max_steps:
@@ -187,6 +201,13 @@ class Trainer:
             values |= self.throughput.read()
             display.update(self.step, values)
             self.log.write(self.step, values)
+
+    def _tell_duration(self, display: ProgressDisplay, loaded: LoadedStep) -> None:
+        """Says once how long a run on a CPU will take, whose steps are done when they return."""
+        if self.runtime.device.type == "cpu" and self.runtime.is_main:
+            sentence = self.forecast.after_step(loaded, self.throughput)
+            if sentence is not None:
+                display.message(sentence)
 
     def _give_up_if_lost(self, loaded: LoadedStep, values: dict[str, float]) -> None:
         """Ends a run whose gradients have not been finite for too many steps in a row."""
