@@ -22,6 +22,7 @@ from denseteacher.benchmark.timing import (
     medians,
     peak_memory,
     ratio_of_medians,
+    undisturbed_clock,
     wait,
 )
 from denseteacher.data.geometry import WeakView
@@ -44,7 +45,8 @@ class StepReport(NamedTuple):
 
     precision: str
     seconds: dict[str, float]
-    """Median of the whole step and of its parts, each alone; ``data wait`` is what a step from files waits for them."""
+    """Median of the whole step and of its parts, each alone; ``data wait`` is what a step from files waits for them.
+    On one CPU thread without the time that other programs took away (``undisturbed_clock``)."""
     shares: dict[str, float]
     """Of the parts in a step with its data wait; ``rest`` is what is left, below 0 where parts overlap in the step."""
     ratios: dict[str, float]
@@ -87,7 +89,7 @@ def measure_step(recipe: Recipe, size: Size, *, classes: int, rounds: int) -> St
         learner.train_step(loaded)
     peak_gib = peak_memory(device)
     parts = StepParts(learner, with_strong_views(loaded, learner.strong, None, seed=1, device=device))
-    seconds = in_turns(_work(learner, loaded, parts), rounds=rounds, device=device)
+    seconds = in_turns(_work(learner, loaded, parts), rounds=rounds, device=device, clock=undisturbed_clock(device))
     ratios = {"step_over_bare": ratio_of_medians(seconds, "step", "bare")}
     if isinstance(learner.method, DenseTeacher) and parts.guess is not None:
         ratios["unlabeled_part_over_pseudo_box"] = ratio_of_medians(seconds, "unlabeled part", "pseudo-box part")
