@@ -116,7 +116,7 @@ def measure_small(rounds: int) -> None:
         ratios |= {f"{label} {name}": round(value, 4) for name, value in found.ratios.items()}
         print(rows[-1], ratios, flush=True)
     sizes = {label: size._asdict() for label, (size, _) in SMALL.items()}
-    data = "made-up images, Dense Teacher on FCOS; times are those that the process was given"
+    data = "made-up images, Dense Teacher on FCOS; ratios are of the time that the process was given"
     print(write_result("step_small_cpu", rows, ratios, data=data, sizes=sizes, rounds=rounds, threads=1))
 
 
