@@ -1,10 +1,13 @@
 """What a training step costs over its bare networks, over torchvision and over a PIL chain, on this machine.
 
-    python benchmarks/step.py [--device cpu] [--rounds 5]
+    python benchmarks/step.py [--device cpu] [--rounds 5] [--small]
 
 On a CPU a step is FCOS R50, 2 + 2 images at 320 x 416, and the strong views are measured at 800 x 1333 on one
 thread; on a GPU it is the published 16 + 16 images at 800 x 1344 in bf16, and 32 strong views are measured there
 too. Writes ``results/step_cpu.json`` or ``results/step_gpu.json``.
+
+With ``--small`` steps of small networks on one thread of a CPU, where what a step does besides its networks shows
+most: the recipe ``digits``, and a small pretrained backbone. Writes ``results/step_small_cpu.json``.
 """
 
 import argparse
@@ -27,6 +30,14 @@ from result_file import write_result
 
 CLASSES = 80
 PUBLISHED_STEPS = 180_000
+SMALL = {
+    "digits": (Size(8, 8, 96, 96, 8), []),
+    "small pretrained": (
+        Size(4, 4, 320, 320, 8),
+        ["detector.backbone=mobilenetv2_100", "detector.levels=[3,7]", "detector.head_convs=2"],
+    ),
+}
+"""By label: the size of a step, and what differs from ``digits`` (64 channels, AdamW)."""
 
 
 def main() -> None:
@@ -34,7 +45,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--small", action="store_true")
     arguments = parser.parse_args()
+    if arguments.small:
+        measure_small(arguments.rounds)
+        return
     on_gpu, rounds = arguments.device == "cuda", arguments.rounds
     size = Size(16, 16, 800, 1344, 8) if on_gpu else Size(2, 2, 320, 416, 8)
     keys = ["detector.pretrained=false", f"runtime.device={arguments.device}"]
@@ -87,6 +102,22 @@ def main() -> None:
     name = "step_gpu" if on_gpu else "step_cpu"
     data = f"FCOS R50, {size.labeled} + {size.unlabeled} images of {size.height} x {size.width}"
     print(write_result(name, rows, rounded, data=data, size=size._asdict(), rounds=rounds, threads=threads))
+
+
+def measure_small(rounds: int) -> None:
+    """Measures and writes steps of small networks, 10 classes."""
+    rows, ratios = [], {}
+    for label, (size, keys) in SMALL.items():
+        recipe = load_recipe("digits", ["runtime.threads=1", "runtime.precision=fp32", "runtime.device=cpu", *keys])
+        found = measure_step(recipe, size, classes=10, rounds=rounds)
+        values = {f"{part} ms": 1000 * seconds for part, seconds in found.seconds.items()}
+        values |= {f"{part} share": share for part, share in found.shares.items()}
+        rows.append({"label": label, "seeds": [0], "values": _lists(values)})
+        ratios |= {f"{label} {name}": round(value, 4) for name, value in found.ratios.items()}
+        print(rows[-1], ratios, flush=True)
+    sizes = {label: size._asdict() for label, (size, _) in SMALL.items()}
+    data = "made-up images, Dense Teacher on FCOS; ratios are of the time that the process was given"
+    print(write_result("step_small_cpu", rows, ratios, data=data, sizes=sizes, rounds=rounds, threads=1))
 
 
 def strong_views_ms(strong: StrongView, *, rounds: int) -> float:

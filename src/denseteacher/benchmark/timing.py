@@ -11,7 +11,12 @@ import torch
 
 
 def in_turns(
-    work: Mapping[str, Callable[[], object]], *, rounds: int, warm: int = 1, device: torch.device
+    work: Mapping[str, Callable[[], object]],
+    *,
+    rounds: int,
+    warm: int = 1,
+    device: torch.device,
+    clock: Callable[[], float] = time.perf_counter,
 ) -> dict[str, list[float]]:
     """Seconds of each piece of work, one after the other in every round.
 
@@ -20,17 +25,26 @@ def in_turns(
         rounds: That count.
         warm: Rounds before that do not.
         device: To wait for.
+        clock: Tells the time in seconds.
     """
     seconds: dict[str, list[float]] = {name: [] for name in work}
     for number in range(warm + rounds):
         for name, run in work.items():
             wait(device)
-            start = time.perf_counter()
+            start = clock()
             run()
             wait(device)
             if number >= warm:
-                seconds[name].append(time.perf_counter() - start)
+                seconds[name].append(clock() - start)
     return seconds
+
+
+def undisturbed_clock(device: torch.device) -> Callable[[], float]:
+    """On one thread of a CPU the time that the process was given, so that other programs are not measured too.
+
+    Of several threads it would be a sum that counts what they wait for each other.
+    """
+    return time.process_time if device.type == "cpu" and torch.get_num_threads() == 1 else time.perf_counter
 
 
 def medians(seconds: Mapping[str, list[float]]) -> dict[str, float]:

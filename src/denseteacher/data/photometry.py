@@ -6,10 +6,11 @@ waited for; a CPU makes one image after the other. The canvas beyond an image's 
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from itertools import permutations
-from typing import Annotated, Self
+from typing import Annotated, Any, Self
 
+import numpy as np
 import torch
 from pydantic import Field, model_validator
 from torch import Tensor
@@ -17,6 +18,7 @@ from torch import Tensor
 from denseteacher.config import Config
 from denseteacher.data.pixel_changes import (
     Change,
+    Drawn,
     GaussianBlur,
     Group,
     adjust_brightness,
@@ -24,7 +26,9 @@ from denseteacher.data.pixel_changes import (
     adjust_hue,
     adjust_saturation,
     noise,
+    noise_on_host,
     scrambled_places,
+    scrambled_places_on_host,
     to_grayscale,
 )
 from denseteacher.data.randomness import Draw, keyed_uniforms, to_device
@@ -35,7 +39,7 @@ from denseteacher.structures import ImageBatch
 Probability = Annotated[float, Field(ge=0, le=1)]
 Strength = Annotated[float, Field(ge=0)]
 
-_ORDERS = torch.tensor(list(permutations(range(4))))
+_ORDERS = np.array(list(permutations(range(4))))
 _ATTEMPTS = 10  # how often RandomErasing looks for a rectangle that fits
 _COLOR_NUMBERS = 9
 _ERASING_NUMBERS = 2 * _ATTEMPTS + 3
@@ -140,45 +144,69 @@ class StrongView(Config):
         make = self._one_by_one if images.pixels.device.type == "cpu" else self._all_together
         return ImageBatch(make(images, colors, key[:, 0], erasings), images.sizes)
 
-    def groups(self, numbers: Tensor) -> Iterator[Group]:
-        """Which changes are applied to which images, in the order in which they are to be made.
+    def drawn(self, numbers: Tensor) -> list[list[Drawn]]:
+        """What happens to each image, in this order.
 
         Args:
             numbers: (B, 9) uniform numbers in [0, 1) on the host. Every decision has its own, so that the
                 draws of one change are the same whatever the settings of the others are.
         """
-        jitter, order, amounts, gray, blur, sigma = torch.split(numbers, [1, 1, 4, 1, 1, 1], dim=1)
-        jittered = (jitter < self.jitter_probability)[:, 0]
-        orders = _ORDERS[(order[:, 0] * len(_ORDERS)).long()]
-        colors: list[tuple[Change, float, float, float]] = [
+        values = numbers.numpy()  # fp32 stays fp32 there, and small arrays are several times faster than tensors
+        jittered = values[:, 0] < self.jitter_probability
+        orders = _ORDERS[(values[:, 1] * len(_ORDERS)).astype(np.int64)]
+        factors = [
             (adjust_brightness, self.brightness, max(0.0, 1 - self.brightness), 1 + self.brightness),
             (adjust_contrast, self.contrast, max(0.0, 1 - self.contrast), 1 + self.contrast),
             (adjust_saturation, self.saturation, max(0.0, 1 - self.saturation), 1 + self.saturation),
             (adjust_hue, self.hue, -self.hue, self.hue),
         ]
-        for place in orders.unbind(1):
-            for index, (change, strength, low, high) in enumerate(colors):
-                if strength:
-                    yield _group(change, jittered & (place == index), _between(low, high, amounts[:, index]))
-        yield _group(to_grayscale, gray[:, 0] < self.grayscale_probability, gray[:, 0])
-        blurred = blur[:, 0] < self.blur_probability
-        deviations = _between(*self.blur_sigma, sigma[:, 0])
+        colors: list[list[tuple[Change, float]] | None] = []
+        for index, (change, strength, low, high) in enumerate(factors):
+            amounts = _between(low, high, values[:, 2 + index]).tolist()
+            colors.append([(change, amount) for amount in amounts] if strength else None)
+        grayed = values[:, 6] < self.grayscale_probability
+        blurred = values[:, 7] < self.blur_probability
+        deviations = _between(*self.blur_sigma, values[:, 8])
         longest = math.ceil(3 * self.blur_sigma[1])
-        reaches = (3 * deviations).ceil().clamp(max=longest)  # fp32 may round past it
-        for reach in range(1, longest + 1):
-            yield _group(GaussianBlur(reach), blurred & (reaches == reach), deviations)
+        reaches = np.minimum(np.ceil(3 * deviations), longest).astype(np.int64)  # fp32 may round past it
+        drawn: list[list[Drawn]] = []
+        for row in range(len(values)):
+            own = list[Drawn]()
+            if jittered[row]:
+                for place, index in enumerate(orders[row].tolist()):
+                    color = colors[index]
+                    if color is not None:
+                        own.append(Drawn(place, *color[row]))
+            if grayed[row]:
+                own.append(Drawn(4, to_grayscale, float(values[row, 6])))
+            if blurred[row]:
+                own.append(Drawn(5, GaussianBlur(int(reaches[row])), float(deviations[row])))
+            drawn.append(own)
+        return drawn
+
+    def groups(self, numbers: Tensor) -> list[Group]:
+        """The changes of ``drawn``, each with all images that drew it at the same stage, by rising stage."""
+        members: dict[tuple[int, Change], list[tuple[int, float]]] = {}
+        for row, changes in enumerate(self.drawn(numbers)):
+            for stage, change, amount in changes:
+                members.setdefault((stage, change), []).append((row, amount))
+        return [
+            Group(change, torch.tensor([row for row, _ in chosen]), torch.tensor([amount for _, amount in chosen]))
+            for (_, change), chosen in sorted(members.items(), key=lambda item: item[0][0])
+        ]
 
     def _one_by_one(self, images: ImageBatch, colors: Tensor, key: Tensor, erasings: Tensor) -> Tensor:
         """(B, 3, H, W) uint8, for a CPU: every image by itself, and of it only what is changed."""
-        pixels = recolor(images, self.groups(colors))
+        pixels = recolor(images, self.drawn(colors))
         if not self.erasings:
             return pixels
-        places = scrambled_places(pixels)
+        values, keys = pixels.numpy(), key.tolist()
+        places = scrambled_places_on_host(*values.shape[-2:])
         for erasing, share in zip(self.erasings, torch.split(erasings, _ERASING_NUMBERS, dim=1), strict=True):
             rectangles = erasing.rectangles(share, images.sizes).tolist()
-            for image, own, (top, left, bottom, right) in zip(pixels, key[:, None], rectangles, strict=True):
+            for image, own, (top, left, bottom, right) in zip(values, keys, rectangles, strict=True):
                 if top < bottom and left < right:
-                    image[:, top:bottom, left:right] = noise(own, places[top:bottom, left:right])[0]
+                    image[:, top:bottom, left:right] = noise_on_host(own, places[top:bottom, left:right])
         return pixels
 
     def _all_together(self, images: ImageBatch, colors: Tensor, key: Tensor, erasings: Tensor) -> Tensor:
@@ -193,7 +221,7 @@ class StrongView(Config):
     def _recolor(self, images: ImageBatch, numbers: Tensor) -> Tensor:
         """(B, 3, H, W) uint8 after all changes but the erasing; the padding holds anything."""
         device = images.pixels.device
-        groups = [group for group in self.groups(numbers) if len(group.rows)]
+        groups = self.groups(numbers)
         if not groups:
             return images.pixels
         # one transfer for all groups
@@ -216,10 +244,5 @@ class StrongView(Config):
         return erased[:, None]
 
 
-def _group(change: Change, chosen: Tensor, amounts: Tensor) -> Group:
-    rows = chosen.nonzero()[:, 0]
-    return Group(change, rows, amounts[rows])
-
-
-def _between(low: float, high: float, share: Tensor) -> Tensor:
+def _between(low: float, high: float, share: Any) -> Any:
     return low + (high - low) * share

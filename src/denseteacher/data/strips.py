@@ -4,7 +4,7 @@ A change of a whole batch waits for memory most of its time. Here a strip goes t
 only contrast, which must have seen the whole image, and blur, which needs the rows around, begin another pass.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 
 import torch
@@ -12,54 +12,46 @@ from torch import Tensor
 from torch.nn import functional
 
 from denseteacher.data.pixel_changes import (
+    Amount,
     Change,
+    Drawn,
     GaussianBlur,
-    Group,
     adjust_contrast,
-    adjust_hue,
     blend,
-    hue_shifts,
     luma,
     shifted_sum,
-    turn_hue,
 )
 from denseteacher.structures import ImageBatch
 
 _STRIP_VALUES = 2**18  # a thread: 1 MB; less and the calls take longer than the work, more and memory does
 
 
-def recolor(images: ImageBatch, groups: Iterable[Group]) -> Tensor:
+def recolor(images: ImageBatch, drawn: Sequence[Sequence[Drawn]]) -> Tensor:
     """(B, 3, H, W) uint8, new: each image after the changes that it drew.
 
     Args:
         images: On the CPU.
-        groups: The changes in their order; a blur is an image's last.
+        drawn: Of each image the changes in their order; a blur is the last.
     """
     pixels = images.pixels.clone(memory_format=torch.contiguous_format)
-    changes: list[list[tuple[Change, Tensor]]] = [[] for _ in pixels]
-    for group in groups:
-        for row, amount in zip(group.rows.tolist(), group.amounts[:, None], strict=True):
-            changes[row].append((group.change, amount))
     room = torch.empty(pixels[0].numel())
-    for image, (height, width), drawn in zip(pixels[:, None], images.sizes.tolist(), changes, strict=True):
-        if drawn:
-            _recolor_one(image[..., :height, :width], drawn, room[: 3 * height * width].view(1, 3, height, width))
+    for image, (height, width), changes in zip(pixels[:, None], images.sizes.tolist(), drawn, strict=True):
+        if changes:
+            _recolor_one(image[..., :height, :width], changes, room[: 3 * height * width].view(1, 3, height, width))
     return pixels
 
 
-def _recolor_one(pixels: Tensor, changes: Sequence[tuple[Change, Tensor]], values: Tensor) -> None:
+def _recolor_one(pixels: Tensor, changes: Sequence[Drawn], values: Tensor) -> None:
     """Changes (1, 3, H, W) uint8 pixels; as many fp32 values hold what is between two passes."""
     source = pixels
-    ready: list[tuple[Change, Tensor]] = []
-    for change, amount in changes:
+    ready: list[tuple[Change, float]] = []
+    for _, change, amount in changes:
         if isinstance(change, GaussianBlur):
             _blur(_apply(ready, source, values), pixels, change, amount)
             return
         if change is adjust_contrast:
             source = _apply(ready, source, values)
             change, ready = partial(_blend, _mean_luma(source)), []
-        elif change is adjust_hue:
-            change = _hue(amount)
         ready.append((change, amount))
     _apply(ready, source, pixels)
 
@@ -70,7 +62,7 @@ def _strips(height: int, width: int) -> Iterator[tuple[int, int]]:
         yield top, min(top + rows, height)
 
 
-def _apply(changes: Sequence[tuple[Change, Tensor]], source: Tensor, target: Tensor) -> Tensor:
+def _apply(changes: Sequence[tuple[Change, float]], source: Tensor, target: Tensor) -> Tensor:
     """Changes that see one pixel at a time; fp32 values are changed where they are."""
     sizes = torch.empty(0)
     for top, bottom in _strips(*source.shape[-2:]):
@@ -89,29 +81,16 @@ def _store(values: Tensor, target: Tensor) -> None:
 
 def _mean_luma(values: Tensor) -> Tensor:
     sums = [luma(values[:, :, top:bottom]).sum() for top, bottom in _strips(*values.shape[-2:])]
-    return (torch.stack(sums).sum() / values[0, 0].numel()).round()
+    return ((sums[0] if len(sums) == 1 else torch.stack(sums).sum()) / values[0, 0].numel()).round()
 
 
-def _blend(base: Tensor, images: Tensor, factor: Tensor, sizes: Tensor) -> Tensor:
+def _blend(base: Tensor, images: Tensor, factor: Amount, sizes: Tensor) -> Tensor:
     return blend(images, base, factor)
 
 
-def _hue(turns: Tensor) -> Change:
-    """``adjust_hue`` of one image, whose shifted channels need not be gathered."""
-    shifts, share = hue_shifts(turns)
-    starts = (shifts[:, 0, 0] % 3).tolist()
-
-    def turn(images: Tensor, turns: Tensor, sizes: Tensor) -> Tensor:
-        twice = torch.cat([images, images[:, :2]], dim=1)
-        own, following, previous = (twice[:, start : start + 3] for start in starts)
-        return turn_hue(images, own, following, previous, share)
-
-    return turn
-
-
-def _blur(values: Tensor, pixels: Tensor, blur: GaussianBlur, sigma: Tensor) -> None:
+def _blur(values: Tensor, pixels: Tensor, blur: GaussianBlur, sigma: float) -> None:
     height, width = values.shape[-2:]
-    reach, weights = blur.reach, blur.weights(sigma)
+    reach, weights = blur.reach, blur.weights(torch.tensor([sigma]))[0].tolist()
     for top, bottom in _strips(height, width):
         above, below = max(0, reach - top), max(0, bottom + reach - height)
         strip = values[:, :, top - reach + above : bottom + reach - below]

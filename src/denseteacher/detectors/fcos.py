@@ -16,8 +16,8 @@ from denseteacher.detectors.pyramid import (
 )
 from denseteacher.ops.anchors import location_anchors, valid_locations
 from denseteacher.ops.assigners import BACKGROUND, Assignment, assign_fcos, location_weights
-from denseteacher.ops.boxes import decode_ltrb, encode_ltrb, iou
-from denseteacher.ops.losses import giou_loss, quality_loss, sigmoid_focal_loss
+from denseteacher.ops.boxes import decode_ltrb, encode_ltrb, giou_and_iou
+from denseteacher.ops.losses import quality_loss, sigmoid_focal_loss
 from denseteacher.ops.reduction import mean_over_processes
 from denseteacher.structures import DenseOutput, ImageBatch, LossDict, LossWeights, Targets
 
@@ -122,25 +122,24 @@ class FCOS(PyramidDetector):
         if weights is not None:
             share = location_weights(assignment, weights).repeat(views, 1)
             entropy, counted = entropy * share[..., None], foreground * share
-        predicted = self.decode_boxes(output)
+        giou, iou = giou_and_iou(self.decode_boxes(output), boxes)
         losses = {
             "cls": entropy.sum() / count,
-            "box": (giou_loss(predicted, boxes) * counted).sum() / count,
+            "box": ((1 - giou) * counted).sum() / count,
         }
         if output.quality is not None:
-            target = self._quality_target(predicted.detach(), boxes, output.anchors)
+            target = iou.detach() if self.config.quality == "iou" else _centerness(boxes, output.anchors)
             losses["quality"] = (quality_loss(output.quality, target) * counted).sum() / count
         return losses
-
-    def _quality_target(self, predicted: Tensor, boxes: Tensor, anchors: Tensor) -> Tensor:
-        """(B, N) in [0, 1]: the IoU of the predicted with the assigned box, or the location's centerness."""
-        if self.config.quality == "iou":
-            return iou(predicted, boxes)
-        distances = encode_ltrb(boxes, anchors).clamp(min=0)  # background rows lie outside their box
-        x, y = distances[..., 0::2], distances[..., 1::2]
-        ratio = (x.amin(-1) * y.amin(-1)) / (x.amax(-1) * y.amax(-1)).clamp(min=1e-7)
-        return ratio.sqrt()
 
     def decode_boxes(self, output: DenseOutput) -> Tensor:
         """See ``DenseDetector``: (B, N, 4) xyxy pixels."""
         return decode_ltrb(output.deltas, output.anchors)
+
+
+def _centerness(boxes: Tensor, anchors: Tensor) -> Tensor:
+    """(B, N) in [0, 1]: how central the locations lie in their assigned boxes."""
+    distances = encode_ltrb(boxes, anchors).clamp(min=0)  # background rows lie outside their box
+    x, y = distances[..., 0::2], distances[..., 1::2]
+    ratio = (x.amin(-1) * y.amin(-1)) / (x.amax(-1) * y.amax(-1)).clamp(min=1e-7)
+    return ratio.sqrt()

@@ -94,7 +94,14 @@ def concatenate(*batches: ImageBatch) -> ImageBatch:
 
 def split_output(output: DenseOutput, first: int) -> tuple[DenseOutput, DenseOutput]:
     """The predictions of the first images of a batch, and those of the others."""
-    return _images(output, slice(None, first)), _images(output, slice(first, None))
+    # cut in one go: the gradients of two slices would be two whole tensors of zeros, and their sum
+    sizes = [first, len(output.logits) - first]
+    one, other = torch.split(output.quality, sizes) if output.quality is not None else (None, None)
+    logits, deltas, valid = (torch.split(field, sizes) for field in (output.logits, output.deltas, output.valid))
+    return (
+        DenseOutput(logits[0], deltas[0], one, output.anchors, valid[0]),
+        DenseOutput(logits[1], deltas[1], other, output.anchors, valid[1]),
+    )
 
 
 def join_outputs(first: DenseOutput, second: DenseOutput) -> DenseOutput:
@@ -108,17 +115,6 @@ def join_outputs(first: DenseOutput, second: DenseOutput) -> DenseOutput:
         quality,
         first.anchors,
         torch.cat([first.valid, second.valid]),
-    )
-
-
-def _images(output: DenseOutput, which: slice) -> DenseOutput:
-    quality = output.quality
-    return DenseOutput(
-        output.logits[which],
-        output.deltas[which],
-        None if quality is None else quality[which],
-        output.anchors,
-        output.valid[which],
     )
 
 

@@ -54,24 +54,24 @@ def assign_fcos(
         center_radius: In strides; 0 takes the whole box.
         size_factor: Upper border of a level's range, in strides.
     """
-    stride = anchors[:, 2] - anchors[:, 0]  # (N,)
-    location = centers(anchors)[None, :, None, :]  # (1, N, 1, 2)
-    boxes = targets.boxes[:, None]  # (B, 1, G, 4)
-    lower, upper = boxes[..., :2], boxes[..., 2:]
-    reach = torch.maximum((location - lower).amax(-1), (upper - location).amax(-1))  # (B, N, G)
-
-    inner_lower, inner_upper = lower, upper
-    if center_radius > 0:
-        middle = centers(boxes)
-        radius = (center_radius * stride)[None, :, None, None]
-        inner_lower = torch.maximum(lower, middle - radius)
-        inner_upper = torch.minimum(upper, middle + radius)
-    inside = torch.minimum((location - inner_lower).amin(-1), (inner_upper - location).amin(-1)) > 0
+    stride = (anchors[:, 2] - anchors[:, 0])[:, None]  # (N, 1)
+    left, top, right, bottom = targets.boxes[:, None].unbind(-1)  # (B, 1, G) each
+    reaches, depths = [], []
+    # axis by axis: an operation along two numbers in memory would be many times slower
+    for location, lower, upper in zip(centers(anchors)[:, None].unbind(-1), (left, top), (right, bottom), strict=True):
+        before, behind = location - lower, upper - location  # (B, N, G)
+        reaches.append(torch.maximum(before, behind))
+        if center_radius > 0:
+            middle, radius = (lower + upper) / 2, center_radius * stride
+            before = location - torch.maximum(lower, middle - radius)
+            behind = torch.minimum(upper, middle + radius) - location
+        depths.append(torch.minimum(before, behind))
+    reach, inside = torch.maximum(*reaches), torch.minimum(*depths) > 0
 
     finest, coarsest = stride.amin(), stride.amax()
     least = torch.where(stride > finest, size_factor / 2 * stride, torch.zeros_like(stride))
     most = torch.where(stride < coarsest, size_factor * stride, torch.full_like(stride, torch.inf))
-    in_range = (reach >= least[None, :, None]) & (reach <= most[None, :, None])
+    in_range = (reach >= least) & (reach <= most)
 
     cost = areas(targets.boxes)[:, None, :].expand_as(reach)
     cost = cost.masked_fill(~(inside & in_range & targets.mask[:, None, :]), torch.inf)

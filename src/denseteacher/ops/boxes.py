@@ -11,16 +11,18 @@ _MOST_GROWTH = math.log(1000 / 16)  # keeps exp finite: an anchor of 16 px can b
 
 def areas(boxes: Tensor) -> Tensor:
     """(...) areas of (..., 4) xyxy boxes; inverted boxes have area 0."""
-    sides = (boxes[..., 2:] - boxes[..., :2]).clamp(min=0)
-    return sides[..., 0] * sides[..., 1]
+    return _areas(*boxes.chunk(2, dim=-1))
 
 
-def _overlap(boxes1: Tensor, boxes2: Tensor) -> tuple[Tensor, Tensor]:
-    """Intersection and union areas, elementwise over (..., 4)."""
-    lower = torch.maximum(boxes1[..., :2], boxes2[..., :2])
-    upper = torch.minimum(boxes1[..., 2:], boxes2[..., 2:])
-    intersection = areas(torch.cat((lower, upper), dim=-1))
-    return intersection, areas(boxes1) + areas(boxes2) - intersection
+def _areas(lower: Tensor, upper: Tensor) -> Tensor:
+    width, height = (upper - lower).clamp(min=0).unbind(-1)
+    return width * height
+
+
+def _overlap(lower1: Tensor, upper1: Tensor, lower2: Tensor, upper2: Tensor) -> tuple[Tensor, Tensor]:
+    """Intersection and union areas, elementwise over (..., 2) corners."""
+    intersection = _areas(torch.maximum(lower1, lower2), torch.minimum(upper1, upper2))
+    return intersection, _areas(lower1, upper1) + _areas(lower2, upper2) - intersection
 
 
 def iou(boxes1: Tensor, boxes2: Tensor) -> Tensor:
@@ -33,7 +35,7 @@ def iou(boxes1: Tensor, boxes2: Tensor) -> Tensor:
     Returns:
         (...) fp32 in [0, 1]; 0 where both boxes have no area.
     """
-    intersection, union = _overlap(boxes1.float(), boxes2.float())
+    intersection, union = _overlap(*boxes1.float().chunk(2, dim=-1), *boxes2.float().chunk(2, dim=-1))
     return intersection / union.clamp(min=_EPSILON)
 
 
@@ -47,13 +49,19 @@ def giou(boxes1: Tensor, boxes2: Tensor) -> Tensor:
     Returns:
         (...) fp32 in [-1, 1]: IoU minus the share of the enclosing box that neither covers.
     """
-    boxes1, boxes2 = boxes1.float(), boxes2.float()
-    intersection, union = _overlap(boxes1, boxes2)
-    lower = torch.minimum(boxes1[..., :2], boxes2[..., :2])
-    upper = torch.maximum(boxes1[..., 2:], boxes2[..., 2:])
-    enclosing = areas(torch.cat((lower, upper), dim=-1))
+    return giou_and_iou(boxes1, boxes2)[0]
+
+
+def giou_and_iou(boxes1: Tensor, boxes2: Tensor) -> tuple[Tensor, Tensor]:
+    """``giou`` and ``iou`` of the same boxes, for the work of one."""
+    # each half is cut out once: the gradient of a slice is a new tensor of zeros
+    lower1, upper1 = boxes1.float().chunk(2, dim=-1)
+    lower2, upper2 = boxes2.float().chunk(2, dim=-1)
+    intersection, union = _overlap(lower1, upper1, lower2, upper2)
+    enclosing = _areas(torch.minimum(lower1, lower2), torch.maximum(upper1, upper2))
     outside = (enclosing - union) / enclosing.clamp(min=_EPSILON)
-    return intersection / union.clamp(min=_EPSILON) - outside
+    shared = intersection / union.clamp(min=_EPSILON)
+    return shared - outside, shared
 
 
 def centers(boxes: Tensor) -> Tensor:
@@ -73,8 +81,8 @@ def decode_ltrb(distances: Tensor, anchors: Tensor) -> Tensor:
     """
     stride = (anchors[:, 2] - anchors[:, 0])[:, None]
     center = centers(anchors)
-    pixels = distances * stride
-    return torch.cat((center - pixels[..., :2], center + pixels[..., 2:]), dim=-1)
+    before, behind = (distances * stride).chunk(2, dim=-1)
+    return torch.cat((center - before, center + behind), dim=-1)
 
 
 def encode_ltrb(boxes: Tensor, anchors: Tensor) -> Tensor:
@@ -95,8 +103,9 @@ def decode_deltas(deltas: Tensor, anchors: Tensor) -> Tensor:
         (..., N, 4) xyxy pixels.
     """
     sides = anchors[:, 2:] - anchors[:, :2]
-    center = centers(anchors) + deltas[..., :2] * sides
-    half = sides * deltas[..., 2:].clamp(max=_MOST_GROWTH).exp() / 2
+    shift, growth = deltas.chunk(2, dim=-1)
+    center = centers(anchors) + shift * sides
+    half = sides * growth.clamp(max=_MOST_GROWTH).exp() / 2
     return torch.cat((center - half, center + half), dim=-1)
 
 

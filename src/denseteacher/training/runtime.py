@@ -1,5 +1,6 @@
 """Devices, precision and processes; the only module that knows Lightning Fabric."""
 
+import os
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 from torch.autograd.profiler import record_function
 from torch.optim import Optimizer
 
+from denseteacher import threads
 from denseteacher.config import Config
 from denseteacher.data.choices import Precision
 from denseteacher.detectors.base import DenseDetector
@@ -45,7 +47,8 @@ class RuntimeConfig(Config):
     workers: int = Field(4, ge=0)
     """Loader processes."""
     threads: int | None = Field(None, gt=0)
-    """CPU threads of the main process; torch's choice if not given."""
+    """CPU threads of the main process. If not given as ``OMP_NUM_THREADS`` says, else torch's choice within the cores
+    that the process may use: those of its affinity, and of its container's quota."""
 
 
 class Runtime:
@@ -64,8 +67,7 @@ class Runtime:
                 f"({torch.cuda.device_count()}): ask for fewer, or show each process all that the machine has "
                 "(CUDA_VISIBLE_DEVICES; in SLURM --gpus-per-node, not --gpus-per-task)"
             )
-        if config.threads is not None:
-            torch.set_num_threads(config.threads)
+        _set_threads(config)
         self.compile = config.compile
         if config.compile:
             check_compiler(torch.device(accelerator))
@@ -156,6 +158,16 @@ class Runtime:
     def barrier(self) -> None:
         """Waits for all processes."""
         self._fabric.barrier()
+
+
+def _set_threads(config: RuntimeConfig) -> None:
+    """As the recipe says, else the environment; never more than there are cores for, or each waits for the others."""
+    if config.threads is not None:
+        torch.set_num_threads(config.threads)
+    elif "OMP_NUM_THREADS" not in os.environ:
+        most = max(1, threads.available_cores() // config.devices)
+        if most < torch.get_num_threads():
+            torch.set_num_threads(most)
 
 
 class ParallelDetector:
