@@ -24,6 +24,8 @@ from denseteacher.training.runtime import RuntimeConfig
 from denseteacher.training.teacher import EMAConfig
 from denseteacher.training.trainer import ScheduleConfig
 
+_LEAST_BURN_IN = 400  # steps; a teacher that has just begun to learn teaches noise
+
 
 class AugmentConfig(Config):
     """The two views."""
@@ -141,8 +143,9 @@ def resolve_auto(recipe: Recipe, *, labeled: int, unlabeled: int) -> Recipe:
     """Fills in what a recipe leaves to the size of the data.
 
     The steps give 120 passes over the labeled images or two over the unlabeled ones, whichever is longer, within
-    ``schedule.least_steps`` and ``schedule.most_steps``; the burn-in is a sixth of them; the teacher remembers a
-    thirtieth of the run, as far as the paper's 2,500 steps, and starts half-way through the burn-in.
+    ``schedule.least_steps`` and ``schedule.most_steps``; the burn-in is a sixth of them, and 400 where that is less, as
+    far as a third; the teacher remembers a thirtieth of the run, as far as the paper's 2,500 steps, and starts half-way
+    through the burn-in.
 
     Args:
         recipe: Possibly with ``auto`` values.
@@ -156,7 +159,7 @@ def resolve_auto(recipe: Recipe, *, labeled: int, unlabeled: int) -> Recipe:
         steps = int(min(max(passes, schedule.least_steps), schedule.most_steps))
     burn_in = getattr(method, "burn_in", "auto")
     if isinstance(burn_in, str):
-        burn_in = steps // 6
+        burn_in = max(steps // 6, min(_LEAST_BURN_IN, steps // 3))
         if isinstance(method, SemiSupervised):
             method = method.model_copy(update={"burn_in": burn_in})
     decay = ema.decay

@@ -13,9 +13,9 @@ from denseteacher.data.records import LabeledImages
 from denseteacher.data.samplers import LabeledSampler, is_portrait
 from denseteacher.detectors import DenseDetector
 from denseteacher.methods import DenseTeacher, Method
+from denseteacher.methods.dense_teacher import PAPER_MULTIPLE
 from denseteacher.recipe import Recipe
 
-_MULTIPLE = 2.5  # the paper selects 1 % where 0.4 % of the locations are foreground (section 4.4)
 _TOLERANCE = 3.0  # times larger or smaller; within, a ratio does about as well (paper, Table 7a)
 _STEPS = 32  # batches that the share of foreground is measured on
 
@@ -30,10 +30,13 @@ class Foreground(NamedTuple):
     share: float
     """Of all locations of the canvas, padding included."""
 
+    multiple: float
+    """The method's ``ratio_multiple``."""
+
     @property
     def ratio(self) -> float:
         """The share of the locations to select: ``ratio: auto``."""
-        ratio = min(1.0, max(_MULTIPLE * self.share, 1e-4))
+        ratio = min(1.0, max(self.multiple * self.share, 1e-4))
         # three digits: the share is an estimate, and the recipe of the run is meant to be read
         return float(f"{ratio:.3g}")
 
@@ -99,7 +102,8 @@ def measure_foreground(
             foreground += int(detector.foreground(anchors, targets).sum())
             locations += len(anchors)
             images += 1
-    return Foreground(images, foreground / max(images, 1), foreground / max(locations, 1))
+    multiple = getattr(config.method, "ratio_multiple", PAPER_MULTIPLE)
+    return Foreground(images, foreground / max(images, 1), foreground / max(locations, 1), multiple)
 
 
 def with_ratio(config: Recipe, foreground: Foreground) -> Recipe:
@@ -114,5 +118,7 @@ def ratio_findings(config: Recipe, foreground: Foreground) -> list[Finding]:
     ratio = fixed_ratio(config.method)
     if ratio is None or fits(ratio, foreground):
         return []
-    example = f"method.ratio is {ratio:g}, and 2.5 times the share of foreground is {foreground.ratio:g}"
+    example = (
+        f"method.ratio is {ratio:g}, and {foreground.multiple:g} times the share of foreground is {foreground.ratio:g}"
+    )
     return finding("warning", "ratio that does not fit the objects", "labeled", [example], "method.ratio=auto measures")

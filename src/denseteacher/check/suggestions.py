@@ -90,7 +90,8 @@ def _ratio(config: Recipe, foreground: Foreground, *, others: bool) -> list[Sugg
     ratio = fixed_ratio(config.method)
     if ratio is None or (fits(ratio, foreground) and not others):
         return []
-    reason = f"{ratio:g} is a guess; 2.5 times the foreground is {foreground.ratio:g} with the recipe as it is"
+    measured = f"{foreground.multiple:g} times the foreground is {foreground.ratio:g} with the recipe as it is"
+    reason = f"{ratio:g} is a guess; {measured}"
     return [Suggestion("method.ratio", "auto", reason)]
 
 

@@ -13,6 +13,9 @@ from denseteacher.ops.losses import giou_loss, quality_focal_loss, quality_loss
 from denseteacher.pseudo_labels.dense import DensePseudoLabels, dense_pseudo_labels
 from denseteacher.structures import DenseOutput, LossDict, MethodState, SemiBatch, Targets
 
+PAPER_MULTIPLE = 2.5
+"""Selected locations over foreground locations, as published on COCO."""
+
 
 class DenseTeacher(MeanTeacher):
     """The student repeats the teacher's dense, un-thresholded predictions on unlabeled images.
@@ -30,8 +33,12 @@ class DenseTeacher(MeanTeacher):
     negatives, those that the assigner gives no hidden ground-truth box, and train them as background or not at
     all. They need ``data.hidden_labels``, so labels of the "unlabeled" images."""
     ratio: float | Literal["auto"] = Field(0.01)
-    """Selected share of the locations. ``auto`` is set before training from the labeled data: 2.5 times the
-    share of foreground locations, as the paper's 1 % is to COCO's 0.4 % (section 4.4)."""
+    """Selected share of the locations. ``auto`` is set before training from the labeled data: ``ratio_multiple``
+    times the share of foreground locations."""
+    ratio_multiple: float = Field(PAPER_MULTIPLE, gt=0)
+    """What ``ratio: auto`` multiplies the share of foreground locations by. 2.5 is the paper's 1 % to COCO's 0.4 %
+    (section 4.4). A teacher of few labels is less sure of its objects, and what it does not select is trained as
+    background: the recipes for users take more (docs/small-data.md)."""
     cls_weight: float = Field(4.0, ge=0)
     """Of the class loss on unlabeled images."""
     box_weight: float = Field(1.0, ge=0)
