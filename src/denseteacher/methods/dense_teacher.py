@@ -49,6 +49,10 @@ class DenseTeacher(MeanTeacher):
     """Learn boxes from the teacher."""
     quality: bool = True
     """Learn the quality branch from the teacher."""
+    region_weights: Literal["equal", "score"] = "equal"
+    """What the selected locations count in the box and quality losses: ``equal`` as published, or ``score``, the
+    teacher's highest class score there. In a region much larger than the foreground most locations hold no object,
+    and no detector is ever trained to put a sensible box there."""
     gamma: float = Field(2.0, ge=0)
     """Power of the distance between teacher and student that weights the class loss of a location."""
     group_size: int | None = Field(None, gt=0)
@@ -107,11 +111,22 @@ class DenseTeacher(MeanTeacher):
         losses: LossDict = {"cls": self.cls_weight * (entropy.view(groups, -1).sum(1) / labels.normalizer).mean()}
         if self.box:
             error = giou_loss(detector.decode_boxes(output), detector.decode_boxes(guess))
-            losses["box"] = self.box_weight * _mean_over_selected(error, labels)
+            losses["box"] = self.box_weight * self._mean_over_region(error, labels)
         if self.quality and output.quality is not None and guess.quality is not None:
             error = quality_loss(output.quality, guess.quality.sigmoid())
-            losses["quality"] = self.quality_weight * _mean_over_selected(error, labels)
+            losses["quality"] = self.quality_weight * self._mean_over_region(error, labels)
         return losses
+
+    def _mean_over_region(self, error: Tensor, labels: DensePseudoLabels) -> Tensor:
+        """(B, N) errors to their mean over each group's learning region, then over groups."""
+        groups = labels.normalizer.shape[0]
+        errors, selected = error.view(groups, -1), labels.selected.view(groups, -1)
+        if self.region_weights == "equal":
+            total = errors.masked_fill(~selected, 0).sum(1)
+            return (total / selected.sum(1).clamp(min=1)).mean()
+        # 0 where nothing is selected, as the targets are
+        richness = labels.targets.amax(-1).view(groups, -1)
+        return ((errors * richness).sum(1) / labels.normalizer).mean()
 
 
 def _without_hard_negatives(
@@ -125,11 +140,3 @@ def _without_hard_negatives(
     hard = labels.selected & ~detector.foreground(guess.anchors, hidden)
     kept = labels._replace(targets=labels.targets.masked_fill(hard[..., None], 0), selected=labels.selected & ~hard)
     return kept, hard
-
-
-def _mean_over_selected(error: Tensor, labels: DensePseudoLabels) -> Tensor:
-    """(B, N) errors to their mean over each group's learning region, then over groups."""
-    groups = labels.normalizer.shape[0]
-    selected = labels.selected.view(groups, -1)
-    total = error.view(groups, -1).masked_fill(~selected, 0).sum(1)
-    return (total / selected.sum(1).clamp(min=1)).mean()
