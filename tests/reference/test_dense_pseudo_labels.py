@@ -107,11 +107,13 @@ class Decoder:
         return decode_ltrb(output.deltas, output.anchors)
 
 
+@pytest.mark.parametrize("weights", ["equal", "score"])
 @pytest.mark.parametrize("group", [1, 2, None])
-def test_unlabeled_losses_equal_the_paper(group):
+def test_unlabeled_losses_equal_the_paper(group, weights):
+    """Or weigh the region's locations by the teacher's scores, as ``region_weights`` says."""
     guess = dense_output(5, batch=4, locations=80, classes=6)
     student = dense_output(6, batch=4, locations=80, classes=6)
-    method = DenseTeacher(ratio=0.15, group_size=group, cls_weight=1)
+    method = DenseTeacher(ratio=0.15, group_size=group, cls_weight=1, region_weights=weights)
     losses = method.lesson(Decoder(), guess, semi_batch(unlabeled=len(guess.logits)), None).losses(student)
 
     size = group or 4
@@ -128,9 +130,11 @@ def test_unlabeled_losses_equal_the_paper(group):
     quality_entropy = np.logaddexp(0, quality) - quality * target
     box, quality_mean = [], []
     for start in range(0, 4, size):
-        chosen = selected[start : start + size]
-        box.append((1 - overlaps[start : start + size])[chosen].mean())
-        quality_mean.append(quality_entropy[start : start + size][chosen].mean())
+        group_of = slice(start, start + size)
+        chosen = selected[group_of]
+        counts = targets[group_of].max(-1)[chosen] if weights == "score" else None
+        box.append(np.average((1 - overlaps[group_of])[chosen], weights=counts))
+        quality_mean.append(np.average(quality_entropy[group_of][chosen], weights=counts))
     assert_close_to_scale(losses["box"], np.mean(box))
     assert_close_to_scale(losses["quality"], np.mean(quality_mean))
 
