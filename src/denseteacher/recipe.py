@@ -13,7 +13,7 @@ from denseteacher.data.affine import AffineView
 from denseteacher.data.geometry import WeakView
 from denseteacher.data.photometry import StrongView
 from denseteacher.data.sources import DataConfig
-from denseteacher.detectors import DetectorConfig, FCOSConfig
+from denseteacher.detectors import DetectorConfig, FCOSConfig, starts_from_detector
 from denseteacher.errors import InputError
 from denseteacher.evaluation.metrics import Metric
 from denseteacher.methods import DenseTeacher, Method, MethodConfig, SemiSupervised
@@ -23,6 +23,9 @@ from denseteacher.training.optim import OptimConfig
 from denseteacher.training.runtime import RuntimeConfig
 from denseteacher.training.teacher import EMAConfig
 from denseteacher.training.trainer import ScheduleConfig
+
+_SHORTEST_BURN_IN = 500
+"""Steps by which the classes that a trained detector does not know are learned, and the warm-up is over."""
 
 
 class AugmentConfig(Config):
@@ -129,8 +132,9 @@ def resolve_auto(recipe: Recipe, *, labeled: int, unlabeled: int) -> Recipe:
     """Fills in what a recipe leaves to the size of the data.
 
     The steps give 120 passes over the labeled images or two over the unlabeled ones, whichever is longer,
-    within 5,000 and 90,000; the burn-in is a sixth of them; the teacher remembers a thirtieth of the run, as
-    far as the paper's 2,500 steps, and starts half-way through the burn-in.
+    within 5,000 and 90,000; the burn-in is a sixth of them, and a sixth of that where the run starts from a trained
+    detector, but then 500 steps at least, as far as a sixth of the run allows; the teacher remembers a thirtieth of
+    the run, as far as the paper's 2,500 steps, and starts half-way through the burn-in.
 
     Args:
         recipe: Possibly with ``auto`` values.
@@ -145,6 +149,8 @@ def resolve_auto(recipe: Recipe, *, labeled: int, unlabeled: int) -> Recipe:
     burn_in = getattr(method, "burn_in", "auto")
     if isinstance(burn_in, str):
         burn_in = steps // 6
+        if starts_from_detector(recipe.detector):
+            burn_in = min(burn_in, max(steps // 36, _SHORTEST_BURN_IN))
         if isinstance(method, SemiSupervised):
             method = method.model_copy(update={"burn_in": burn_in})
     decay = ema.decay
