@@ -258,7 +258,7 @@ def _read_pth(file: Path) -> Any:
 
 def _meaning(config: PyramidConfig, key: str) -> Any:
     """An option's value, the same for values that mean the same."""
-    value = getattr(config, key, None)
+    value: Any = getattr(config, key, None)
     if key == "backbone":
         return str(value).partition(".")[0]  # what follows names its weights
     if key == "head_channels":
