@@ -85,7 +85,8 @@ class TakenOver(NamedTuple):
         else:
             text = f"starts from {self.source}: taken over is all, of the class branch {len(self.classes)} of {count} "
             text += f"classes{_in_brackets(self.classes)}"
-            text += f"; {len(self.fresh)} start fresh{_in_brackets(self.fresh)}" if self.fresh else ""
+            text += f", not {', '.join(self.fresh[:_SHOWN_CLASSES])}" if self.fresh else ""
+            text += ", ..." if len(self.fresh) > _SHOWN_CLASSES else ""
         if self.adopted:
             text += f". Adopted from it: {', '.join(f'detector.{key}={value}' for key, value in self.adopted.items())}"
         return text
@@ -145,7 +146,7 @@ def adopt(
     new = {
         key: _plain(value)
         for key, value in other.items()
-        if key not in by_hand and getattr(config, key, None) != "auto"
+        if key not in by_hand and getattr(config, key, "auto") != "auto"
     }
     return with_options(config, initial.config, by_hand), initial._replace(adopted=new)
 

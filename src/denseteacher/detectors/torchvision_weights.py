@@ -68,7 +68,9 @@ def read_torchvision(weights: Mapping[str, Tensor]) -> TorchvisionDetector | Non
     except (KeyError, IndexError, ValidationError):
         return None
     anchors = 1 if isinstance(config, FCOSConfig) else ANCHORS_PER_LOCATION
-    if boxes != 4 * anchors or rows % anchors:
+    if rows % anchors:
+        return None
+    if boxes != 4 * anchors:
         raise InputError(f"a detector with {boxes // 4} anchors at a location can't be built here")
     if config.head_norm == "group" and config.head_convs and group_count(width) != _GROUPS:
         raise InputError(f"a head with {_GROUPS} groups in {width} channels can't be built here")
