@@ -209,8 +209,8 @@ def flat_recipe(content: Mapping[str, Any], without: Sequence[str] = ()) -> dict
 def _with_new_keys(content: Mapping[str, Any]) -> dict[str, Any]:
     """A dumped recipe, perhaps of an older version, with the keys of the detector that it could not say yet."""
     new = {"init": "backbone", "extra_from": "pyramid"}
-    detector = {key: list(value) if isinstance(value, tuple) else value for key, value in content["detector"].items()}
-    return {**content, "detector": new | with_old_statistics(detector)}
+    detector = new | with_old_statistics(content["detector"])
+    return {**content, "detector": {key: list(one) if isinstance(one, tuple) else one for key, one in detector.items()}}
 
 
 def _require_same_recipe(recipe: Recipe, other: str, source: str, may_change: Sequence[str]) -> None:
