@@ -5,7 +5,15 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from denseteacher.assembly import build_trainer, check_unlabeled, finish_run, new_student, open_runtime
+from denseteacher.assembly import (
+    build_trainer,
+    check_same_start,
+    check_unlabeled,
+    find_start,
+    finish_run,
+    new_student,
+    open_runtime,
+)
 from denseteacher.check import CheckReport, check_data, measure_foreground, notes_before_run, with_ratio
 from denseteacher.data.choices import Format, Protocol
 from denseteacher.data.formats import SplitFiles, read_annotations, with_categories, write_split
@@ -18,12 +26,15 @@ from denseteacher.evaluation.metrics import Metrics, fitting_metrics
 from denseteacher.inference.predictor import Predictor
 from denseteacher.methods import Method
 from denseteacher.recipe import Recipe, load_recipe, resolve_auto, with_method, with_processes
+from denseteacher.recipe_file import keys_by_hand
 from denseteacher.run_folder import (
     choose_folder,
     describe_run,
     goes_on_by_itself,
+    has_checkpoint,
     resume_run,
     start_from_burn_in,
+    with_detector_of,
 )
 from denseteacher.view_sizes import resolve_sizes
 
@@ -82,21 +93,27 @@ def train(
         RunError: If the run can't go on.
     """
     given = _given_paths(labeled=labeled, unlabeled=unlabeled, val=val, images=images, root=root)
-    config = _run_recipe(recipe, [*_as_texts(given), *_as_texts(overrides)], method)
+    texts = [*_as_texts(given), *_as_texts(overrides)]
+    config, by_hand = _run_recipe(recipe, texts, method), keys_by_hand("detector", str(recipe), texts)
     resume = resume or goes_on_by_itself(output)
     folder = choose_folder(config.name, output, resume=resume)
     data = open_data(config.data)
+    begun = folder if resume else None if burn_in_from is None else Path(burn_in_from)
+    config, initial, notes = with_detector_of(config, begun, by_hand), None, list[str]()
+    if begun is None or (resume and not has_checkpoint(folder)):  # nothing else has the weights
+        config, initial, notes = find_start(config, by_hand)
     config = resolve_auto(config, labeled=len(data.labeled.images), unlabeled=len(data.unlabeled))
     config = resolve_sizes(config, data.labeled)
     check_unlabeled(config, data)
     config, runtime = open_runtime(config)
-    student = new_student(config, classes=len(data.labeled.categories))
-    config = config.model_copy(update={"detector": student.config})  # with the backbone's mean and std
-    notes = notes_before_run(config, student, data) if runtime.is_main and not resume else []
+    check_same_start(config, runtime)
+    config, student, taken = new_student(config, data.labeled.categories, initial)
+    notes += [] if taken is None else [taken.sentence()]
+    notes += notes_before_run(config, student, data) if runtime.is_main and not resume else []
     if getattr(config.method, "ratio", None) == "auto":
         config = with_ratio(config, measure_foreground(config, student, data.labeled))
     if runtime.is_main and not resume:
-        describe_run(folder, config, data.split)
+        describe_run(folder, config, data.split, taken)
     trainer = build_trainer(config, data, student, runtime, folder)
     if resume:
         resume_run(trainer, config, folder)

@@ -1,7 +1,7 @@
 """From a recipe to the objects of a run, and what a run leaves at its end."""
 
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -10,7 +10,19 @@ from torch import nn
 from denseteacher.data.loaders import StepDataset, StreamSettings
 from denseteacher.data.records import Category
 from denseteacher.data.sources import TrainingData, Validation
-from denseteacher.detectors import FCOS, DenseDetector, DetectorCard, RetinaNet, build_detector, save_detector
+from denseteacher.detectors import (
+    FCOS,
+    DenseDetector,
+    DetectorCard,
+    InitialWeights,
+    RetinaNet,
+    TakenOver,
+    adopt,
+    build_detector,
+    find_initial,
+    save_detector,
+    take_over,
+)
 from denseteacher.errors import InputError
 from denseteacher.evaluation.evaluator import Evaluator
 from denseteacher.recipe import Recipe
@@ -69,10 +81,72 @@ def open_runtime(config: Recipe) -> tuple[Recipe, Runtime]:
     return config.model_copy(update={"runtime": chosen}), runtime
 
 
-def new_student(config: Recipe, *, classes: int) -> FCOS | RetinaNet:
-    """The detector that a run begins with, the same for the same seed in every process."""
+def find_start(config: Recipe, by_hand: Collection[str]) -> tuple[Recipe, InitialWeights | None, list[str]]:
+    """What ``detector.init`` names, the recipe with its architecture, and what to tell the user.
+
+    Args:
+        config: The recipe.
+        by_hand: Options of the detector that the user has set.
+
+    Returns:
+        The recipe, in which ``init`` is not ``auto`` any more; the detector to start from, None for a new one on the
+        backbone's weights; and sentences.
+
+    Raises:
+        InputError: If it can't be had or is no detector, or the user has set an option that contradicts it. With
+            ``auto`` the run starts from the backbone's weights then.
+    """
+    detector = config.detector
+    if detector.init == "backbone":
+        return config, None, []
+    wanted = detector.model_copy(update={"init": "coco"}) if detector.init == "auto" else detector
+    try:
+        adopted, initial = adopt(wanted, find_initial(wanted), by_hand)
+    except InputError as error:
+        if detector.init != "auto":
+            raise InputError(f"detector.init: {error}") from error
+        begins = "the backbone's pretrained" if detector.pretrained else "random"
+        new = detector.model_copy(update={"init": "backbone"})
+        note = f"detector.init=auto: starts from {begins} weights, not from a detector, since {error}"
+        return config.model_copy(update={"detector": new}), None, [note]
+    return config.model_copy(update={"detector": adopted}), initial, []
+
+
+def check_same_start(config: Recipe, runtime: Runtime) -> None:
+    """Sees whether all processes of a run start from the same, which ``detector.init=auto`` may find differently.
+
+    Raises:
+        InputError: If they don't.
+    """
+    new = config.detector.init == "backbone"
+    if not runtime.all_true(new) and not runtime.all_true(not new):
+        raise InputError(
+            "detector.init=auto found COCO weights in some of the run's processes alone: set it to coco or backbone"
+        )
+
+
+def new_student(
+    config: Recipe, categories: Sequence[Category], initial: InitialWeights | None = None
+) -> tuple[Recipe, FCOS | RetinaNet, TakenOver | None]:
+    """The detector that a run begins with, the same for the same seed in every process.
+
+    Args:
+        config: The recipe. Where its ``detector.init`` names a detector, the backbone's weights are not asked for.
+        categories: The classes.
+        initial: What it starts from, if not from the backbone's weights or a checkpoint.
+
+    Returns:
+        The recipe with the detector's mean and std; the detector; and what it has from ``initial``.
+    """
     torch.manual_seed(config.seed)
-    return build_detector(config.detector, classes).to(memory_format=torch.channels_last)
+    detector = config.detector
+    built = detector if detector.init == "backbone" else detector.model_copy(update={"pretrained": False})
+    student = build_detector(built, len(categories)).to(memory_format=torch.channels_last)
+    statistics = {"mean": student.config.mean, "std": student.config.std}
+    config = config.model_copy(update={"detector": detector.model_copy(update=statistics)})
+    if initial is None:
+        return config, student, None
+    return config, student, take_over(student, initial, [category.name for category in categories])
 
 
 def build_trainer(config: Recipe, data: TrainingData, student: nn.Module, runtime: Runtime, folder: Path) -> Trainer:

@@ -13,7 +13,7 @@ from denseteacher.data.affine import AffineView
 from denseteacher.data.geometry import AutoSizes, EvalView, WeakView
 from denseteacher.data.photometry import StrongView
 from denseteacher.data.sources import DataConfig
-from denseteacher.detectors import DetectorConfig, FCOSConfig
+from denseteacher.detectors import DetectorConfig, FCOSConfig, starts_from_detector
 from denseteacher.errors import InputError
 from denseteacher.evaluation.metrics import Metric
 from denseteacher.methods import DenseTeacher, Method, MethodConfig, SemiSupervised
@@ -24,7 +24,10 @@ from denseteacher.training.runtime import RuntimeConfig
 from denseteacher.training.teacher import EMAConfig
 from denseteacher.training.trainer import ScheduleConfig
 
-_LEAST_BURN_IN = 400  # steps; a teacher that has just begun to learn teaches noise
+_LEAST_BURN_IN = 400
+"""Steps before which a teacher that has just begun to learn teaches noise."""
+_SHORTEST_BURN_IN = 500
+"""Steps by which the classes that a trained detector does not know are learned, and the warm-up is over."""
 
 
 class AugmentConfig(Config):
@@ -143,9 +146,10 @@ def resolve_auto(recipe: Recipe, *, labeled: int, unlabeled: int) -> Recipe:
     """Fills in what a recipe leaves to the size of the data.
 
     The steps give 120 passes over the labeled images or two over the unlabeled ones, whichever is longer, within
-    ``schedule.least_steps`` and ``schedule.most_steps``; the burn-in is a sixth of them, and 400 where that is less, as
-    far as a third; the teacher remembers a thirtieth of the run, as far as the paper's 2,500 steps, and starts half-way
-    through the burn-in.
+    ``schedule.least_steps`` and ``schedule.most_steps``. The burn-in is a sixth of them, and 400 where that is less, as
+    far as a third; a sixth of that where the run starts from a trained detector, but then 500 steps at least, as far as
+    a sixth of the run allows. The teacher remembers a thirtieth of the run, as far as the paper's 2,500 steps, and
+    starts half-way through the burn-in.
 
     Args:
         recipe: Possibly with ``auto`` values.
@@ -160,6 +164,8 @@ def resolve_auto(recipe: Recipe, *, labeled: int, unlabeled: int) -> Recipe:
     burn_in = getattr(method, "burn_in", "auto")
     if isinstance(burn_in, str):
         burn_in = max(steps // 6, min(_LEAST_BURN_IN, steps // 3))
+        if starts_from_detector(recipe.detector):
+            burn_in = min(steps // 6, max(steps // 36, _SHORTEST_BURN_IN))
         if isinstance(method, SemiSupervised):
             method = method.model_copy(update={"burn_in": burn_in})
     decay = ema.decay

@@ -19,12 +19,13 @@ def builtin_names() -> list[str]:
     return sorted(name.removesuffix(".yaml") for name in names if name.endswith(".yaml"))
 
 
-def read_chain(source: str, children: tuple[str, ...] = ()) -> list[dict[str, Any]]:
+def read_chain(source: str, children: tuple[str, ...] = (), *, built_in: bool = True) -> list[dict[str, Any]]:
     """The content of a recipe and of all that it extends, as it stands, the first parent first.
 
     Args:
         source: Name of a built-in recipe, or path of a YAML file.
         children: The recipes by way of which it is read.
+        built_in: Whether to give what the package's own recipes say too.
 
     Raises:
         InputError: If there is no such recipe, or it is no YAML mapping.
@@ -33,13 +34,29 @@ def read_chain(source: str, children: tuple[str, ...] = ()) -> list[dict[str, An
         raise InputError(f"recipe {source!r} extends itself by way of {', '.join(children)}")
     content = _read_yaml(source)
     parent = content.pop("extends", None)
+    own = [content] if built_in or _is_file(source) else []
     if parent is None:
-        return [content]
+        return own
     if not isinstance(parent, str):
         raise InputError(f"recipe {source!r}: extends names one recipe, not {parent!r}")
     beside = Path(source).parent / parent
     parent = str(beside) if beside.suffix and beside.is_file() else parent
-    return [*read_chain(parent, (*children, source)), content]
+    return [*read_chain(parent, (*children, source), built_in=built_in), *own]
+
+
+def keys_by_hand(part: str, source: str, overrides: Iterable[str]) -> set[str]:
+    """The keys of a part of a recipe that the user has set: in a YAML file of their own, or by overrides.
+
+    What a built-in recipe sets is a suggestion, which may give way to what is found in the user's data or files.
+
+    Args:
+        part: ``detector``, for example.
+        source: Name of a built-in recipe, or path of a YAML file.
+        overrides: ``KEY=VALUE`` texts.
+    """
+    contents = [*read_chain(source, built_in=False), *read_overrides(overrides)]
+    parts = [content.get(part) for content in contents]
+    return {key for one in parts if isinstance(one, Mapping) for key in one}
 
 
 def read_overrides(overrides: Mapping[str, Any] | Iterable[str]) -> list[dict[str, Any]]:
@@ -75,8 +92,13 @@ def _recipe_folder() -> Any:
     return resources.files("denseteacher") / "recipes"
 
 
+def _is_file(source: str) -> bool:
+    """Whether a recipe is the user's file, and not a name."""
+    return source.endswith((".yaml", ".yml"))
+
+
 def _read_yaml(source: str) -> dict[str, Any]:
-    file = Path(source) if source.endswith((".yaml", ".yml")) else _recipe_folder() / f"{source}.yaml"
+    file = Path(source) if _is_file(source) else _recipe_folder() / f"{source}.yaml"
     if not file.is_file():
         names = builtin_names()
         raise InputError(

@@ -2,14 +2,24 @@
 
 import json
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
+from pydantic import TypeAdapter, ValidationError
 
 from denseteacher.data.splits import Split, write_split_ids
+from denseteacher.detectors import (
+    DetectorConfig,
+    FCOSConfig,
+    RetinaNetConfig,
+    TakenOver,
+    with_old_statistics,
+    with_options,
+)
 from denseteacher.errors import InputError
 from denseteacher.files import write_json
 from denseteacher.recipe import Recipe, dump_recipe, load_recipe
@@ -77,8 +87,8 @@ def goes_on_by_itself(output: str | Path | None) -> bool:
     return (Path(output) / "recipe.yaml").is_file()
 
 
-def describe_run(folder: Path, recipe: Recipe, split: Split) -> None:
-    """Writes the resolved recipe, the split's image ids with their hash, and the environment."""
+def describe_run(folder: Path, recipe: Recipe, split: Split, start: TakenOver | None = None) -> None:
+    """Writes the resolved recipe, the split's image ids with their hash, the environment, and what it starts from."""
     folder.mkdir(parents=True, exist_ok=True)
     write_split_ids(split, folder / "split.json")
     environment = {
@@ -88,6 +98,8 @@ def describe_run(folder: Path, recipe: Recipe, split: Split) -> None:
         "packages": {name: metadata.version(name) for name in _PACKAGES},
     }
     write_json(folder / "environment.json", environment)
+    if start is not None:
+        write_json(folder / "init.json", {"init": recipe.detector.init, **start._asdict()})
     (folder / "recipe.yaml").write_text(dump_recipe(recipe))  # last: with it the folder holds a run
 
 
@@ -100,6 +112,32 @@ def recipe_of(detector: Path) -> Recipe | None:
     """The recipe of the run that a detector is from; None if it lies in no run folder."""
     file = folder_of(detector) / "recipe.yaml"
     return load_recipe(file) if file.is_file() else None
+
+
+def with_detector_of(recipe: Recipe, begun: Path | None, by_hand: Collection[str]) -> Recipe:
+    """The recipe with the detector of the run that it goes on from, which may have come from ``detector.init``.
+
+    Args:
+        recipe: As it is now.
+        begun: The run's folder; None for a run that is new.
+        by_hand: The options of the detector that the user has set; they stay, and are compared later.
+    """
+    if begun is None or not (begun / "recipe.yaml").is_file():
+        return recipe
+    stored = yaml.safe_load((begun / "recipe.yaml").read_text(encoding="utf-8"))["detector"]
+    try:
+        then: FCOSConfig | RetinaNetConfig = TypeAdapter(DetectorConfig).validate_python(with_old_statistics(stored))
+    except ValidationError:  # of another version, which the comparison explains
+        return recipe
+    now = recipe.detector
+    kept = {key for key in by_hand if getattr(now, key, None) != "auto"}
+    changes = {"init": then.init} if now.init == "auto" else {}
+    return recipe.model_copy(update={"detector": with_options(now, then, kept).model_copy(update=changes)})
+
+
+def has_checkpoint(folder: Path) -> bool:
+    """Whether a run has come to its first checkpoint."""
+    return bool(CheckpointFolder(folder / "checkpoints").files())
 
 
 def resume_run(trainer: Trainer, recipe: Recipe, folder: Path) -> None:
@@ -146,7 +184,7 @@ def changed_keys(recipe: Recipe, other: Mapping[str, Any], may_change: Sequence[
         other: As it was written, perhaps by another version.
         may_change: Keys that don't count, and all below them.
     """
-    now, then = flat_recipe(recipe.model_dump(mode="json"), may_change), flat_recipe(other, may_change)
+    now, then = (flat_recipe(one, may_change) for one in (recipe.model_dump(mode="json"), _with_new_keys(other)))
     return [key for key in sorted(now.keys() | then.keys()) if now.get(key) != then.get(key)]
 
 
@@ -157,6 +195,13 @@ def flat_recipe(content: Mapping[str, Any], without: Sequence[str] = ()) -> dict
         for key, value in _flat(content).items()
         if not any(key == free or key.startswith(f"{free}.") for free in without)
     }
+
+
+def _with_new_keys(content: Mapping[str, Any]) -> dict[str, Any]:
+    """A dumped recipe, perhaps of an older version, with the keys of the detector that it could not say yet."""
+    new = {"init": "backbone", "extra_from": "pyramid"}
+    detector = new | with_old_statistics(content["detector"])
+    return {**content, "detector": {key: list(one) if isinstance(one, tuple) else one for key, one in detector.items()}}
 
 
 def _require_same_recipe(recipe: Recipe, other: str, source: str, may_change: Sequence[str]) -> None:

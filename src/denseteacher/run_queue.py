@@ -12,7 +12,7 @@ from typing import NamedTuple
 import yaml
 
 from denseteacher.recipe import dump_recipe
-from denseteacher.run_folder import BURN_IN_MAY_CHANGE, changed_keys
+from denseteacher.run_folder import BURN_IN_MAY_CHANGE, changed_keys, flat_recipe
 from denseteacher.runs import (
     Run,
     RunNotes,
@@ -159,7 +159,8 @@ class RunQueue:
         if not has_burn_in(source, self.folder):
             return False
         done = yaml.safe_load((self.folder / source.name / "recipe.yaml").read_text())
-        return not changed_keys(run.recipe, done, BURN_IN_MAY_CHANGE)
+        now = flat_recipe(run.recipe.model_dump(mode="json"))
+        return all(now.get(key) == "auto" for key in changed_keys(run.recipe, done, BURN_IN_MAY_CHANGE))
 
     def _collect_ended(self) -> None:
         for child in [one for one in self._running if one.process.poll() is not None]:

@@ -171,7 +171,7 @@ def test_a_moved_view_reaches_the_method_with_its_matrix_in_every_part(coco, tin
 
 
 def test_auto_values_follow_the_data():
-    recipe = load_recipe("custom")
+    recipe = load_recipe("custom", ["detector.init=backbone"])
     small = resolve_auto(recipe, labeled=100, unlabeled=1000)
     large = resolve_auto(recipe, labeled=5000, unlabeled=50_000)
     assert small.schedule.max_steps == 5000

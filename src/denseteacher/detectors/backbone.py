@@ -2,7 +2,7 @@
 
 from collections import OrderedDict
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import timm
 import torch
@@ -25,6 +25,7 @@ class PyramidBackbone(nn.Module):
         pretrained: bool | str,
         levels: tuple[int, int],
         channels: int,
+        extra_from: Literal["pyramid", "backbone"] = "pyramid",
         frozen_stages: int,
         freeze_batch_norm: bool,
     ) -> None:
@@ -36,6 +37,7 @@ class PyramidBackbone(nn.Module):
                 from random weights.
             levels: Finest and coarsest pyramid level. Levels past 5 come from level 5 by convolution.
             channels: Channels of every level.
+            extra_from: What level 6 comes from: level 5 of the pyramid, or the backbone's features of that level.
             frozen_stages: Leading stages that stay as they are: 0 none, 1 the stem, 2 also the next, ...
             freeze_batch_norm: Batch normalization uses its stored statistics and is not trained.
 
@@ -57,7 +59,9 @@ class PyramidBackbone(nn.Module):
         self.indices = [strides.index(2**level) for level in range(finest, top + 1)]
         widths = stages.channels()
         self.fpn = FeaturePyramidNetwork([widths[i] for i in self.indices], channels)
-        self.extra = nn.ModuleList(_extra_level(channels) for _ in range(coarsest - top))
+        self.extra_from = extra_from
+        first = widths[self.indices[-1]] if extra_from == "backbone" else channels
+        self.extra = nn.ModuleList(_extra_level(first if i == 0 else channels, channels) for i in range(coarsest - top))
         if freeze_batch_norm:
             self.body = frozen_norm.freeze_batch_norm(self.body)
         _freeze_stages(self.body, frozen_stages)
@@ -72,14 +76,15 @@ class PyramidBackbone(nn.Module):
         """(B, 3, H, W) normalized pixels to a list of (B, channels, H/stride, W/stride), finest first."""
         features = self.body(pixels)
         levels = list(self.fpn(OrderedDict((str(i), features[i]) for i in self.indices)).values())
+        below = features[self.indices[-1]] if self.extra_from == "backbone" else levels[-1]
         for number, conv in enumerate(self.extra):
             # P6 comes from P5 itself, P7 from the rectified P6, as in RetinaNet and torchvision
-            levels.append(conv(levels[-1] if number == 0 else levels[-1].relu()))
+            levels.append(conv(below if number == 0 else levels[-1].relu()))
         return levels
 
 
-def _extra_level(channels: int) -> nn.Conv2d:
-    conv = nn.Conv2d(channels, channels, 3, stride=2, padding=1)
+def _extra_level(width: int, channels: int) -> nn.Conv2d:
+    conv = nn.Conv2d(width, channels, 3, stride=2, padding=1)
     nn.init.kaiming_uniform_(conv.weight, a=1)
     nn.init.constant_(conv.bias, 0.0)  # type: ignore[arg-type]
     return conv

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from denseteacher.config import Config
 from denseteacher.detectors.fcos import FCOS, FCOSConfig
+from denseteacher.detectors.pyramid import IMAGENET_MEAN, IMAGENET_STD
 from denseteacher.detectors.retinanet import RetinaNet, RetinaNetConfig
 from denseteacher.errors import InputError
 from denseteacher.files import write_bytes
@@ -19,8 +20,6 @@ from denseteacher.files import write_bytes
 DetectorConfig = Annotated[FCOSConfig | RetinaNetConfig, Field(discriminator="name")]
 
 _HEADER_KEY = "denseteacher"
-_IMAGENET_MEAN = (123.675, 116.28, 103.53)
-_IMAGENET_STD = (58.395, 57.12, 57.375)
 
 
 class DetectorCard(Config):
@@ -38,11 +37,17 @@ class DetectorCard(Config):
     @model_validator(mode="before")
     @classmethod
     def _keep_what_it_was_trained_with(cls, content: Any) -> Any:
-        """Files that say nothing of pixels were trained with ImageNet's mean and std, whatever the backbone."""
         if isinstance(content, dict) and isinstance(content.get("detector"), dict):
-            told = {"mean": _IMAGENET_MEAN, "std": _IMAGENET_STD} | content["detector"]
-            return content | {"detector": told}
+            return content | {"detector": with_old_statistics(content["detector"])}
         return content
+
+
+def with_old_statistics(detector: Mapping[str, Any]) -> dict[str, Any]:
+    """The options of a detector that was described before ``mean`` and ``std`` were among them.
+
+    Whatever the backbone, it was trained with ImageNet's.
+    """
+    return {"mean": IMAGENET_MEAN, "std": IMAGENET_STD, **detector}
 
 
 def build_detector(config: FCOSConfig | RetinaNetConfig, num_classes: int) -> FCOS | RetinaNet:

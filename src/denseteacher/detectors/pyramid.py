@@ -16,6 +16,9 @@ from denseteacher.structures import DenseOutput, Detections, ImageBatch
 
 _PRIOR_SCORE = 0.01  # what an untrained head says of every class at every location (Lin et al., 2017)
 
+IMAGENET_MEAN = (123.675, 116.28, 103.53)
+IMAGENET_STD = (58.395, 57.12, 57.375)
+"""Of pixels of 0 to 255, as torchvision's networks and most of timm's were trained."""
 
 Channels = tuple[float, float, float]
 PositiveChannels = tuple[PositiveFloat, PositiveFloat, PositiveFloat]
@@ -33,8 +36,14 @@ class PyramidConfig(Config):
     trained with, as timm says."""
     std: PositiveChannels | Literal["auto"] = "auto"
     """What they are divided by after that."""
+    init: str = "backbone"
+    """What a run starts from: ``backbone``, a new detector on the backbone's weights (``pretrained``); ``coco``,
+    torchvision's detector of that architecture; ``auto``, that one where there is one and it can be had; or the path
+    of a detector: torchvision's ``.pth``, a ``detector.safetensors`` or a run folder."""
     levels: tuple[int, int] = (3, 7)
     """Finest and coarsest pyramid level; level l has stride 2**l."""
+    extra_from: Literal["pyramid", "backbone"] = "pyramid"
+    """What level 6 is made from: level 5 of the ``pyramid``, or the ``backbone``'s features of that size."""
     channels: int = Field(256, gt=0)
     """Width of the pyramid."""
     head_convs: int = Field(4, ge=0)
@@ -79,9 +88,14 @@ def tower(config: PyramidConfig) -> nn.Sequential:
     for index in range(config.head_convs):
         layers.append(nn.Conv2d(config.channels if index == 0 else width, width, 3, padding=1))
         if config.head_norm == "group":
-            layers.append(nn.GroupNorm(math.gcd(32, max(1, width // 8)), width))
+            layers.append(nn.GroupNorm(group_count(width), width))
         layers.append(nn.ReLU(inplace=True))
     return nn.Sequential(*layers)
+
+
+def group_count(width: int) -> int:
+    """Groups of the normalization of a tower with this many channels: 32, or as many as have eight channels."""
+    return math.gcd(32, max(1, width // 8))
 
 
 def head_width(config: PyramidConfig) -> int:
@@ -132,6 +146,7 @@ class PyramidDetector(nn.Module, ABC):
             pretrained=config.pretrained,
             levels=config.levels,
             channels=config.channels,
+            extra_from=config.extra_from,
             frozen_stages=config.frozen_stages,
             freeze_batch_norm=config.freeze_batch_norm,
         )

@@ -26,6 +26,7 @@ ANCHOR_SCALES = (2 ** (0 / 3), 2 ** (1 / 3), 2 ** (2 / 3))
 """Sides of a location's square anchors, in the smallest one's."""
 ANCHOR_RATIOS = (0.5, 1.0, 2.0)
 """Height over width."""
+ANCHORS_PER_LOCATION = len(ANCHOR_SCALES) * len(ANCHOR_RATIOS)
 
 
 class RetinaNetConfig(PyramidConfig):
@@ -82,7 +83,7 @@ class RetinaNet(PyramidDetector):
     order of torchvision, whose weights ``load_torchvision_retinanet`` takes.
     """
 
-    anchors_per_location: ClassVar[int] = len(ANCHOR_SCALES) * len(ANCHOR_RATIOS)
+    anchors_per_location: ClassVar[int] = ANCHORS_PER_LOCATION
     config: RetinaNetConfig
 
     def __init__(self, *, num_classes: int, **options: Any) -> None:

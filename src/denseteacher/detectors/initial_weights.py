@@ -1,0 +1,283 @@
+"""Starts a detector from another one: ``detector.init``."""
+
+import hashlib
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from denseteacher.detectors.class_names import match_classes
+from denseteacher.detectors.coco_weights import (
+    coco_categories,
+    coco_weights,
+    fetch,
+    has_coco_weights,
+    trained_without_epsilon,
+)
+from denseteacher.detectors.fcos import FCOS, FCOSConfig
+from denseteacher.detectors.files import load_detector
+from denseteacher.detectors.pyramid import PyramidConfig
+from denseteacher.detectors.retinanet import RetinaNet, RetinaNetConfig
+from denseteacher.detectors.torchvision_weights import read_torchvision, with_epsilon
+from denseteacher.errors import InputError
+
+_FILE_IN_RUN = "detector.safetensors"
+_NORM_EPSILON = 1e-5
+_SHOWN_CLASSES = 10
+ARCHITECTURE = (
+    "name",
+    "backbone",
+    "mean",
+    "std",
+    "levels",
+    "channels",
+    "extra_from",
+    "head_convs",
+    "head_channels",
+    "head_norm",
+    "quality",
+    "location_offset",
+    "anchor_scale",
+)
+"""Options that must be those of the weights: others have other tensors, or give their numbers another meaning."""
+CARRIED = (*ARCHITECTURE, "size_factor")
+"""Options that weights bring along. Objects of which size a level finds is learned, but can be learned anew."""
+
+
+class InitialWeights(NamedTuple):
+    """A detector to start from."""
+
+    source: str
+    """For the reader."""
+    file: Path
+    config: FCOSConfig | RetinaNetConfig
+    class_names: tuple[str, ...] | None
+    """By class index, empty where one is not used; None if they are not known."""
+    weights: dict[str, Tensor]
+    adopted: Mapping[str, Any] = MappingProxyType({})
+    """Options that a recipe had otherwise and has from it now."""
+
+
+class TakenOver(NamedTuple):
+    """What a detector has from another one."""
+
+    source: str
+    sha256: str
+    """Of the file."""
+    adopted: dict[str, Any]
+    """Options that the recipe had otherwise."""
+    classes: dict[str, str]
+    """The other's name for each class whose rows were taken over."""
+    fresh: tuple[str, ...]
+    """Classes that start fresh."""
+    names_known: bool
+    """Whether the other's classes have names."""
+
+    def sentence(self) -> str:
+        """For the reader of a run's output."""
+        count = len(self.classes) + len(self.fresh)
+        if not self.names_known:
+            rows = f"the class branch, whose {count} classes start fresh, since the names of the file's are not known"
+            text = f"starts from {self.source}: taken over is all but {rows}"
+        else:
+            text = f"starts from {self.source}: taken over is all, of the class branch {len(self.classes)} of {count} "
+            text += f"classes{_in_brackets(self.classes)}"
+            text += f", not {', '.join(self.fresh[:_SHOWN_CLASSES])}" if self.fresh else ""
+            text += ", ..." if len(self.fresh) > _SHOWN_CLASSES else ""
+        if self.adopted:
+            text += f". Adopted from it: {', '.join(f'detector.{key}={value}' for key, value in self.adopted.items())}"
+        return text
+
+
+def find_initial(config: FCOSConfig | RetinaNetConfig) -> InitialWeights:
+    """Reads what ``detector.init`` names: ``coco`` or a path.
+
+    Args:
+        config: Says which, and for ``coco`` of which architecture.
+
+    Raises:
+        InputError: If it can't be had, or is no detector.
+    """
+    if config.init == "coco":
+        weights = coco_weights(config)
+        file, content = fetch(weights)
+        return _from_torchvision(file, content, source=f"torchvision's {weights}")
+    file = Path(config.init)
+    if file.is_dir():
+        file = file / _FILE_IN_RUN
+        if not file.is_file():
+            raise InputError(f"{config.init} is no folder of a finished run: there is no {_FILE_IN_RUN} in it")
+    if not file.is_file():
+        raise InputError(
+            f"there is no file or run folder {config.init}: give backbone, coco, auto, or the path of a torchvision "
+            f".pth, a {_FILE_IN_RUN} or a run folder"
+        )
+    if file.suffix == ".safetensors":
+        detector, card = load_detector(file)
+        names = tuple(name for _, name in card.categories)
+        return InitialWeights(str(file), file, detector.config, names, detector.state_dict())
+    return _from_torchvision(file, _read_pth(file), source=str(file))
+
+
+def adopt(
+    config: FCOSConfig | RetinaNetConfig, initial: InitialWeights, by_hand: Collection[str]
+) -> tuple[FCOSConfig | RetinaNetConfig, InitialWeights]:
+    """The config with the architecture of what it starts from, which says then what was adopted.
+
+    Args:
+        config: Of the recipe.
+        initial: What it starts from.
+        by_hand: Options that the user has set.
+
+    Raises:
+        InputError: If one of them contradicts.
+    """
+    by_hand = {key for key in by_hand if getattr(config, key, None) != "auto"}
+    other = differences(config, initial.config)
+    for key, value in other.items():
+        if key in by_hand and key in ARCHITECTURE:
+            raise InputError(
+                f"detector.{key} is set to {_plain(getattr(config, key, None))}, but {initial.source} has "
+                f"{_plain(value)}: leave detector.{key} out, or start from another detector"
+            )
+    new = {
+        key: _plain(value)
+        for key, value in other.items()
+        if key not in by_hand and getattr(config, key, "auto") != "auto"
+    }
+    return with_options(config, initial.config, by_hand), initial._replace(adopted=new)
+
+
+def with_options(
+    config: FCOSConfig | RetinaNetConfig, other: FCOSConfig | RetinaNetConfig, by_hand: Collection[str]
+) -> FCOSConfig | RetinaNetConfig:
+    """The config with what weights bring along as another one has it, but for the options that the user has set."""
+    changes = {key: value for key, value in differences(config, other).items() if key not in by_hand}
+    if "name" not in changes:
+        return config.model_copy(
+            update={key: value for key, value in changes.items() if key in type(config).model_fields}
+        )
+    fields = type(other).model_fields.keys() - {"name"}
+    kept = {key: getattr(config, key) for key in config.model_fields_set & fields}
+    carried = {key: getattr(other, key) for key in CARRIED if key in fields and key not in by_hand}
+    return type(other)(**(kept | carried))
+
+
+def differences(config: PyramidConfig, other: PyramidConfig) -> dict[str, Any]:
+    """The options that weights bring along, as another config has them, where they differ."""
+    return {
+        key: getattr(other, key)
+        for key in CARRIED
+        if hasattr(other, key) and _meaning(config, key) != _meaning(other, key)
+    }
+
+
+def take_over(detector: FCOS | RetinaNet, initial: InitialWeights, class_names: Sequence[str]) -> TakenOver:
+    """Fills a new detector from another one; what has no class of the same name there stays as it is.
+
+    Args:
+        detector: As built: its class branch says the prior everywhere.
+        initial: Of the same architecture.
+        class_names: Of the detector, by class index.
+
+    Raises:
+        InputError: If the architectures differ.
+    """
+    matches = match_classes(class_names, initial.class_names or ())
+    own = detector.state_dict()
+    for key, value in own.items():
+        other = initial.weights.get(key)
+        if other is None and key.endswith("num_batches_tracked"):
+            continue  # frozen batch norms don't count
+        rows = int(key.startswith("head.cls."))
+        if other is None or other.shape[rows:] != value.shape[rows:]:
+            raise InputError(f"{initial.source} has another architecture than this detector: {key!r} does not fit")
+        if rows:
+            _copy_rows(value, other, detector.anchors_per_location, matches)
+        else:
+            value.copy_(other)
+    names = initial.class_names or ()
+    return TakenOver(
+        source=initial.source,
+        sha256=_sha256(initial.file),
+        adopted=dict(initial.adopted),
+        classes={class_names[one]: names[other] for one, other in matches.items()},
+        fresh=tuple(name for number, name in enumerate(class_names) if number not in matches),
+        names_known=initial.class_names is not None,
+    )
+
+
+def starts_from_detector(config: PyramidConfig) -> bool:
+    """Whether ``detector.init`` names a detector; ``auto`` does where there is one of the architecture."""
+    return has_coco_weights(config) if config.init == "auto" else config.init != "backbone"
+
+
+def _copy_rows(value: Tensor, other: Tensor, anchors: int, matches: Mapping[int, int]) -> None:
+    """Copies the classes' rows of a convolution with ``anchors`` times as many rows as classes, anchor by anchor."""
+    own, theirs = (tensor.view(anchors, -1, *tensor.shape[1:]) for tensor in (value, other))
+    for one, another in matches.items():
+        own[:, one].copy_(theirs[:, another])
+
+
+def _from_torchvision(file: Path, content: Any, *, source: str) -> InitialWeights:
+    foreign = InputError(f"{file} is no FCOS or RetinaNet of torchvision's")
+    for key in ("model", "state_dict", "model_state_dict"):  # training checkpoints wrap it
+        content = content.get(key, content) if isinstance(content, dict) else None
+    if not isinstance(content, dict):
+        raise foreign
+    tensors = {
+        key: value
+        for key, value in content.items()
+        if isinstance(key, str) and isinstance(value, Tensor) and value.layout is torch.strided and not value.is_meta
+    }
+    try:
+        found = read_torchvision(tensors)
+    except InputError as error:
+        raise InputError(f"{file}: {error}") from error
+    if found is None:
+        raise foreign
+    weights = found.weights
+    if trained_without_epsilon(file):
+        weights = with_epsilon(weights, trained=0.0, used=_NORM_EPSILON)
+    categories = coco_categories()
+    names = categories if found.num_classes == len(categories) else None
+    return InitialWeights(source, file, found.config, names, weights)
+
+
+def _read_pth(file: Path) -> Any:
+    """What a file of torch's holds. Never runs code from it."""
+    try:
+        return torch.load(file, map_location="cpu", weights_only=True)
+    except OSError as error:
+        raise InputError(f"{file} can't be read: {error.strerror or error}") from error
+    except Exception as error:  # bytes that are no checkpoint make the unpickler raise anything
+        raise InputError(f"{file} is no state dict of tensors, or a damaged one") from error
+
+
+def _meaning(config: PyramidConfig, key: str) -> Any:
+    """An option's value, the same for values that mean the same."""
+    value: Any = getattr(config, key, None)
+    if key == "backbone":
+        return str(value).partition(".")[0]  # what follows names its weights
+    if key == "head_channels":
+        return value or config.channels
+    if key in ("mean", "std") and value != "auto":
+        return tuple(round(float(one), 3) for one in value)
+    return value
+
+
+def _plain(value: Any) -> Any:
+    return [round(one, 3) for one in value] if isinstance(value, tuple) else value
+
+
+def _in_brackets(names: Collection[str]) -> str:
+    shown = ", ".join(list(names)[:_SHOWN_CLASSES])
+    return f" ({shown}{', ...' if len(names) > _SHOWN_CLASSES else ''})" if names else ""
+
+
+def _sha256(file: Path) -> str:
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
