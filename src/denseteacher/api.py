@@ -124,9 +124,9 @@ def train(
         return result
     del trainer, student  # the device has no memory for two
     other = None if burn_in_from is None else Path(burn_in_from)
-    second, gain = train_baseline(folder, config, data, runtime, burn_in_from=other)
-    half = TrainResult(folder / BASELINE, *second, runtime.is_main)
-    return result._replace(stopped_by=second.stopped_by, baseline=half, gain=gain)
+    baseline_progress, gain = train_baseline(folder, config, data, runtime, burn_in_from=other)
+    second = TrainResult(folder / BASELINE, *baseline_progress, runtime.is_main)
+    return result._replace(stopped_by=second.stopped_by, baseline=second, gain=gain)
 
 
 class EvaluationResult(NamedTuple):
