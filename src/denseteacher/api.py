@@ -14,6 +14,7 @@ from denseteacher.assembly import (
     new_student,
     open_runtime,
 )
+from denseteacher.baseline import check_baseline, is_reported, train_baseline
 from denseteacher.check import CheckReport, check_data, measure_foreground, notes_before_run, with_ratio
 from denseteacher.data.choices import Format, Protocol
 from denseteacher.data.formats import SplitFiles, read_annotations, with_categories, write_split
@@ -27,6 +28,7 @@ from denseteacher.inference.predictor import Predictor
 from denseteacher.methods import Method
 from denseteacher.recipe import Recipe, load_recipe, resolve_auto, with_method, with_processes
 from denseteacher.recipe_file import keys_by_hand
+from denseteacher.report.unlabeled_gain import UnlabeledGain
 from denseteacher.run_folder import (
     choose_folder,
     describe_run,
@@ -36,6 +38,7 @@ from denseteacher.run_folder import (
     start_from_burn_in,
     with_detector_of,
 )
+from denseteacher.run_report import BASELINE
 from denseteacher.view_sizes import resolve_sizes
 
 _ABOUT = {"labeled": ("images", "subset"), "unlabeled": ("unlabeled_images",), "val": ("val_images", "val_subset")}
@@ -52,9 +55,13 @@ class TrainResult(NamedTuple):
     best: dict[str, float]
     """``step`` and ``AP`` of the best teacher."""
     stopped_by: str | None
-    """Name of the signal that ended the run early."""
+    """Name of the signal that ended the run, or its baseline, early."""
     is_main: bool
     """False in the other processes of a run: they write nothing and know no metrics."""
+    baseline: "TrainResult | None" = None
+    """The same of the detector without unlabeled images, where one was asked for and begun."""
+    gain: UnlabeledGain | None = None
+    """What the unlabeled images were worth over that baseline, once it is finished."""
 
 
 def train(
@@ -70,6 +77,7 @@ def train(
     overrides: Mapping[str, Any] | Iterable[str] = (),
     resume: bool = False,
     burn_in_from: str | Path | None = None,
+    baseline: bool = False,
 ) -> TrainResult:
     """Trains a detector.
 
@@ -87,6 +95,9 @@ def train(
         resume: Continue the run in ``output``, or the newest run of this recipe. What torchrun or SLURM restarts
             goes on unasked.
         burn_in_from: Another run of the same recipe and seed but for the method, whose burn-in to start from.
+        baseline: Also train the same detector without unlabeled images, from the same burn-in and for as many steps,
+            in the folder ``baseline`` of the run folder, and say what they were worth: in ``TrainResult.gain``, in
+            ``baseline.json`` and at the top of the report. With ``resume``, what is finished is not repeated.
 
     Raises:
         InputError: If something given is wrong.
@@ -95,6 +106,8 @@ def train(
     given = _given_paths(labeled=labeled, unlabeled=unlabeled, val=val, images=images, root=root)
     texts = [*_as_texts(given), *_as_texts(overrides)]
     config, by_hand = _run_recipe(recipe, texts, method), keys_by_hand("detector", str(recipe), texts)
+    if baseline:
+        check_baseline(config)
     resume = resume or goes_on_by_itself(output)
     folder = choose_folder(config.name, output, resume=resume)
     data = open_data(config.data)
@@ -121,9 +134,16 @@ def train(
         start_from_burn_in(trainer, config, Path(burn_in_from))
     trainer.notes += [*data.notes, *notes]
     progress = trainer.fit()
-    if runtime.is_main and progress.stopped_by is None:
+    if runtime.is_main and progress.stopped_by is None and not (baseline and is_reported(folder)):
         finish_run(config, data, trainer, progress, folder)
-    return TrainResult(folder, *progress, runtime.is_main)
+    result = TrainResult(folder, *progress, runtime.is_main)
+    if not baseline or progress.stopped_by is not None:
+        return result
+    del trainer, student  # the device has no memory for two
+    other = None if burn_in_from is None else Path(burn_in_from)
+    baseline_progress, gain = train_baseline(folder, config, data, runtime, burn_in_from=other)
+    second = TrainResult(folder / BASELINE, *baseline_progress, runtime.is_main)
+    return result._replace(stopped_by=second.stopped_by, baseline=second, gain=gain)
 
 
 class EvaluationResult(NamedTuple):

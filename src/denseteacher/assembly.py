@@ -27,6 +27,7 @@ from denseteacher.errors import InputError
 from denseteacher.evaluation.evaluator import Evaluator
 from denseteacher.recipe import Recipe
 from denseteacher.report.previews import begin_previews
+from denseteacher.run_folder import BURN_IN_DETECTOR, DETECTOR
 from denseteacher.run_report import evaluate_run, report_run
 from denseteacher.training.learner import Learner
 from denseteacher.training.runtime import Runtime
@@ -168,7 +169,9 @@ def build_trainer(config: Recipe, data: TrainingData, student: nn.Module, runtim
 
     def save_best(teacher: nn.Module, metrics: dict[str, float]) -> None:
         card = _card(config, data, "teacher", trainer.step, metrics)
-        save_detector(folder / "detector.safetensors", teacher.state_dict(), card)
+        save_detector(folder / DETECTOR, teacher.state_dict(), card)
+        if trainer.step <= (getattr(config.method, "burn_in", None) or 0):
+            save_detector(folder / BURN_IN_DETECTOR, teacher.state_dict(), card)  # for runs that start from it
 
     settings = stream_settings(config, runtime.rank, runtime.world_size)
     dataset = StepDataset(data.labeled, data.unlabeled, settings, hidden=data.hidden)
@@ -229,7 +232,7 @@ def finish_run(config: Recipe, data: TrainingData, trainer: Trainer, progress: P
         card = _card(config, data, role, progress.step, progress.metrics)
         save_detector(folder / f"last_{role}.safetensors", module.state_dict(), card)
     if not progress.best:  # nothing was evaluated, so the last teacher is the one to use
-        shutil.copyfile(folder / "last_teacher.safetensors", folder / "detector.safetensors")
+        shutil.copyfile(folder / "last_teacher.safetensors", folder / DETECTOR)
     if data.validation is not None:
         evaluator = build_evaluator(config, data.validation, data.labeled.categories)
         evaluate_run(folder, evaluator, file=data.validation.path, step=int(progress.best.get("step", progress.step)))

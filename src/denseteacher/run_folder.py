@@ -21,13 +21,15 @@ from denseteacher.detectors import (
     with_options,
 )
 from denseteacher.errors import InputError
-from denseteacher.files import write_json
+from denseteacher.files import write_bytes, write_json
 from denseteacher.recipe import Recipe, dump_recipe, load_recipe
 from denseteacher.training.checkpoint import CheckpointFolder
 from denseteacher.training.launcher import may_be_restarted
 from denseteacher.training.logging import read_metrics
 from denseteacher.training.trainer import Trainer
 
+DETECTOR, BURN_IN_DETECTOR = "detector.safetensors", "burn_in_detector.safetensors"
+"""The best teacher of a run, and the best one of its burn-in."""
 _PACKAGES = ("dense-teacher", "torch", "torchvision", "timm", "lightning-fabric", "numpy")
 MAY_CHANGE = (
     "description",
@@ -169,11 +171,26 @@ def start_from_burn_in(trainer: Trainer, recipe: Recipe, other: Path) -> None:
     state = checkpoints.load(files[-1])
     _require_same_recipe(recipe, state["recipe"], str(other), BURN_IN_MAY_CHANGE)
     trainer.restore(state, source=str(files[-1]), same_method=False)
-    trainer.best = {}  # its detector file is the other run's, and by now that of a later step
+    trainer.best = _take_best(trainer, other)
+    if trainer.log is not None:
+        trainer.log.truncate(0)  # of a start that came to no checkpoint
     for row in read_metrics(other / "metrics.jsonl"):
         step = int(row.pop("step"))
         if step <= trainer.step and trainer.log is not None:
             trainer.log.write(step, row)
+
+
+def _take_best(trainer: Trainer, other: Path) -> dict[str, float]:
+    """The best teacher of a burn-in that a run starts from, with its detector file; none where that is not there.
+
+    Without it a run that starts there would be judged by fewer teachers than the one that did the burn-in.
+    """
+    file = other / BURN_IN_DETECTOR
+    if not trainer.best or not file.is_file():
+        return {}
+    if trainer.log is not None:  # the process that writes
+        write_bytes(trainer.folder / DETECTOR, file.read_bytes())
+    return trainer.best
 
 
 def changed_keys(recipe: Recipe, other: Mapping[str, Any], may_change: Sequence[str]) -> list[str]:

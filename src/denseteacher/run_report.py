@@ -19,7 +19,7 @@ from denseteacher.evaluation.diagnostics import (
 from denseteacher.evaluation.evaluator import Evaluator
 from denseteacher.inference.predictor import Predictor
 from denseteacher.methods import DenseTeacher, Method, PseudoBoxTeacher
-from denseteacher.recipe import Recipe, dump_recipe
+from denseteacher.recipe import Recipe, dump_recipe, load_recipe
 from denseteacher.report.evaluation_figures import confusion_chart, precision_recall_chart
 from denseteacher.report.evaluation_files import (
     describe_evaluation,
@@ -33,9 +33,12 @@ from denseteacher.report.page import Report, write_report
 from denseteacher.report.pictures import SHOWN_ABOVE, Picture
 from denseteacher.report.training_charts import ShownRun
 from denseteacher.report.unlabeled_examples import first_views, unlabeled_examples
+from denseteacher.report.unlabeled_gain import UnlabeledGain, read_gain
 from denseteacher.training.logging import read_metrics
 
 _SHOWN = 6  # rows of each gallery
+BASELINE = "baseline"
+"""Folder, in a run folder, of the run without unlabeled images that it is measured against."""
 
 
 class FinishedRun(NamedTuple):
@@ -84,21 +87,30 @@ def finished_run(folder: Path, recipe: Recipe, label: str) -> FinishedRun:
 
 
 def report_run(folder: Path, recipe: Recipe, data: TrainingData, settings: StreamSettings) -> None:
-    """Writes the ``report.html`` of one run."""
-    run = finished_run(folder, recipe, recipe.method.name)
+    """Writes the ``report.html`` of one run; beside its baseline where that is finished."""
+    run, gain = finished_run(folder, recipe, recipe.method.name), read_gain(folder)
+    runs = [run]
+    if gain is not None:
+        runs.insert(0, finished_run(folder / BASELINE, load_recipe(folder / BASELINE / "recipe.yaml"), BASELINE))
+    report_runs(
+        folder / "report.html",
+        runs,
+        title=f"{recipe.name}: {run.shown.label}",
+        summary=_summary(run) if gain is None else f"{gain.sentence} {gain.certainty}",
+        data=data,
+        settings=settings,
+        gain=gain,
+    )
+
+
+def _summary(run: FinishedRun) -> str:
+    """What a run reaches, in a sentence."""
     summary = f"{run.shown.label} on {run.labeled:,} labeled and {run.unlabeled:,} unlabeled images"
     if run.shown.metrics:
         summary += (
             f": after {run.shown.metrics['step']:,} steps the teacher reaches {run.shown.metrics['teacher/AP']:.1f} AP"
         )
-    report_runs(
-        folder / "report.html",
-        [run],
-        title=f"{recipe.name}: {run.shown.label}",
-        summary=f"{summary}.",
-        data=data,
-        settings=settings,
-    )
+    return f"{summary}."
 
 
 def report_runs(
@@ -111,6 +123,7 @@ def report_runs(
     settings: StreamSettings,
     notes: Sequence[str] = (),
     differences: Mapping[str, Sequence[str]] | None = None,
+    gain: UnlabeledGain | None = None,
 ) -> None:
     """Writes a page on one run, or on several beside each other.
 
@@ -123,6 +136,7 @@ def report_runs(
         settings: Of its streams.
         notes: What must be known before comparing.
         differences: Keys of the recipes that differ, with each run's value.
+        gain: Of the last run over the first, its baseline.
     """
     last = runs[-1]
     comparable = same_validation(runs)
@@ -130,7 +144,8 @@ def report_runs(
         title=title,
         summary=summary,
         runs=[run.shown for run in runs],
-        facts=_facts(runs, comparable=comparable),
+        facts=_facts(runs, comparable=comparable, gain=gain),
+        gain=gain,
         notes=notes,
         comparable=comparable,
         taught=_taught(last.recipe.method),
@@ -208,10 +223,16 @@ def _taught(method: Method) -> str:
     return "The teacher's scores and detections; bright is high."
 
 
-def _facts(runs: Sequence[FinishedRun], *, comparable: bool) -> list[tuple[str, str]]:
+def _facts(runs: Sequence[FinishedRun], *, comparable: bool, gain: UnlabeledGain | None) -> list[tuple[str, str]]:
     first, last = runs[0].shown, runs[-1]
     metrics, facts = last.shown.metrics, list[tuple[str, str]]()
-    if metrics:
+    if gain is not None:
+        facts += [
+            (f"{gain.gain:+.1f}", "AP by the unlabeled images"),
+            (f"{gain.with_.AP:.1f}", "AP with them"),
+            (f"{gain.without.AP:.1f}", "AP without them"),
+        ]
+    elif metrics:
         facts += [
             (f"{metrics[f'teacher/{name}']:.1f}", name) for name in ("AP", "AP50") if f"teacher/{name}" in metrics
         ]

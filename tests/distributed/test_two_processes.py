@@ -131,6 +131,22 @@ def test_two_processes_equal_one(one, two):
     assert (two / "report.html").is_file()
 
 
+def test_a_baseline_follows_in_the_same_processes(squares, tmp_path):
+    arguments = [sys.executable, *command(squares, tmp_path / "two", "--val", squares, "--baseline", "--devices", 2)]
+    out = finish(start(arguments))
+    assert out.count("unlabeled images were worth") == 1
+    denseteacher.train(
+        "custom",
+        labeled=squares,
+        unlabeled=squares.parent,
+        val=squares,
+        output=tmp_path / "one",
+        overrides=OPTIONS,
+        baseline=True,
+    )
+    assert_same_run(tmp_path / "one" / "baseline", tmp_path / "two" / "baseline", 1e-6)
+
+
 def test_a_step_exchanges_its_gradients_once_and_one_normalizer(two):
     # Dense Teacher's own normalizers are those of groups of images, which no other process has a part in
     assert collectives(two) == [1, trained_numbers(two)]

@@ -101,15 +101,22 @@ def test_a_run_can_start_from_anothers_burn_in(run):
     assert steps == list(range(1, 9))
 
 
-def test_a_run_from_a_burn_in_has_a_best_detector_of_its_own(run, coco):
-    evaluated = {"val": coco}
-    dense = run("dense", "schedule.evaluate_every=2", **evaluated)
-    assert dense.best["step"] == 2  # nothing is found so early, and the burn-in's evaluation is not surpassed
-    shared = run(
-        "shared", "schedule.evaluate_every=2", "method.name=supervised", burn_in_from=dense.folder, **evaluated
-    )
-    assert shared.best["step"] > 2
-    assert denseteacher.load(shared.folder).class_names == ["red", "green", "blue"]
+def test_a_run_from_a_burn_in_has_the_best_detector_that_it_would_have_without(run, coco):
+    options = ["schedule.evaluate_every=1"]
+    dense = run("dense", *options, val=coco)
+    assert dense.best["step"] == 1  # nothing is found so early, and the burn-in's evaluation is not surpassed
+    supervised = [*options, "method.name=supervised"]
+    whole = run("whole", *supervised, val=coco)
+    shared = run("shared", *supervised, val=coco, burn_in_from=dense.folder)
+    assert shared.best == whole.best
+    files = [(one.folder / "detector.safetensors").read_bytes() for one in (shared, whole)]
+    assert files[0] == files[1]
+
+    # as where another version did the burn-in
+    (dense.folder / "burn_in_detector.safetensors").unlink()
+    alone = run("alone", *supervised, val=coco, burn_in_from=dense.folder)
+    assert alone.best["step"] > 3
+    assert denseteacher.load(alone.folder).class_names == ["red", "green", "blue"]
 
 
 def test_another_recipes_burn_in_is_refused(run):

@@ -60,6 +60,10 @@ def train(
     burn_in_from: Annotated[
         Path | None, typer.Option("--burn-in-from", help="Run whose burn-in to start from.")
     ] = None,
+    baseline: Annotated[
+        bool,
+        typer.Option("--baseline", help="Also train without the unlabeled images, and say what they were worth."),
+    ] = False,
     devices: Annotated[int | None, typer.Option("--devices", min=1, help="Devices (processes) a node.")] = None,
     nodes: Annotated[int | None, typer.Option("--nodes", min=1, help="Machines.")] = None,
 ) -> None:
@@ -83,21 +87,25 @@ def train(
         overrides=given,
         resume=resume,
         burn_in_from=burn_in_from,
+        baseline=baseline,
     )
-    _tell_how_it_ended(result)
+    _tell_how_it_ended(result, again="--resume --baseline" if baseline else "--resume")
 
 
-def _tell_how_it_ended(result: "TrainResult") -> None:
-    """Prints what a run left; only its main process does."""
+def _tell_how_it_ended(result: "TrainResult", *, again: str) -> None:
+    """Prints what a run left, or with which options it goes on; only its main process does."""
     if not result.is_main:
         raise typer.Exit(0 if result.stopped_by is None else 1)
     if result.stopped_by is not None:
+        where = f"step {result.step}" if result.baseline is None else f"step {result.baseline.step} of the baseline"
         raise RunError(
-            f"stopped by {result.stopped_by} after step {result.step}, all is saved: go on with --resume --output "
-            f"{result.folder}"
+            f"stopped by {result.stopped_by} after {where}, all is saved: go on with {again} --output {result.folder}"
         )
+    halves = [result] if result.baseline is None else [result.baseline, result]
     if result.metrics:
-        print_comparison([(result.folder.name, result.metrics)])
+        print_comparison([(half.folder.name, half.metrics) for half in halves])
+    if result.gain is not None:
+        say(f"{result.gain.sentence} {result.gain.certainty}")
     say(f"Detector: {result.folder / 'detector.safetensors'}")
     say(f"Report: {result.folder / 'report.html'}")
 

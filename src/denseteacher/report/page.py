@@ -17,6 +17,7 @@ from denseteacher.report.training_charts import (
     precision_charts,
     pseudo_label_charts,
 )
+from denseteacher.report.unlabeled_gain import UnlabeledGain, gain_chart
 
 
 class Report(NamedTuple):
@@ -29,6 +30,8 @@ class Report(NamedTuple):
     """One or several; the last is the one that the page is about, the first what it is measured against."""
     facts: Sequence[tuple[str, str]] = ()
     """Numbers to put first, each with what it is."""
+    gain: UnlabeledGain | None = None
+    """What unlabeled images were worth, where the run has a baseline."""
     notes: Sequence[str] = ()
     """What a reader must know before comparing."""
     comparable: bool = True
@@ -68,6 +71,7 @@ def write_report(path: Path, report: Report) -> None:
         report=report,
         metrics=(metrics := _metrics(report.runs)),
         table=_table(report.runs, metrics),
+        gain_chart=None if report.gain is None else gain_chart(report.gain),
         progress=precision_charts(report.runs) + loss_charts(report.runs),
         pseudo_labels=pseudo_label_charts(report.runs),
         optimizer=optimizer_charts(report.runs),

@@ -1,0 +1,171 @@
+"""What unlabeled images were worth: a run beside the same detector trained without them, as a file and in words."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from denseteacher.files import write_bytes
+from denseteacher.report.line_chart import Chart
+from denseteacher.report.plotting import BLUE, FAINT, VERMILLION, as_svg, new_figure, page_style
+
+_FILE = "baseline.json"
+_NOTHING = 0.05  # AP; what is printed as 0.0
+_MOST_DRAWN = 20  # classes
+
+
+class BestTeacher(NamedTuple):
+    """The detector of a run: its teacher where it was best on the validation images."""
+
+    step: int
+    AP: float
+    AP50: float
+    last_step: int
+    last_AP: float
+    """AP of the teacher at the last step."""
+
+
+class ClassGain(NamedTuple):
+    """One class."""
+
+    name: str
+    labeled_boxes: int
+    """Boxes in the labeled images that were trained on."""
+    AP_without: float | None
+    """AP of the baseline; None where there is no object to find."""
+    AP_with: float | None
+    """AP of the run."""
+
+    @property
+    def gain(self) -> float | None:
+        """Difference in AP."""
+        return None if self.AP_with is None or self.AP_without is None else self.AP_with - self.AP_without
+
+
+class UnlabeledGain(NamedTuple):
+    """What the unlabeled images were worth."""
+
+    labeled: int
+    """Images."""
+    unlabeled: int
+    validation: int
+    without: BestTeacher
+    """The baseline: the same burn-in, recipe, seed, split and steps, trained on labeled images alone."""
+    with_: BestTeacher
+    """The run."""
+    classes: list[ClassGain]
+    """By falling gain."""
+    interval: tuple[float, float] | None = None
+    """Where the gain in AP lies in 95 of 100 resamplings of the validation images; None where none were made."""
+    resamples: int = 0
+
+    @property
+    def gain(self) -> float:
+        """Difference in AP of the two detectors."""
+        return self.with_.AP - self.without.AP
+
+    @property
+    def sentence(self) -> str:
+        """The answer, plainly: what they were worth."""
+        images = f"The {self.unlabeled:,} unlabeled images were worth"
+        if abs(self.gain) < _NOTHING:
+            return f"{images} nothing: the same detector reaches {self.without.AP:.1f} AP without them."
+        if self.gain < 0:
+            return (
+                f"{images} {self.gain:.1f} AP: the same detector is better without them, {self.without.AP:.1f} AP "
+                f"instead of {self.with_.AP:.1f}."
+            )
+        return (
+            f"{images} {self.gain:+.1f} AP over the same detector without them: {self.with_.AP:.1f} instead of "
+            f"{self.without.AP:.1f}."
+        )
+
+    @property
+    def certainty(self) -> str:
+        """How far the validation images can tell."""
+        if self.interval is None:
+            return f"How certain that is on {self.validation:,} validation images was not measured."
+        low, high = self.interval
+        drawn = f"in 95 of 100 resamplings of the {self.validation:,} validation images"
+        chance = ", so it may be chance of these images" if low <= 0 <= high and abs(self.gain) >= _NOTHING else ""
+        return f"It lies between {low:+.1f} and {high:+.1f} {drawn}{chance}."
+
+    @property
+    def method(self) -> str:
+        """What is compared, for who wants to know."""
+        return (
+            f"Both detectors are teachers at their best by these {self.validation:,} validation images, with unlabeled "
+            f"images at step {self.with_.step:,}, without at step {self.without.step:,}; each was chosen in the same "
+            f"way, which favors neither. At the last step, {self.with_.last_step:,}, they reach "
+            f"{self.with_.last_AP:.1f} and {self.without.last_AP:.1f} AP. Burn-in, recipe, seed, split and number of "
+            f"steps are the same. Another seed can shift the difference too."
+        )
+
+
+def write_gain(folder: Path, gain: UnlabeledGain) -> None:
+    """Writes ``baseline.json`` into a run folder, whole or not at all.
+
+    Raises:
+        RunError: If the disk refuses.
+    """
+    content = {
+        "sentence": gain.sentence,
+        "certainty": gain.certainty,
+        "gain": {"AP": gain.gain, "AP50": gain.with_.AP50 - gain.without.AP50},
+        "interval": gain.interval,
+        "resamples": gain.resamples,
+        "images": {"labeled": gain.labeled, "unlabeled": gain.unlabeled, "validation": gain.validation},
+        "without": gain.without._asdict(),
+        "with": gain.with_._asdict(),
+        "classes": [one._asdict() | {"gain": one.gain} for one in gain.classes],
+    }
+    write_bytes(folder / _FILE, (json.dumps(content, indent=1, allow_nan=False) + "\n").encode())
+
+
+def read_gain(folder: Path) -> UnlabeledGain | None:
+    """What ``write_gain`` wrote; None where a run has no finished baseline."""
+    file = folder / _FILE
+    if not file.is_file():
+        return None
+    content: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    return UnlabeledGain(
+        **content["images"],
+        without=BestTeacher(**content["without"]),
+        with_=BestTeacher(**content["with"]),
+        classes=[
+            ClassGain(**{key: value for key, value in one.items() if key != "gain"}) for one in content["classes"]
+        ],
+        interval=None if content["interval"] is None else tuple(content["interval"]),
+        resamples=content["resamples"],
+    )
+
+
+def by_falling_gain(classes: Sequence[ClassGain]) -> list[ClassGain]:
+    """The largest gain first; classes without objects to find last."""
+    return sorted(classes, key=lambda one: (one.gain is None, -(one.gain or 0.0)))
+
+
+def gain_chart(gain: UnlabeledGain) -> Chart | None:
+    """A bar a class from its AP without the unlabeled images to that with them; None where there is none to draw.
+
+    Of many classes those that gain and lose most.
+    """
+    known = [one for one in gain.classes if one.gain is not None]
+    half = _MOST_DRAWN // 2
+    shown = known if len(known) <= _MOST_DRAWN else [*known[:half], *known[-half:]]
+    if not shown:
+        return None
+    with page_style():
+        figure = new_figure(4.2, 0.9 + 0.28 * len(shown))
+        axes = figure.add_subplot()
+        values = [one.gain or 0.0 for one in shown]
+        axes.barh(range(len(shown)), values, color=[BLUE if value >= 0 else VERMILLION for value in values], height=0.6)
+        axes.axvline(0, color=FAINT, linewidth=0.8)
+        axes.set_yticks(range(len(shown)), [one.name for one in shown])
+        axes.set_ylim(len(shown) - 0.4, -0.6)  # the first on top
+        axes.set(xlabel="gain in AP")
+        axes.tick_params(axis="y", length=0)
+        axes.grid(axis="x")
+        axes.set_axisbelow(True)
+    title = "Gain by class" if len(shown) == len(known) else f"Gain of the {half} first and last classes"
+    return Chart(title, as_svg(figure, f"{title}, in AP; the numbers stand in the table"))
