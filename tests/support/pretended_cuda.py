@@ -37,6 +37,8 @@ class PretendedCuda(TorchDispatchMode):
         super().__init__()
         self.waits = Counter()
         """How often the host waited, by place in the code and reason."""
+        self.updated = 0
+        """Parameters that an optimizer has had a gradient for."""
         self._pinned = {}
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
@@ -150,6 +152,7 @@ def _fused_step(gpu, func, args, kwargs):
     found = {tensor.device for tensor in tensors}
     if found != {_GPU}:
         raise RuntimeError(f"{func} expects all tensors to be on the same device, not on {found}")
+    gpu.updated += len(args[0])
 
 
 _SPECIAL = {

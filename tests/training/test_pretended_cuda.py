@@ -1,5 +1,7 @@
 """Whole training steps on a GPU that is not there (``support.pretended_cuda``): right devices, and no waiting."""
 
+from typing import get_args
+
 import pytest
 import torch
 
@@ -9,7 +11,7 @@ from denseteacher.benchmark.step import as_loaded, make_learner
 from denseteacher.data.affine import AffineView
 from denseteacher.data.photometry import StrongView
 from denseteacher.evaluation.evaluator import detect_batch
-from denseteacher.methods import DenseTeacher
+from denseteacher.methods import DenseTeacher, MethodConfig
 from denseteacher.recipe import load_recipe
 from denseteacher.training.runtime import Runtime
 from support.pretended_cuda import backward, pretended_cuda
@@ -60,7 +62,9 @@ def waits_of_a_step(method, detector, *overrides, prepare=lambda learner: None, 
         loaded = as_loaded(loaded, learner.runtime.device)
         learner.train_step(loaded)
         gpu.waits.clear()
+        gpu.updated = 0
         learner.train_step(loaded)
+    assert gpu.updated == len(learner.parameters)
     return learner, set(gpu.waits)
 
 
@@ -77,10 +81,6 @@ def test_a_step_is_on_one_device_and_waits_only_where_it_must(method, detector):
 
 
 def test_every_method_is_among_them():
-    from typing import get_args
-
-    from denseteacher.methods import MethodConfig
-
     assert {method.model_fields["name"].default for method in get_args(get_args(MethodConfig)[0])} == set(WAITS)
 
 
