@@ -2,13 +2,18 @@
 # Everything that only a GPU can tell, in one go of 9 minutes, the most valuable first.
 #
 #     OUT=results bash benchmarks/gpu.sh              (on the machine with the GPU, after gpu_prepare.sh here)
+#     OUT=results bash benchmarks/gpu.sh --dry-run    (is all there that it needs? Imports everything, measures nothing)
 #     OUT=results DEVICE=cpu bash benchmarks/gpu.sh   (a rehearsal: small steps, and a benchmark of few steps)
 #
 # Each part has a time of its own, and what it wrote is in OUT when it ends; a part that fails stops no other. summary.txt
 # says how each ended, logs.txt what they printed.
 set -u
 cd "$(dirname "$0")/.."
-start=$SECONDS
+start=$SECONDS dry=${1:-}
+if [ -n "$dry" ] && [ "$dry" != --dry-run ]; then
+  echo "gpu.sh: there is no option $dry: it takes --dry-run" >&2
+  exit 2
+fi
 device=${DEVICE:-cuda} out=${OUT:-gpu_results} whole=${SECONDS_IN_ALL:-525}
 mkdir -p "$out"
 out=$(cd "$out" && pwd)
@@ -46,9 +51,12 @@ sed -n 's/^version = "\(.*\)"/Metadata-Version: 2.1\nName: dense-teacher\nVersio
 export PYTHONPATH="$PWD/src:$site" PYTHONUNBUFFERED=1 DENSETEACHER_RESULTS="$out"
 export PYTORCH_CUDA_ALLOC_CONF=expandable_segments:True # steps of different kinds in turns fragment the memory
 
-part() { # part NAME SECONDS COMMAND...
-  local name=$1 most=$2 begun=$SECONDS code
+part() { # part NAME PERCENT COMMAND...: at most this share of the time
+  local name=$1 most=$((whole * $2 / 100)) begun=$SECONDS code
   shift 2
+  if [ -n "$dry" ]; then
+    set -- "$@" "$([ "$name" = tests ] && echo --collect-only || echo --help)"
+  fi
   local left=$((whole - SECONDS + start))
   [ "$most" -le "$left" ] || most=$left
   if [ "$most" -lt 10 ]; then
@@ -65,19 +73,22 @@ part() { # part NAME SECONDS COMMAND...
   esac | tee -a "$out/summary.txt"
 }
 
-part versions 30 python3 -c 'import torch, torchvision, timm; print(torch.__version__, torchvision.__version__, timm.__version__,
+part versions 6 python3 -c 'import torch, torchvision, timm; print(torch.__version__, torchvision.__version__, timm.__version__,
 torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU")'
-part tests 90 python3 -m pytest -n 0 -rs tests/training/test_learner.py tests/training/test_pretended_cuda.py
+part tests 17 python3 -m pytest -n 0 -rs tests/training/test_learner.py tests/training/test_pretended_cuda.py
 rounds=5
 [ "$device" = cuda ] || rounds=1
 # FCOS and RetinaNet, torchvision beside them, the strong views, the loader
-part step 220 python3 benchmarks/step.py --device "$device" --rounds "$rounds"
-part tricks 100 python3 benchmarks/tricks.py --device "$device" --rounds 3 --skip-compile
+part step 42 python3 benchmarks/step.py --device "$device" --rounds "$rounds"
+part tricks 19 python3 benchmarks/tricks.py --device "$device" --rounds 3 --skip-compile
 if [ -f benchmarks/real.py ] && [ -d .gpu/data/masks ] && [ -f .gpu/weights/backbone.safetensors ]; then
   few=()
   [ "$device" = cuda ] || few=(--set schedule.max_steps=4 --row Supervised)
-  part masks "$whole" python3 benchmarks/real.py masks --seeds 1 2 3 --jobs 1 --data .gpu/data \
-    --weights .gpu/weights/backbone.safetensors --output "$site/runs" --set "runtime.device=$device" ${few[@]+"${few[@]}"}
+  for seeds in 1 "1 2" "1 2 3"; do # results are written at a call's end, and a call goes on from what is there
+    # shellcheck disable=SC2086  # one word a seed
+    part "masks, seeds $seeds" 100 python3 benchmarks/real.py masks --seeds $seeds --jobs 1 --data .gpu/data \
+      --weights .gpu/weights/backbone.safetensors --output "$site/runs" --set "runtime.device=$device" ${few[@]+"${few[@]}"}
+  done
 else
   echo "masks: left out, there is no benchmarks/real.py, .gpu/data/masks or .gpu/weights" | tee -a "$out/summary.txt"
 fi
