@@ -10,12 +10,12 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-RESULTS = Path(__file__).parent / "results"
+RESULTS = Path(os.environ.get("DENSETEACHER_RESULTS") or Path(__file__).parent / "results")
 _PACKAGES = ("dense-teacher", "torch", "torchvision", "timm", "numpy")
 
 
 def write_result(name: str, rows: Sequence[Mapping[str, Any]], ratios: Mapping[str, float], **details: Any) -> Path:
-    """Writes ``results/NAME.json``.
+    """Writes ``results/NAME.json``, or into the folder that ``DENSETEACHER_RESULTS`` names.
 
     Args:
         name: Of the benchmark.
@@ -34,7 +34,7 @@ def write_result(name: str, rows: Sequence[Mapping[str, Any]], ratios: Mapping[s
         **details,
     }
     path = RESULTS / f"{name}.json"
-    path.parent.mkdir(exist_ok=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(content, indent=1) + "\n")
     return path
 

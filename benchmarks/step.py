@@ -12,7 +12,9 @@ most: the recipe ``digits``, and a small pretrained backbone. Writes ``results/s
 
 import argparse
 import os
+from collections.abc import Callable
 from itertools import count
+from typing import Any
 
 import torch
 
@@ -58,7 +60,8 @@ def main() -> None:
         if on_gpu
         else ["method.group_size=null", "runtime.precision=fp32"]
     )
-    rows, ratios = [], {}
+    rows: list[dict[str, Any]] = []
+    ratios: dict[str, float] = {}
     for detector in ("fcos", "retinanet"):
         recipe = load_recipe("coco_standard", [*keys, f"detector.name={detector}"])
         found = measure_step(recipe, size, classes=CLASSES, rounds=rounds)
@@ -79,28 +82,37 @@ def main() -> None:
         else:
             ratios |= {f"retinanet_{name}": value for name, value in found.ratios.items()}
             ratios |= {"retinanet_steps_per_s": steps_per_s, "retinanet_peak_gib": found.peak_gib}
+        write(rows, ratios, size, on_gpu=on_gpu, rounds=rounds)
     recipe = load_recipe("coco_standard", keys)
-    peers = Size(16, 0, 800, 1344, 8) if on_gpu else Size(4, 0, 320, 416, 8)
-    supervised = measure_supervised(recipe, peers, classes=CLASSES, rounds=rounds)
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    views = measure_strong_views(recipe.augment.strong, images=8, height=800, width=1333, rounds=2 * rounds)
-    torch.set_num_threads(threads)
-    loader = measure_data(recipe, steps=4 * rounds) | measure_loader(recipe, rounds=2 * rounds)
-    peers_found = {"supervised FCOS R50": supervised, "strong views, CPU, one thread": views, "loader": loader}
-    for label, values in peers_found.items():
-        own = {name: value for name, value in values.items() if "_over_" not in name}
-        rows.append({"label": label, "seeds": [0], "values": _lists(own)})
-        ratios |= {name: value for name, value in values.items() if "_over_" in name}
-    rows.append({"label": "COCO metrics, 5,000 x 100", "seeds": [0], "values": _lists(measure_evaluation())})
     if on_gpu:
         ratios["32_strong_views_ms"] = strong_views_ms(recipe.augment.strong, rounds=10 * rounds)
+    peers = Size(16, 0, 800, 1344, 8) if on_gpu else Size(4, 0, 320, 416, 8)
+    others: dict[str, Callable[[], dict[str, float]]] = {
+        "supervised FCOS R50": lambda: measure_supervised(recipe, peers, classes=CLASSES, rounds=rounds),
+        "strong views, CPU, one thread": lambda: strong_views_beside_pil(recipe.augment.strong, rounds=2 * rounds),
+        "loader": lambda: measure_data(recipe, steps=4 * rounds) | measure_loader(recipe, rounds=2 * rounds),
+        "COCO metrics, 5,000 x 100": measure_evaluation,
+    }
+    for label, measure in others.items():
+        try:
+            measured = measure()
+        except torch.OutOfMemoryError as error:  # the others still fit
+            print(f"{label}: {error}")
+            continue
+        own = {name: value for name, value in measured.items() if "_over_" not in name}
+        rows.append({"label": label, "seeds": [0], "values": _lists(own)})
+        ratios |= {name: value for name, value in measured.items() if "_over_" in name}
+        write(rows, ratios, size, on_gpu=on_gpu, rounds=rounds)
+
+
+def write(rows: list[dict[str, Any]], ratios: dict[str, float], size: Size, *, on_gpu: bool, rounds: int) -> None:
+    """Prints and writes what is measured so far, so that a script that is stopped leaves it."""
+    print(rows[-1]["label"], rows[-1]["values"])
     rounded = {name: round(value, 4) for name, value in ratios.items()}
-    for row in rows:
-        print(row["label"], row["values"])
     print(rounded)
     name = "step_gpu" if on_gpu else "step_cpu"
     data = f"FCOS R50, {size.labeled} + {size.unlabeled} images of {size.height} x {size.width}"
+    threads = torch.get_num_threads()
     print(write_result(name, rows, rounded, data=data, size=size._asdict(), rounds=rounds, threads=threads))
 
 
@@ -118,6 +130,16 @@ def measure_small(rounds: int) -> None:
     sizes = {label: size._asdict() for label, (size, _) in SMALL.items()}
     data = "made-up images, Dense Teacher on FCOS; ratios are of the time that the process was given"
     print(write_result("step_small_cpu", rows, ratios, data=data, sizes=sizes, rounds=rounds, threads=1))
+
+
+def strong_views_beside_pil(strong: StrongView, *, rounds: int) -> dict[str, float]:
+    """See ``measure_strong_views``: at 800 x 1333 and on one thread, as PIL is."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        return measure_strong_views(strong, images=8, height=800, width=1333, rounds=rounds)
+    finally:
+        torch.set_num_threads(threads)
 
 
 def strong_views_ms(strong: StrongView, *, rounds: int) -> float:

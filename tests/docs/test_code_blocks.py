@@ -38,7 +38,7 @@ NOT_RUN = {
     r".*\s\.\.\.(\s|$)": "leaves something out",
 }
 LAUNCHED = r"(?:\w+=\S+ )*(?:torchrun .* -m|srun) (denseteacher .*)"  # several processes; tests/distributed starts some
-NOT_OURS = r"(pip install|python benchmarks/|pytest|tensorboard|mkdocs) ?.*"
+NOT_OURS = r"(?:\w+=\S+ )*(pip install|python benchmarks/|bash benchmarks/|pytest|tensorboard|mkdocs) ?.*"
 
 
 class Block(NamedTuple):
@@ -118,7 +118,7 @@ def check_foreign(command):
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
     for names in re.findall(r"\.\[(.+?)\]", command):
         assert set(names.split(",")) <= set(extras), command
-    for script in re.findall(r"python (\S+)", command):
+    for script in re.findall(r"(?:python|bash) (\S+)", command):
         assert (ROOT / script).is_file(), command
 
 

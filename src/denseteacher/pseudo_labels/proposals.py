@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor
 
+from denseteacher.data.randomness import to_device
+
 _HASH = 2654435769  # 2**32 over the golden ratio: multiples of it, modulo 2**32, spread evenly (Knuth)
 
 
@@ -14,7 +16,7 @@ def balanced_proposals(richness: Tensor, valid: Tensor, *, ratio: float, draws: 
         richness: (B, N) in [0, 1].
         valid: (B, N) bool, False in the padding, which is never chosen.
         ratio: Share of an image's valid locations to choose; at least one of either half is, if there is one.
-        draws: (B,) uniform in [0, 1): one number an image decides which others are chosen, each as likely.
+        draws: (B,) uniform in [0, 1), on the host: one number an image decides which others are chosen, each as likely.
 
     Returns:
         (B, N) bool.
@@ -23,7 +25,7 @@ def balanced_proposals(richness: Tensor, valid: Tensor, *, ratio: float, draws: 
     most = min(locations, max(1, int(ratio * locations / 2)))
     share = (valid.sum(1, keepdim=True) * (ratio / 2)).long().clamp(min=1)
     rich = _highest(richness.masked_fill(~valid, -1.0), share, most)
-    start = (draws.double() * 2**32).long().to(richness.device)
+    start = to_device(richness.device, (draws.double() * 2**32).long())
     order = (start[:, None] + torch.arange(locations, device=richness.device) * _HASH) % 2**32
     return rich | _highest(order.masked_fill(~valid | rich, -1), share, most)
 

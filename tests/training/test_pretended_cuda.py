@@ -1,0 +1,172 @@
+"""Whole training steps on a GPU that is not there (``support.pretended_cuda``): right devices, and no waiting."""
+
+from typing import get_args
+
+import pytest
+import torch
+
+from conftest import TINY
+from denseteacher.benchmark.scene import Size, made_up_step, made_up_targets
+from denseteacher.benchmark.step import as_loaded, make_learner
+from denseteacher.data.affine import AffineView
+from denseteacher.data.photometry import StrongView
+from denseteacher.evaluation.evaluator import detect_batch
+from denseteacher.methods import DenseTeacher, MethodConfig
+from denseteacher.recipe import load_recipe
+from denseteacher.training.runtime import Runtime
+from support.pretended_cuda import backward, pretended_cuda
+
+SIZE = Size(2, 2, 64, 96, 3)
+CLASSES = 4
+EVERY_CHANGE = StrongView(jitter_probability=1, grayscale_probability=1, blur_probability=1)
+
+NMS = {
+    "boxes.pseudo_boxes: nonzero",
+    "boxes.padded_nms: nms",
+    "boxes.padded_nms: blocking copy",
+    "boxes.padded_nms: mask as an index",
+    "boxes.padded_nms: value",
+}
+"""How many boxes are above the threshold and left by NMS, only the device knows; torchvision's NMS itself waits."""
+WAITS = {
+    "supervised": set(),
+    "dense_teacher": set(),
+    "humble_teacher": set(),
+    "csd": set(),
+    "unbiased_teacher": NMS,
+    "dynamic_threshold": NMS,
+    "soft_teacher": NMS,
+    "stac": NMS,
+    "acrst": NMS | {"crops.deposit: nonzero"},
+    "instant_teaching": NMS | {"boxes.fuse: nonzero"},
+    "ismt": NMS | {"boxes.fuse: nonzero"},
+}
+"""Every method, and where the host waits for the device in a step of it."""
+
+
+def waits_of_a_step(method, detector, *overrides, prepare=lambda learner: None, hidden=False):
+    """The learner after two steps, and where the second one waited: what is kept for a canvas is made by the first."""
+    recipe = load_recipe(
+        "custom",
+        [*TINY, f"method.name={method}", f"detector.name={detector}", "runtime.device=cuda", *overrides],
+    )
+    with pretended_cuda() as gpu:
+        learner = make_learner(recipe, Runtime(recipe.runtime), SIZE, CLASSES)
+        learner.strong = EVERY_CHANGE
+        learner.affine = AffineView() if learner.method.moves_labels else None
+        prepare(learner)
+        loaded = made_up_step(SIZE, CLASSES)
+        if hidden:
+            targets = made_up_targets(2, SIZE, CLASSES, torch.Generator().manual_seed(1))
+            loaded = loaded._replace(unlabeled=loaded.unlabeled._replace(hidden=targets))
+        loaded = as_loaded(loaded, learner.runtime.device)
+        learner.train_step(loaded)
+        gpu.waits.clear()
+        gpu.updated = 0
+        learner.train_step(loaded)
+    assert gpu.updated == len(learner.parameters)
+    return learner, set(gpu.waits)
+
+
+@pytest.mark.parametrize("detector", ["fcos", "retinanet"])
+@pytest.mark.parametrize("method", list(WAITS))
+def test_a_step_is_on_one_device_and_waits_only_where_it_must(method, detector):
+    overrides = ["method.mix_probability=1"] if method == "instant_teaching" else []
+    learner, waits = waits_of_a_step(method, detector, "runtime.precision=bf16", *overrides)
+    assert waits == WAITS[method]
+    kept = [*learner.student_module.state_dict().values(), *learner.teacher.module.state_dict().values()]
+    kept += [*learner.method_state.values(), learner.nonfinite, learner.values["loss"], learner.values["gradient_norm"]]
+    kept += [value for state in learner.optimizer.state.values() for value in state.values()]
+    assert {str(value.device) for value in kept} == {"cuda:0"}
+
+
+def test_every_method_is_among_them():
+    assert {method.model_fields["name"].default for method in get_args(get_args(MethodConfig)[0])} == set(WAITS)
+
+
+def test_other_settings_wait_for_nothing():
+    settings = ["optim.name=adamw", "optim.clip_norm=1.0", "optim.clip_value=1.0", "runtime.precision=fp32"]
+
+    def in_parts(learner):
+        learner.accumulate = 2
+        learner.method = learner.method.model_copy(update={"region": "ignore", "count_padding": False, "group_size": 1})
+
+    assert not waits_of_a_step("dense_teacher", "fcos", *settings, prepare=in_parts, hidden=True)[1]
+
+
+class OnTheHost(DenseTeacher):
+    """Forgets to say where its factor is needed."""
+
+    def lesson(self, detector, guess, batch, state):
+        factors = torch.ones(guess.logits.shape[-1])
+        return super().lesson(detector, guess._replace(logits=guess.logits * factors), batch, state)
+
+
+class Reading(DenseTeacher):
+    """Looks at a number."""
+
+    def lesson(self, detector, guess, batch, state):
+        assert float(guess.logits.amax()) < 1e6
+        return super().lesson(detector, guess, batch, state)
+
+
+class Sending(DenseTeacher):
+    """Makes its numbers on the host and has the device wait for them."""
+
+    def lesson(self, detector, guess, batch, state):
+        offsets = torch.zeros(guess.logits.shape[-1]).to(guess.logits.device)
+        return super().lesson(detector, guess._replace(logits=guess.logits + offsets), batch, state)
+
+
+def taught_by(kind):
+    def prepare(learner):
+        learner.method = kind(**learner.method.model_dump())
+
+    return prepare
+
+
+def test_a_tensor_on_the_wrong_device_is_found():
+    with pytest.raises(RuntimeError, match="device"):
+        waits_of_a_step("dense_teacher", "fcos", prepare=taught_by(OnTheHost))
+
+
+@pytest.mark.parametrize(("kind", "reason"), [(Reading, "value"), (Sending, "blocking copy")])
+def test_a_method_that_waits_is_found(kind, reason):
+    _, waits = waits_of_a_step("dense_teacher", "fcos", prepare=taught_by(kind))
+    assert waits == {f"test_pretended_cuda.lesson: {reason}"}
+
+
+def test_the_backward_pass_is_torchs_own():
+    torch.manual_seed(0)
+    network = torch.nn.Sequential(
+        torch.nn.Conv2d(3, 8, 3), torch.nn.GroupNorm(2, 8), torch.nn.ReLU(), torch.nn.Conv2d(8, 4, 1)
+    )
+    gradients = []
+    for differentiate in (torch.autograd.backward, backward):
+        output = network(torch.rand(2, 3, 8, 8, generator=torch.Generator().manual_seed(0)))
+        first, second = output.chunk(2, dim=1)
+        differentiate((first.sigmoid() * second + network[3].bias[0] * output.amax((2, 3), keepdim=True)[:, :2]).sum())
+        gradients.append([parameter.grad for parameter in network.parameters()])
+        network.zero_grad(set_to_none=True)
+    for one, other in zip(*gradients, strict=True):
+        torch.testing.assert_close(one, other)
+
+
+@pytest.mark.parametrize("detector", ["fcos", "retinanet"])
+def test_detections_come_back_to_the_host(detector):
+    recipe = load_recipe("custom", [*TINY, f"detector.name={detector}", "runtime.device=cuda"])
+    with pretended_cuda():
+        learner = make_learner(recipe, Runtime(recipe.runtime), SIZE, CLASSES)
+        images = made_up_step(SIZE, CLASSES).labeled
+        found = detect_batch(learner.teacher_view, images, [(128, 192)] * 2, learner.runtime.device)
+    assert len(found) == 2
+    assert {field.device.type for detections in found for field in detections} == {"cpu"}
+
+
+def test_what_was_pretended_is_forgotten():
+    waits_of_a_step("humble_teacher", "retinanet")
+    recipe = load_recipe("custom", [*TINY, "method.name=humble_teacher", "detector.name=retinanet"])
+    learner = make_learner(recipe, Runtime(recipe.runtime), SIZE, CLASSES)
+    learner.train_step(made_up_step(SIZE, CLASSES))
+    assert learner.values["loss"].isfinite()
+    assert torch.cuda.is_available() is (torch.cuda.device_count() > 0)
