@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from denseteacher.assembly import build_trainer, finish_run, new_student, stream_settings
+from denseteacher.assembly import build_trainer, find_start, finish_run, new_student, stream_settings
 from denseteacher.data.records import LabeledImages
 from denseteacher.data.sources import TrainingData, Validation
 from denseteacher.errors import InputError
@@ -17,7 +17,7 @@ from denseteacher.methods import Supervised
 from denseteacher.recipe import Recipe
 from denseteacher.report.evaluation_files import RunEvaluation, read_detections, read_evaluation
 from denseteacher.report.unlabeled_gain import BestTeacher, ClassGain, UnlabeledGain, by_falling_gain, write_gain
-from denseteacher.run_folder import describe_run, resume_run, start_from_burn_in
+from denseteacher.run_folder import describe_run, has_checkpoint, resume_run, start_from_burn_in
 from denseteacher.run_report import BASELINE, report_run
 from denseteacher.training.checkpoint import CheckpointFolder
 from denseteacher.training.logging import last_evaluation, read_metrics
@@ -83,12 +83,15 @@ def train_baseline(
     """
     gc.collect()  # the run's networks refer to each other in circles, and the device needs their memory
     folder, own = run / BASELINE, baseline_recipe(recipe)
-    trainer = build_trainer(own, data, new_student(own, classes=len(data.labeled.categories)), runtime, folder)
+    begun, burn_in = has_checkpoint(folder), getattr(recipe.method, "burn_in", None)
+    initial = None if begun or burn_in else find_start(own, ())[1]
+    _, student, _ = new_student(own, data.labeled.categories, initial)
+    trainer = build_trainer(own, data, student, runtime, folder)
     if runtime.is_main and not (folder / "recipe.yaml").is_file():
         describe_run(folder, own, data.split)
-    if CheckpointFolder(folder / "checkpoints").files():
+    if begun:
         resume_run(trainer, own, folder)
-    elif getattr(recipe.method, "burn_in", None):
+    elif burn_in:
         start_from_burn_in(trainer, own, _with_burn_in(run, burn_in_from))
     trainer.notes.append(f"baseline: the same detector without unlabeled images, from step {trainer.step:,} on")
     progress = trainer.fit()
