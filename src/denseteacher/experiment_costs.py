@@ -7,8 +7,8 @@ from denseteacher.recipe import Recipe, resolve_auto
 from denseteacher.reproduce import Plan, make_plan
 from denseteacher.runs import Run
 
-_STEP_SECONDS: dict[ProfileName, float] = {"paper": 1.0, "digits": 0.12, "masks": 0.3, "bccd": 0.25}
-"""Of one CPU thread, measured with FCOS; that of ``paper`` is arithmetic, not a measurement."""
+_STEP_SECONDS: dict[ProfileName, float] = {"paper": 1.0, "digits": 0.12}
+"""Of a step where the number of steps does not follow the data; that of ``paper`` is arithmetic, not a measurement."""
 
 
 def overview(sources: Sequence[str]) -> str:
@@ -29,12 +29,11 @@ def overview(sources: Sequence[str]) -> str:
         lines += [f"  - {label}" for label in _labels(experiment)]
         lines.append("")
     for name, runs in all_runs.items():
-        if len(sources) > 1 and runs:
+        if len(sources) > 1 and runs and name in _STEP_SECONDS:
             lines.append(f"all, {name}: {len(runs)} different runs; {_hours(runs.values(), name)}")
-    measured = ", ".join(f"{name} {seconds:g} s" for name, seconds in _STEP_SECONDS.items() if name != "paper")
     lines.append(
-        "Hours of paper are at 1 step/s, which is arithmetic and not a measurement; the others are of one CPU thread, "
-        f"at the time of a step measured with FCOS ({measured})."
+        "Hours of paper are at 1 step/s, which is arithmetic and not a measurement; those of digits are of one CPU thread "
+        f"at {_STEP_SECONDS['digits']} s a step, measured with FCOS."
     )
     return "\n".join(lines) + "\n"
 
@@ -59,7 +58,7 @@ def _labels(experiment: Experiment) -> list[str]:
 def _cost(plan: Plan, profile: ProfileName) -> str:
     recipes = [run.recipe for run in plan.runs]
     about = f"{len(recipes)} runs (folds {', '.join(map(str, plan.folds))})"
-    if any(recipe.schedule.max_steps == "auto" for recipe in recipes):
+    if profile not in _STEP_SECONDS or any(recipe.schedule.max_steps == "auto" for recipe in recipes):
         return f"{about}, as long as the data asks for"
     steps = _range([int(recipe.schedule.max_steps) for recipe in recipes], "{:,}")
     views = _range([image_views(recipe) / 1e6 for recipe in recipes], "{:.2f}")
