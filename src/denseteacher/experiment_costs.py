@@ -32,8 +32,8 @@ def overview(sources: Sequence[str]) -> str:
         if len(sources) > 1 and runs and name in _STEP_SECONDS:
             lines.append(f"all, {name}: {len(runs)} different runs; {_hours(runs.values(), name)}")
     lines.append(
-        "Hours of paper are at 1 step/s, which is arithmetic and not a measurement; those of digits are of one CPU thread "
-        f"at {_STEP_SECONDS['digits']} s a step, measured with FCOS."
+        "Hours of paper are at 1 step/s, which is arithmetic and not a measurement; those of digits are of one CPU "
+        f"thread at {_STEP_SECONDS['digits']} s a step, measured with FCOS."
     )
     return "\n".join(lines) + "\n"
 
