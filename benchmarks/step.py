@@ -7,7 +7,7 @@ thread; on a GPU it is the published 16 + 16 images at 800 x 1344 in bf16, and 3
 too. Writes ``results/step_cpu.json`` or ``results/step_gpu.json``.
 
 With ``--small`` steps of small networks on one thread of a CPU, where what a step does besides its networks shows
-most: the recipe ``digits``, and a small pretrained backbone. Writes ``results/step_small_cpu.json``.
+most: the recipes ``digits`` and ``custom_small``. Writes ``results/step_small_cpu.json``.
 """
 
 import argparse
@@ -32,14 +32,8 @@ from result_file import write_result
 
 CLASSES = 80
 PUBLISHED_STEPS = 180_000
-SMALL = {
-    "digits": (Size(8, 8, 96, 96, 8), []),
-    "small pretrained": (
-        Size(4, 4, 320, 320, 8),
-        ["detector.backbone=mobilenetv2_100", "detector.levels=[3,7]", "detector.head_convs=2"],
-    ),
-}
-"""By label: the size of a step, and what differs from ``digits`` (64 channels, AdamW)."""
+SMALL = {"digits": Size(8, 8, 96, 96, 8), "custom_small": Size(2, 4, 256, 352, 8)}
+"""Sizes of a step by recipe."""
 
 
 def main() -> None:
@@ -119,15 +113,16 @@ def write(rows: list[dict[str, Any]], ratios: dict[str, float], size: Size, *, o
 def measure_small(rounds: int) -> None:
     """Measures and writes steps of small networks, 10 classes."""
     rows, ratios = [], {}
-    for label, (size, keys) in SMALL.items():
-        recipe = load_recipe("digits", ["runtime.threads=1", "runtime.precision=fp32", "runtime.device=cpu", *keys])
+    keys = ["runtime.threads=1", "runtime.precision=fp32", "runtime.device=cpu", "detector.pretrained=false"]
+    for label, size in SMALL.items():
+        recipe = load_recipe(label, [*keys, "detector.init=backbone"])
         found = measure_step(recipe, size, classes=10, rounds=rounds)
         values = {f"{part} ms": 1000 * seconds for part, seconds in found.seconds.items()}
         values |= {f"{part} share": share for part, share in found.shares.items()}
         rows.append({"label": label, "seeds": [0], "values": _lists(values)})
         ratios |= {f"{label} {name}": round(value, 4) for name, value in found.ratios.items()}
         print(rows[-1], ratios, flush=True)
-    sizes = {label: size._asdict() for label, (size, _) in SMALL.items()}
+    sizes = {label: size._asdict() for label, size in SMALL.items()}
     data = "made-up images, Dense Teacher on FCOS; ratios are of the time that the process was given"
     print(write_result("step_small_cpu", rows, ratios, data=data, sizes=sizes, rounds=rounds, threads=1))
 
