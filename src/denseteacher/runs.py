@@ -71,8 +71,13 @@ def has_burn_in(run: Run, folder: Path) -> bool:
 def stored_burn_ins(folder: Path) -> list[Run]:
     """The runs in a folder that others can start from, whichever call trained them."""
     paths = sorted({file.parent.parent for file in folder.glob("*/checkpoints/burn_in_*.pt")})
-    # what a run was resolved to changes its name, but not its group
-    return [make_run(load_recipe(path / "recipe.yaml"), path.name)._replace(name=path.name) for path in paths]
+    return [make_run(load_recipe(_as_asked_for(path)), path.name)._replace(name=path.name) for path in paths]
+
+
+def _as_asked_for(path: Path) -> Path:
+    """The recipe that a run was begun with: what its own leaves to data and backbone is decided in the run's folder."""
+    asked = path.with_suffix(".yaml")
+    return asked if asked.is_file() else path / "recipe.yaml"
 
 
 def is_finished(run: Run, folder: Path) -> bool:

@@ -131,7 +131,7 @@ def test_a_long_run_on_a_cpu_names_the_recipe_for_it(planted, call, monkeypatch)
     assert code == 0, err
     assert "Time on this CPU: about 30.0 h for 5,000 steps" in out
     assert "with 2 threads" in out
-    assert "Recipe custom_small, made for CPUs: about 2.0 h for 1,500 steps." in out
+    assert "Recipe custom_small, made for CPUs: about 2.0 h for 1,000 steps." in out
 
 
 @pytest.mark.usefixtures("no_memory")

@@ -11,8 +11,8 @@ from denseteacher.methods import DenseTeacher, Supervised, UnbiasedTeacher
 from denseteacher.recipe import builtin_recipes, dump_recipe, load_recipe, resolve_auto
 
 NAMES = [
-    *("coco_full", "coco_full_lsj", "coco_standard", "crowdhuman", "custom", "custom_small", "digits", "voc"),
-    "voc_coco20cls",
+    *("bccd", "coco_full", "coco_full_lsj", "coco_standard", "crowdhuman", "custom", "custom_small", "digits", "masks"),
+    *("voc", "voc_coco20cls"),
 ]
 
 
@@ -175,7 +175,7 @@ def test_auto_values_follow_the_data():
     small = resolve_auto(recipe, labeled=100, unlabeled=1000)
     large = resolve_auto(recipe, labeled=5000, unlabeled=50_000)
     assert small.schedule.max_steps == 5000
-    assert resolve_auto(load_recipe("custom_small"), labeled=40, unlabeled=400).schedule.max_steps == 1500
+    assert resolve_auto(load_recipe("custom_small"), labeled=10, unlabeled=400).schedule.max_steps == 1000
     assert resolve_auto(load_recipe("custom_small"), labeled=5000, unlabeled=400).schedule.max_steps == 10_000
     assert large.schedule.max_steps == 75_000
     for resolved in (small, large):
