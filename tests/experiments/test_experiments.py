@@ -68,7 +68,8 @@ def test_every_distinct_row_trains(coco, tiny, tmp_path, monkeypatch):
         *tiny,
         "seed=1", "data.fold=1", "data.builtin=null", "data.root=null", f"data.labeled={coco}",
         f"data.images={coco.parent / 'images'}", "data.unlabeled=null", "data.unlabeled_images=null", "data.val=null",
-        "data.format=null", "data.subset=null", "data.val_subset=null", "data.split=seeded", "data.percent=null", "data.count=6", "method.burn_in=1", "method.ramp=0",
+        "data.format=null", "data.subset=null", "data.val_subset=null",
+        "data.split=seeded", "data.percent=null", "data.count=6", "method.burn_in=1", "method.ramp=0",
         "method.group_size=null", "detector.size_factor=8", "schedule.max_steps=3",
     ]  # fmt: skip
     found = [cell for name, profile in PROFILES for cell in cells(load_experiment(name), profile, overrides)]
