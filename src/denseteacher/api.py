@@ -41,7 +41,11 @@ from denseteacher.run_folder import (
 from denseteacher.run_report import BASELINE
 from denseteacher.view_sizes import resolve_sizes
 
-_ABOUT = {"labeled": ("images", "subset"), "unlabeled": ("unlabeled_images",), "val": ("val_images", "val_subset")}
+_ABOUT = {
+    "labeled": ("images", "subset", "format"),
+    "unlabeled": ("unlabeled_images",),
+    "val": ("val_images", "val_subset"),
+}
 """Keys that say how to read another one's path."""
 
 
