@@ -5,20 +5,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from denseteacher.assembly import (
-    build_trainer,
-    check_same_start,
-    check_unlabeled,
-    find_start,
-    finish_run,
-    new_student,
-    open_runtime,
-)
+from denseteacher.assembly import finish_run
 from denseteacher.baseline import check_baseline, is_reported, train_baseline
-from denseteacher.check import CheckReport, check_data, measure_foreground, notes_before_run, with_ratio
+from denseteacher.check import CheckReport, check_data
 from denseteacher.data.choices import Format, Protocol
 from denseteacher.data.formats import SplitFiles, read_annotations, with_categories, write_split
-from denseteacher.data.sources import draw_split, open_data
+from denseteacher.data.sources import draw_split
 from denseteacher.data.streams import WrittenStream, is_url
 from denseteacher.data.unlabeled import UnlabeledSource, stream_sources
 from denseteacher.errors import InputError
@@ -26,20 +18,12 @@ from denseteacher.evaluation.evaluator import Evaluator
 from denseteacher.evaluation.metrics import Metrics, fitting_metrics
 from denseteacher.inference.predictor import Predictor
 from denseteacher.methods import Method
-from denseteacher.recipe import Recipe, load_recipe, resolve_auto, with_method, with_processes
+from denseteacher.recipe import Recipe, load_recipe, with_method, with_processes
 from denseteacher.recipe_file import keys_by_hand
 from denseteacher.report.unlabeled_gain import UnlabeledGain
-from denseteacher.run_folder import (
-    choose_folder,
-    describe_run,
-    goes_on_by_itself,
-    has_checkpoint,
-    resume_run,
-    start_from_burn_in,
-    with_detector_of,
-)
+from denseteacher.run_folder import choose_folder, goes_on_by_itself
 from denseteacher.run_report import BASELINE
-from denseteacher.view_sizes import resolve_sizes
+from denseteacher.run_start import prepare_run
 
 _ABOUT = {
     "labeled": ("images", "subset", "format"),
@@ -109,43 +93,23 @@ def train(
     """
     given = _given_paths(labeled=labeled, unlabeled=unlabeled, val=val, images=images, root=root)
     texts = [*_as_texts(given), *_as_texts(overrides)]
-    config, by_hand = _run_recipe(recipe, texts, method), keys_by_hand("detector", str(recipe), texts)
+    config = _run_recipe(recipe, texts, method)
     if baseline:
         check_baseline(config)
     resume = resume or goes_on_by_itself(output)
     folder = choose_folder(config.name, output, resume=resume)
-    data = open_data(config.data)
-    begun = folder if resume else None if burn_in_from is None else Path(burn_in_from)
-    config, initial, notes = with_detector_of(config, begun, by_hand), None, list[str]()
-    if begun is None or (resume and not has_checkpoint(folder)):  # nothing else has the weights
-        config, initial, notes = find_start(config, by_hand)
-    config = resolve_auto(config, labeled=len(data.labeled.images), unlabeled=len(data.unlabeled))
-    config = resolve_sizes(config, data.labeled)
-    check_unlabeled(config, data)
-    config, runtime = open_runtime(config)
-    check_same_start(config, runtime)
-    config, student, taken = new_student(config, data.labeled.categories, initial)
-    notes += [] if taken is None else [taken.sentence()]
-    notes += notes_before_run(config, student, data) if runtime.is_main and not resume else []
-    if getattr(config.method, "ratio", None) == "auto":
-        config = with_ratio(config, measure_foreground(config, student, data.labeled))
-    if runtime.is_main and not resume:
-        describe_run(folder, config, data.split, taken)
-    trainer = build_trainer(config, data, student, runtime, folder)
-    if resume:
-        resume_run(trainer, config, folder)
-    elif burn_in_from is not None:
-        start_from_burn_in(trainer, config, Path(burn_in_from))
-    trainer.notes += [*data.notes, *notes]
-    progress = trainer.fit()
-    if runtime.is_main and progress.stopped_by is None and not (baseline and is_reported(folder)):
-        finish_run(config, data, trainer, progress, folder)
-    result = TrainResult(folder, *progress, runtime.is_main)
+    source = None if burn_in_from is None else Path(burn_in_from)
+    by_hand = keys_by_hand("detector", str(recipe), texts)
+    run = prepare_run(config, by_hand, folder, resume=resume, burn_in_from=source)
+    progress = run.trainer.fit()
+    if run.runtime.is_main and progress.stopped_by is None and not (baseline and is_reported(folder)):
+        finish_run(run.recipe, run.data, run.trainer, progress, folder)
+    result = TrainResult(folder, *progress, run.runtime.is_main)
+    config, data, runtime = run[:3]
+    del run  # the device has no memory for two trainers
     if not baseline or progress.stopped_by is not None:
         return result
-    del trainer, student  # the device has no memory for two
-    other = None if burn_in_from is None else Path(burn_in_from)
-    baseline_progress, gain = train_baseline(folder, config, data, runtime, burn_in_from=other)
+    baseline_progress, gain = train_baseline(folder, config, data, runtime, burn_in_from=source)
     second = TrainResult(folder / BASELINE, *baseline_progress, runtime.is_main)
     return result._replace(stopped_by=second.stopped_by, baseline=second, gain=gain)
 

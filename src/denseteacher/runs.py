@@ -14,8 +14,6 @@ from denseteacher.training.logging import last_evaluation, median_step_seconds, 
 
 # what a run is called, and where it is computed, doesn't make it another one
 _NOT_ITS_OWN = (*MAY_CHANGE, "name", "runtime", "data.root")
-_RESOLVED = ("detector.mean", "detector.std")
-"""Keys outside of the method that a run's stored recipe has resolved; ``RunQueue`` compares them before it shares."""
 
 
 class Run(NamedTuple):
@@ -52,7 +50,7 @@ class RunRecord(NamedTuple):
 def make_run(recipe: Recipe, label: str) -> Run:
     """A run of a recipe."""
     name = f"{recipe.method.name}-{_digest(recipe, _NOT_ITS_OWN)}"
-    return Run(name, recipe, label, _digest(recipe, (*_NOT_ITS_OWN, *BURN_IN_MAY_CHANGE, *_RESOLVED)))
+    return Run(name, recipe, label, _digest(recipe, (*_NOT_ITS_OWN, *BURN_IN_MAY_CHANGE)))
 
 
 def grouped(runs: Iterable[Run]) -> list[Run]:

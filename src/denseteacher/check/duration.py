@@ -15,12 +15,12 @@ from denseteacher.object_scales import middle_scale
 from denseteacher.recipe import Recipe, load_recipe, resolve_auto
 from denseteacher.structures import ImageBatch
 from denseteacher.training.flops import pass_flops, step_flops
+from denseteacher.training.forecast import SMALL_RECIPE
 from denseteacher.view_sizes import resolve_sizes
 
 _MEASURED = 4e10  # operations of the measured pass, at most: a second or less
 _LONG = 600.0  # seconds
 _MUCH_SHORTER = 3.0  # times
-SMALL_RECIPE = "custom_small"
 
 
 class Duration(NamedTuple):

@@ -7,10 +7,11 @@ from denseteacher.methods import Method
 from denseteacher.training.flops import PassFlops, step_flops
 from denseteacher.training.throughput import Throughput
 
+SMALL_RECIPE = "custom_small"
+"""The recipe for machines without a GPU."""
 _LEAST_STEPS, _MOST_STEPS, _ENOUGH_SECONDS = 2, 20, 5.0
 _WORTH_SAYING = 600.0  # seconds
 _LARGE_PASS = 5e10  # operations on one image, forward and backward; custom_small takes about a tenth of it
-_SMALL_RECIPE = "custom_small"
 _USUAL = PassFlops(1.0, 3.0)  # where operations can't be counted
 
 
@@ -67,7 +68,7 @@ class Forecast:
         height, width = loaded.labeled.pixels.shape[-2:]
         if throughput.flops is None or throughput.flops.training * height * width < _LARGE_PASS:
             return said
-        return f"{said}; the recipe {_SMALL_RECIPE} is made for CPUs: denseteacher train {_SMALL_RECIPE} ..."
+        return f"{said}; the recipe {SMALL_RECIPE} is made for CPUs: denseteacher train {SMALL_RECIPE} ..."
 
 
 def duration(seconds: float) -> str:
