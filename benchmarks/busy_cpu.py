@@ -28,7 +28,7 @@ SETTINGS: dict[str, tuple[int, dict[str, str]]] = {
     "sleeping": (0, {"OMP_WAIT_POLICY": "passive"}),
     "one thread": (1, {}),
 }
-"""By label: threads (0 as many as cores) and environment; sleeping is what ``denseteacher`` sets."""
+"""By label: threads (0 as many as cores) and environment; "spinning shortly" is what ``denseteacher`` sets."""
 
 
 def main() -> None:

@@ -17,7 +17,7 @@ _CPU = {"device": "cpu", "precision": "fp32"}
 def _seen_after(statement, **environment):
     """What a new process has in its environment after a statement, and whether torch was imported by then."""
     own = {key: value for key, value in os.environ.items() if key not in threads._WAITING} | environment
-    seen = "print(json.dumps([os.environ.get('OMP_WAIT_POLICY'), 'torch' in sys.modules]))"
+    seen = "print(json.dumps([os.environ.get('GOMP_SPINCOUNT'), 'torch' in sys.modules]))"
     code = f"import json, os, sys\n{statement}\n{seen}"
     done = subprocess.run([sys.executable, "-c", code], env=own, check=True, capture_output=True, text=True)
     return json.loads(done.stdout.splitlines()[-1])
@@ -34,9 +34,9 @@ except SystemExit:
 
 
 def test_waiting_is_set_by_a_command_before_torch_is_there():
-    assert _seen_after(_COMMAND) == ["passive", False]
-    assert _seen_after(_COMMAND, OMP_WAIT_POLICY="active") == ["active", False]
-    assert _seen_after(_COMMAND, GOMP_SPINCOUNT="1000") == [None, False]
+    assert _seen_after(_COMMAND) == [threads._SPINS, False]
+    assert _seen_after(_COMMAND, GOMP_SPINCOUNT="1000") == ["1000", False]
+    assert _seen_after(_COMMAND, OMP_WAIT_POLICY="active") == [None, False]
 
 
 def test_an_import_alone_sets_nothing():
@@ -46,12 +46,12 @@ def test_an_import_alone_sets_nothing():
 def test_waiting_is_set_by_the_first_use_of_the_api(monkeypatch):
     for name in threads._WAITING:
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("OMP_WAIT_POLICY", "")  # so that it is put back afterwards
-    monkeypatch.delenv("OMP_WAIT_POLICY")
+    monkeypatch.setenv("GOMP_SPINCOUNT", "")  # so that it is put back afterwards
+    monkeypatch.delenv("GOMP_SPINCOUNT")
     import denseteacher
 
     assert callable(denseteacher.train)
-    assert os.environ["OMP_WAIT_POLICY"] == "passive"
+    assert os.environ["GOMP_SPINCOUNT"] == threads._SPINS
 
 
 @pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="affinity is Linux's")

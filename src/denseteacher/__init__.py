@@ -16,9 +16,9 @@ __all__ = ["TrainResult", "__version__", "evaluate", "load", "split", "train"]
 def __getattr__(name: str) -> Any:
     """Imports the API on first use: torch alone takes seconds, and ``import denseteacher`` must not."""
     if name in __all__:
-        from denseteacher.threads import let_waiting_threads_sleep
+        from denseteacher.threads import limit_spinning
 
-        let_waiting_threads_sleep()
+        limit_spinning()
         from denseteacher import api
 
         return getattr(api, name)

@@ -5,18 +5,19 @@ import os
 from pathlib import Path
 
 _WAITING = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
+_SPINS = "10000"  # libgomp's own default is 30 billion: minutes
 _CGROUPS = Path("/sys/fs/cgroup")
 
 
-def let_waiting_threads_sleep() -> None:
-    """Sets ``OMP_WAIT_POLICY=passive`` for this process and those that it starts, unless the user has said otherwise.
+def limit_spinning() -> None:
+    """Sets ``GOMP_SPINCOUNT`` for this process and those that it starts, unless the user has said otherwise.
 
-    By default threads that wait for each other spin, which is quicker while every thread has a core of its own. Where
+    Threads that wait then spin for a moment and sleep after it (benchmarks/results/busy_cpu.json). By default threads that wait for each other spin, which is quicker while every thread has a core of its own. Where
     another program has taken one of the cores, the others burn theirs until that thread gets its turn, at each of the
     hundreds of parallel regions of a step. OpenMP reads it once, so this must come before torch is imported.
     """
     if not any(name in os.environ for name in _WAITING):
-        os.environ["OMP_WAIT_POLICY"] = "passive"
+        os.environ["GOMP_SPINCOUNT"] = _SPINS
 
 
 def available_cores() -> int:

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from denseteacher.cli import benchmarks, datasets, detectors, experiments, training
 from denseteacher.cli.app import app
 from denseteacher.errors import InputError, RunError
-from denseteacher.threads import let_waiting_threads_sleep
+from denseteacher.threads import limit_spinning
 
 _INTERRUPTED = 130  # what typer makes of a KeyboardInterrupt
 __all__ = ["app", "benchmarks", "datasets", "detectors", "experiments", "main", "training"]
@@ -17,7 +17,7 @@ __all__ = ["app", "benchmarks", "datasets", "detectors", "experiments", "main", 
 
 def main() -> None:
     """The console script. Wrong input is one sentence on stderr, never a traceback."""
-    let_waiting_threads_sleep()
+    limit_spinning()
     try:
         with _terminable():
             app()
