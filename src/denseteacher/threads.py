@@ -5,16 +5,17 @@ import os
 from pathlib import Path
 
 _WAITING = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
-_SPINS = "10000"  # libgomp's own default is 30 billion: minutes
+_SPINS = "10000"  # nearly as quick as libgomp's default on a quiet machine, and quicker on a busy one
 _CGROUPS = Path("/sys/fs/cgroup")
 
 
 def limit_spinning() -> None:
     """Sets ``GOMP_SPINCOUNT`` for this process and those that it starts, unless the user has said otherwise.
 
-    Threads that wait then spin for a moment and sleep after it (benchmarks/results/busy_cpu.json). By default threads that wait for each other spin, which is quicker while every thread has a core of its own. Where
+    Threads that wait for each other spin by default, which is quickest while every thread has a core of its own. Where
     another program has taken one of the cores, the others burn theirs until that thread gets its turn, at each of the
-    hundreds of parallel regions of a step. OpenMP reads it once, so this must come before torch is imported.
+    hundreds of parallel regions of a step. With this they spin for a moment, and then sleep
+    (benchmarks/results/busy_cpu.json). OpenMP reads it once, so it must come before torch is imported.
     """
     if not any(name in os.environ for name in _WAITING):
         os.environ["GOMP_SPINCOUNT"] = _SPINS
