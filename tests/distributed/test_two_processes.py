@@ -161,7 +161,10 @@ def test_srun_starts_processes_and_accumulation_exchanges_gradients_once(one, sq
     job |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     arguments = [sys.executable, *command(squares, tmp_path / "run", "--set", "schedule.accumulate=2")]
     tasks = [start(arguments, **job, SLURM_PROCID=task, SLURM_LOCALID=task) for task in "01"]
-    assert [finish(task).count("Report:") for task in tasks] == [1, 0]
+    outputs = [finish(task) for task in tasks]
+    assert [out.count("Report:") for out in outputs] == [1, 0]
+    # or gloo's threads may abort a process that is done: "terminate called without an active exception"
+    assert all("in a group at exit: False" in out for out in outputs)
     # the parts of an accumulated step have their own normalizers, so it is nearly the same run
     assert_same_run(one, tmp_path / "run", 1e-2)
     assert collectives(tmp_path / "run") == [1, 1, trained_numbers(tmp_path / "run")]
@@ -169,11 +172,9 @@ def test_srun_starts_processes_and_accumulation_exchanges_gradients_once(one, sq
 
 def test_torchrun_goes_on_from_the_last_checkpoint_when_a_process_dies(two, squares, tmp_path):
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    # more restarts than deaths: gloo was once seen to abort a survivor ("terminate called without an active exception")
-    arguments = [*torchrun, "--max-restarts=3", *command(squares, tmp_path / "run", "--val", squares)]
+    arguments = [*torchrun, "--max-restarts=1", *command(squares, tmp_path / "run", "--val", squares)]
     out = finish(start(arguments, DIES="yes", TORCH_DISABLE_SHARE_RDZV_TCP_STORE="1"))
-    assert out.count("begins at step 0") == 2
-    assert out.count("begins at step 4") >= 2
+    assert out.count("begins at step 0") == out.count("begins at step 4") == 2
     name = "checkpoints/step_00000006.pt"
     assert (tmp_path / "run" / name).read_bytes() == (two / name).read_bytes()  # weights, teacher, optimizer
     losses = [[row.get("loss") for row in read_metrics(run / "metrics.jsonl")] for run in (tmp_path / "run", two)]

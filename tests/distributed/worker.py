@@ -1,11 +1,13 @@
 """``denseteacher``, watched: counts the collectives of one step, and one process dies if it is told to."""
 
+import atexit
 import json
 import os
 import signal
 import sys
 from pathlib import Path
 
+import torch
 from torch.profiler import ProfilerActivity, profile
 
 from denseteacher import cli
@@ -13,6 +15,8 @@ from denseteacher.training.learner import Learner
 from denseteacher.training.trainer import Trainer
 
 WATCHED = 4  # a step with unlabeled images, after a checkpoint
+# registered first, so called last
+atexit.register(lambda: print("in a group at exit:", torch.distributed.is_initialized()))
 train_step, fit, save = Learner.train_step, Trainer.fit, Trainer._save
 
 

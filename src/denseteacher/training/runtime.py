@@ -1,5 +1,6 @@
 """Devices, precision and processes; the only module that knows Lightning Fabric."""
 
+import atexit
 import os
 from collections import Counter
 from collections.abc import Iterator
@@ -85,6 +86,7 @@ class Runtime:
         )
         if several:
             self._fabric.launch()
+            atexit.register(_leave_group)
             self.barrier()  # all have seen the run folder as it was before the first one writes to it
 
     @property
@@ -158,6 +160,12 @@ class Runtime:
     def barrier(self) -> None:
         """Waits for all processes."""
         self._fabric.barrier()
+
+
+def _leave_group() -> None:
+    """Ends the threads of the processes' group, over which a process that is done may abort; Fabric does it for NCCL."""
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
 
 
 def _set_threads(config: RuntimeConfig) -> None:
