@@ -163,7 +163,7 @@ class Runtime:
 
 
 def _leave_group() -> None:
-    """Ends the threads of the processes' group, over which a process that is done may abort; Fabric does it for NCCL."""
+    """Ends the threads of the group, over which a process that is done may abort; Fabric does it for NCCL alone."""
     if torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
 
