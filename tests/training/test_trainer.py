@@ -5,6 +5,7 @@ import signal
 
 import pytest
 import torch
+from torch.utils._pytree import tree_flatten
 
 import denseteacher
 from denseteacher.errors import InputError, RunError
@@ -231,6 +232,26 @@ def test_loader_processes_do_not_change_the_bytes(coco, unlabeled, tiny, workers
             assert torch.equal(alone.unlabeled.weak.pixels, together.unlabeled.weak.pixels)
             assert torch.equal(alone.unlabeled.positions, together.unlabeled.positions)
             assert torch.equal(alone.unlabeled.to_weak, together.unlabeled.to_weak)
+
+
+@pytest.mark.parametrize("method", [DENSE, ["method.name=unbiased_teacher", "method.burn_in=3", "augment.affine={}"]])
+def test_loader_processes_make_the_same_strong_views_as_the_step(coco, unlabeled, tiny, method):
+    from denseteacher.assembly import stream_settings
+    from denseteacher.data.loaders import StepDataset, StepsWithStrongViews, step_loader, with_strong_views
+    from denseteacher.data.sources import open_data
+    from denseteacher.recipe import load_recipe
+
+    keys = [*tiny, *method, f"data.labeled={coco}", f"data.unlabeled={unlabeled}"]
+    recipe = load_recipe("custom", keys)
+    data, augment, device = open_data(recipe.data), recipe.augment, torch.device("cpu")
+    steps = StepDataset(data.labeled, data.unlabeled, stream_settings(recipe))
+    made = StepsWithStrongViews(steps, augment.strong, augment.affine)
+    for step, loaded in zip(range(2, 6), step_loader(made, range(2, 6), workers=1, pin_memory=False), strict=True):
+        wanted = with_strong_views(steps.load(step), augment.strong, augment.affine, seed=recipe.seed, device=device)
+        found, wanted = tree_flatten(loaded.batch), tree_flatten(wanted)
+        assert found[1] == wanted[1]
+        for one, other in zip(found[0], wanted[0], strict=True):
+            assert torch.equal(one, other) if isinstance(one, torch.Tensor) else one == other
 
 
 def test_two_processes_share_the_batch_of_one(coco, unlabeled, tiny):

@@ -1,7 +1,7 @@
 """The training step: its parts, and what it costs over the passes of its bare networks."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
@@ -26,7 +26,15 @@ from denseteacher.benchmark.timing import (
     wait,
 )
 from denseteacher.data.geometry import WeakView
-from denseteacher.data.loaders import LoadedStep, StepDataset, StreamSettings, step_loader, with_strong_views
+from denseteacher.data.loaders import (
+    LoadedStep,
+    StepDataset,
+    StepsWithStrongViews,
+    StreamSettings,
+    loads_strong_views,
+    step_loader,
+    with_strong_views,
+)
 from denseteacher.detectors import build_detector
 from denseteacher.methods import DenseTeacher, UnbiasedTeacher
 from denseteacher.methods.mean_teacher import MeanTeacher
@@ -47,7 +55,8 @@ class StepReport(NamedTuple):
     seconds: dict[str, float]
     """Median of the whole step and of its parts, each alone; ``data wait`` is what a step from files waits for them."""
     shares: dict[str, float]
-    """Of the parts in a step with its data wait; ``rest`` is what is left, below 0 where parts overlap in the step."""
+    """Of the parts in a step with its data wait, without strong views that loader processes make; ``rest`` is what is
+    left, below 0 where parts overlap in the step."""
     ratios: dict[str, float]
     """``step_over_bare`` is on one CPU thread without the time that other programs took (``undisturbed_clock``)."""
     images_per_second: float
@@ -85,10 +94,14 @@ def measure_step(recipe: Recipe, size: Size, *, classes: int, rounds: int) -> St
     forget_peak_memory(device)
     learner = make_learner(recipe, runtime, size, classes)
     loaded = as_loaded(made_up_step(size, classes), device)
+    batch = with_strong_views(loaded, learner.strong, None, seed=1, device=device)
+    in_loader = loads_strong_views(device, recipe.runtime.workers)
+    if in_loader:
+        loaded = loaded._replace(batch=batch)
     for _ in range(2):
         learner.train_step(loaded)
     peak_gib = peak_memory(device)
-    parts = StepParts(learner, with_strong_views(loaded, learner.strong, None, seed=1, device=device))
+    parts = StepParts(learner, batch)
     work = _work(learner, loaded, parts)
     seconds = in_turns(work, rounds=rounds, device=device)
     pair = {name: work[name] for name in ("step", "bare")}
@@ -109,7 +122,7 @@ def measure_step(recipe: Recipe, size: Size, *, classes: int, rounds: int) -> St
     return StepReport(
         precision=runtime.precision,
         seconds=found,
-        shares=_shares(found),
+        shares=_shares(found, without={"strong views"} if in_loader else set()),
         ratios=ratios,
         images_per_second=images_per_second,
         megapixels_per_second={"padded": megapixels, "real": megapixels * (1 - size.padding)},
@@ -141,9 +154,9 @@ def _work(learner: Learner, loaded: LoadedStep, parts: StepParts) -> dict[str, C
     return work
 
 
-def _shares(seconds: dict[str, float]) -> dict[str, float]:
+def _shares(seconds: dict[str, float], without: Collection[str]) -> dict[str, float]:
     whole = seconds["step"] + seconds["data wait"]
-    shares = {name: seconds[name] / whole for name in _SHARED if name in seconds}
+    shares = {name: seconds[name] / whole for name in _SHARED if name in seconds and name not in without}
     return shares | {"rest": 1 - sum(shares.values())}
 
 
@@ -170,8 +183,12 @@ def _data_wait(recipe: Recipe, learner: Learner, size: Size, steps: int) -> floa
         )
         device = learner.runtime.device
         dataset = StepDataset(images, images.images, settings)
+        loads = loads_strong_views(device, recipe.runtime.workers)
         loader = step_loader(
-            dataset, range(steps + 1), workers=recipe.runtime.workers, pin_memory=device.type == "cuda"
+            StepsWithStrongViews(dataset, learner.strong, None) if loads else dataset,
+            range(steps + 1),
+            workers=recipe.runtime.workers,
+            pin_memory=device.type == "cuda",
         )
         seconds, start = [], time.perf_counter()
         for loaded in loader:

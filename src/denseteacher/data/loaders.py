@@ -42,6 +42,8 @@ class LoadedStep(NamedTuple):
     unlabeled: UnlabeledViews | None
     files: list[str]
     """Image files of the step, for messages."""
+    batch: SemiBatch | None = None
+    """The step with its strong views, where the loader makes them (``StepsWithStrongViews``)."""
 
 
 class PlannedView(NamedTuple):
@@ -170,6 +172,30 @@ class StepDataset(Dataset[LoadedStep | InputError]):
         )
 
 
+class StepsWithStrongViews(Dataset[LoadedStep | InputError]):
+    """Steps whose strong views are made where the images are read, by loader processes."""
+
+    def __init__(self, steps: StepDataset, strong: StrongView, affine: AffineView | None) -> None:
+        """Takes the steps and what ``with_strong_views`` does to them."""
+        self.steps, self.strong, self.affine = steps, strong, affine
+
+    def __getitem__(self, step: int) -> LoadedStep | InputError:
+        """As ``StepDataset`` gives it, with ``batch``."""
+        loaded = self.steps[step]
+        if isinstance(loaded, InputError):
+            return loaded
+        seed, device = self.steps.settings.seed, torch.device("cpu")
+        return loaded._replace(batch=with_strong_views(loaded, self.strong, self.affine, seed=seed, device=device))
+
+
+def loads_strong_views(device: torch.device, workers: int) -> bool:
+    """Whether loader processes make the strong views: beside a step on a CPU, never beside one on a GPU.
+
+    They are hundreds of small operations an image, at which all threads of a step but one would wait.
+    """
+    return device.type == "cpu" and workers > 0
+
+
 def _targets(images: LabeledImages, views: list[PlannedView]) -> Targets:
     boxes = [
         move_boxes(images.boxes[view.position], view.record.height, view.record.width, view.geometry) for view in views
@@ -184,7 +210,7 @@ def _share(batch: int, settings: StreamSettings) -> list[int]:
 
 
 def step_loader(
-    dataset: StepDataset, steps: range, *, workers: int, pin_memory: bool
+    dataset: Dataset[LoadedStep | InputError], steps: range, *, workers: int, pin_memory: bool
 ) -> DataLoader[LoadedStep | InputError]:
     """The dataset's steps in order, made ahead by loader processes."""
     return DataLoader(

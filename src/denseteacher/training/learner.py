@@ -10,6 +10,7 @@ from denseteacher.data.loaders import LoadedStep, StreamSettings, with_strong_vi
 from denseteacher.data.photometry import StrongView
 from denseteacher.detectors import load_weights
 from denseteacher.methods import Method
+from denseteacher.structures import SemiBatch
 from denseteacher.training.accumulation import split_batch
 from denseteacher.training.optim import (
     OptimConfig,
@@ -90,7 +91,7 @@ class Learner:
         """
         rate = learning_rate(self.optim, self.step, max_steps=self.max_steps, labeled_batch=self.settings.labeled_batch)
         set_rate(self.optimizer, rate)
-        batch = with_strong_views(loaded, self.strong, self.affine, seed=self.settings.seed, device=self.runtime.device)
+        batch = self._with_strong_views(loaded) if loaded.batch is None else loaded.batch
         before = [buffer.clone() for buffer in self._buffers]
         values: dict[str, Tensor] = {}
         state = self.method_state
@@ -120,6 +121,9 @@ class Learner:
             self.labeler.copy()
         self.step += 1
         self.values = values | {"gradient_norm": norm, "lr": torch.tensor(rate)}
+
+    def _with_strong_views(self, loaded: LoadedStep) -> SemiBatch:
+        return with_strong_views(loaded, self.strong, self.affine, seed=self.settings.seed, device=self.runtime.device)
 
     def state(self) -> dict[str, Any]:
         """All that a bitwise continuation needs."""

@@ -13,7 +13,7 @@ from pydantic import Field, model_validator
 from torch import nn
 
 from denseteacher.config import Config
-from denseteacher.data.loaders import LoadedStep, StepDataset, step_loader
+from denseteacher.data.loaders import LoadedStep, StepDataset, StepsWithStrongViews, loads_strong_views, step_loader
 from denseteacher.detectors import DenseDetector
 from denseteacher.errors import InputError, RunError
 from denseteacher.training.checkpoint import CheckpointFolder
@@ -162,9 +162,10 @@ class Trainer:
         """The steps still to do; measures how long each was waited for."""
         if self.step >= self.max_steps:
             return
+        loads = loads_strong_views(self.runtime.device, self.workers)
         loader = iter(
             step_loader(
-                self.dataset,
+                StepsWithStrongViews(self.dataset, self.learner.strong, self.learner.affine) if loads else self.dataset,
                 range(self.step, self.max_steps),
                 workers=self.workers,
                 pin_memory=self.runtime.device.type == "cuda",
