@@ -4,7 +4,8 @@
     python benchmarks/real.py masks bccd --weights weights/mobilenetv2_100.safetensors [--seeds 1 2 3] [--jobs 2]
 
 Trains what is missing (see ``denseteacher reproduce``: a call that was stopped goes on) and writes
-``results/real_NAME.json`` after every call, with the rows that are finished and the names of the labeled images.
+``results/real_NAME.json`` after every call, with the rows that are finished and the names of the labeled images. With
+``--count`` another number of images is labeled, and the file is ``results/real_NAME_COUNT.json``.
 """
 
 import argparse
@@ -34,6 +35,7 @@ def main() -> None:
     parser.add_argument("--weights", type=Path, required=True, help="ImageNet weights of the recipe's backbone")
     parser.add_argument("--data", type=Path, default=DATA, help="folder that holds masks/ and bccd/")
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3], help="each is a split and a seed")
+    parser.add_argument("--count", type=int, help="labeled images; those of the recipes if not given")
     parser.add_argument("--jobs", type=int, default=2, help="runs at a time, one thread each")
     parser.add_argument("--row", dest="rows", action="append", default=[], help="train only rows with this text")
     parser.add_argument("--output", type=Path, default=Path("runs/real"))
@@ -46,12 +48,16 @@ def main() -> None:
 def measure(name: str, arguments: argparse.Namespace) -> None:
     """Trains what is missing of one data set and writes its results file."""
     overrides = [f"detector.pretrained={json.dumps(str(arguments.weights.resolve()))}", *arguments.overrides]
+    result_name = f"real_{name}"
+    if arguments.count is not None:
+        overrides.append(f"data.count={arguments.count}")
+        result_name += f"_{arguments.count}"
     result = reproduce(
         ROWS,
         data=arguments.data / name,
         profile=name,
         folds=arguments.seeds,
-        output=arguments.output / name,
+        output=arguments.output / result_name.removeprefix("real_"),
         jobs=arguments.jobs,
         rows=arguments.rows,
         overrides=overrides,
@@ -61,14 +67,14 @@ def measure(name: str, arguments: argparse.Namespace) -> None:
         print(f"{row['label']:34} {row['summary']['AP mean']:5.1f}  {row['values']['AP']}")
     print(
         write_result(
-            f"real_{name}",
+            result_name,
             rows,
             gains(rows),
             metrics=["AP", "AP50", "AP75"],
             data=SOURCES[name],
             weights=arguments.weights.name,
             overrides=arguments.overrides,
-            labeled_images={str(seed): labeled_names(name, arguments.data / name, seed) for seed in arguments.seeds},
+            labeled_images={str(seed): labeled_names(name, arguments, seed) for seed in arguments.seeds},
         )
     )
     if result.stopped_by is not None or result.failures:
@@ -89,9 +95,10 @@ def gains(rows: list[dict[str, Any]]) -> dict[str, float]:
     return found
 
 
-def labeled_names(name: str, root: Path, fold: int) -> list[str]:
+def labeled_names(name: str, arguments: argparse.Namespace, fold: int) -> list[str]:
     """The labeled images of one split."""
-    recipe = load_recipe(name, {"data.root": str(root), "data.fold": fold})
+    keys = {"data.root": str(arguments.data / name), "data.fold": fold}
+    recipe = load_recipe(name, keys | ({} if arguments.count is None else {"data.count": arguments.count}))
     return sorted(image.name for image in open_data(recipe.data).labeled.images)
 
 

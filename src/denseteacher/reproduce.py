@@ -62,7 +62,7 @@ def reproduce(
         output: Folder for the tables, and for the runs, which experiments share. For one data set.
         shard: (i, n) trains the i-th of n parts of the runs.
         jobs: Runs at a time.
-        rows: Trains only the rows whose labels contain one of these texts; the table has all.
+        rows: Trains only the rows with these labels, or whose labels contain one of these texts; the table has all.
         overrides: Recipe keys for all rows, ``KEY=VALUE``.
         report: Told a sentence whenever a run begins or ends.
 
@@ -104,16 +104,19 @@ def make_plan(
         for cell in cells(loaded, profile, [*root, *overrides])
     ]
     labels = list(dict.fromkeys(cell.row.label for cell, _ in needed))
-    unknown = next((text for text in rows if not any(_matches(label, text) for label in labels)), None)
+    wanted = {label for text in rows or labels for label in _matching(labels, text)}
+    unknown = next((text for text in rows if not _matching(labels, text)), None)
     if unknown is not None:
         raise InputError(f"{loaded.name} has no row with {unknown!r}; its rows are {', '.join(labels)}")
-    chosen = [runs for cell, runs in needed if not rows or any(_matches(cell.row.label, text) for text in rows)]
+    chosen = [runs for cell, runs in needed if cell.row.label in wanted]
     fold_by_fold = [run for of_one_fold in zip(*chosen, strict=True) for run in of_one_fold]
     return Plan(loaded, numbers, needed, _part(grouped(fold_by_fold), shard or (1, 1)))
 
 
-def _matches(label: str, text: str) -> bool:
-    return text.lower() in label.lower()
+def _matching(labels: Sequence[str], text: str) -> list[str]:
+    """The label that a text is, or else those that it is a part of."""
+    whole = [label for label in labels if text.lower() == label.lower()]
+    return whole or [label for label in labels if text.lower() in label.lower()]
 
 
 def _label(cell: Cell, fold: int) -> str:

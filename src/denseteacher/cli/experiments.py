@@ -30,7 +30,10 @@ def reproduce(
     shard: Annotated[str | None, typer.Option("--shard", help="i/n: train the i-th of n parts of the runs.")] = None,
     jobs: Annotated[int, typer.Option("--jobs", min=1, help="Runs at a time.")] = 1,
     rows: Annotated[
-        list[str] | None, typer.Option("--row", metavar="TEXT", help="Train only rows whose label contains this.")
+        list[str] | None,
+        typer.Option(
+            "--row", metavar="TEXT", help="Train only the row of this label, or those whose labels contain it."
+        ),
     ] = None,
     overrides: Overrides = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the recipe of every run, train nothing.")] = False,
