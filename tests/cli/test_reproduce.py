@@ -146,6 +146,19 @@ def test_dry_run_prints_every_recipe_and_makes_nothing(call, experiment, tmp_pat
     assert [recipe["method"] for recipe in yaml.safe_load_all(out)] == [{"name": "supervised"}] * 5
 
 
+@pytest.mark.parametrize(
+    ("text", "labels"),
+    [
+        ("supervised", {"Supervised"}),  # a whole label is that row, though others contain it
+        ("SUPERVISED (", {"Supervised (all labels)"}),
+        ("unbiased", {"Unbiased Teacher (cls)", "Unbiased Teacher (cls+box)"}),
+    ],
+)
+def test_a_row_is_chosen_by_its_label_or_a_part_of_several(tmp_path, text, labels):
+    plan = make_plan("table1", data=tmp_path, profile="masks", folds=[1], rows=[text])
+    assert {run.label for run in plan.runs} == {f"{label}, fold 1" for label in labels}
+
+
 def test_list(call, experiment):
     code, out, _ = call("reproduce", "--list")
     assert code == 0

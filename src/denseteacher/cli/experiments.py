@@ -32,7 +32,7 @@ def reproduce(
     rows: Annotated[
         list[str] | None,
         typer.Option(
-            "--row", metavar="TEXT", help="Train only the row of this label, or those whose labels contain it."
+            "--row", metavar="TEXT", help="Train only the row of this label, or those with it in theirs."
         ),
     ] = None,
     overrides: Overrides = None,
