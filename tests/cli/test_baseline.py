@@ -1,7 +1,6 @@
 """``train --baseline``: two halves, one burn-in, one sentence; however often it is stopped."""
 
 import json
-import os
 import re
 import shutil
 import signal
@@ -66,7 +65,7 @@ def stop_in(monkeypatch, folder, step):
     def report(trainer, *arguments):
         original(trainer, *arguments)
         if trainer.folder.name == folder and trainer.step == step:
-            os.kill(os.getpid(), signal.SIGTERM)
+            signal.raise_signal(signal.SIGTERM)
 
     monkeypatch.setattr(Trainer, "_report", report)
 

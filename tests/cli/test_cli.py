@@ -279,7 +279,7 @@ def test_the_console_script_is_installed_and_import_is_light():
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupt_is_one_sentence(call, coco, monkeypatch, number):
     before = signal.getsignal(signal.SIGTERM)
-    monkeypatch.setattr("denseteacher.api.check", lambda *_, **__: os.kill(os.getpid(), number))
+    monkeypatch.setattr("denseteacher.api.check", lambda *_, **__: signal.raise_signal(number))
     assert call("check", coco) == (1, "", "denseteacher: interrupted\n")
     assert signal.getsignal(signal.SIGTERM) is before
 

@@ -1,7 +1,6 @@
 """``denseteacher label``: thresholds, counts, and what it refuses, with a detector whose scores are known."""
 
 import json
-import os
 import re
 import signal
 
@@ -168,7 +167,7 @@ def test_what_label_refuses(call, detector, known, source, tmp_path, monkeypatch
 @pytest.mark.parametrize("there", [False, True])
 def test_an_interrupt_while_writing_leaves_nothing(call, detector, known, source, tmp_path, monkeypatch, there):
     def stopped(*_):
-        os.kill(os.getpid(), signal.SIGTERM)
+        signal.raise_signal(signal.SIGTERM)
 
     monkeypatch.setattr("denseteacher.data.formats.writers.yolo._lines", stopped)
     if there:

@@ -1,6 +1,5 @@
 """Small things that several tests need."""
 
-import os
 import signal
 
 import numpy as np
@@ -121,6 +120,6 @@ def stop_after(monkeypatch, step, number=signal.SIGTERM):
     def report(trainer, *arguments):
         original(trainer, *arguments)
         if trainer.step == step:
-            os.kill(os.getpid(), number)
+            signal.raise_signal(number)
 
     monkeypatch.setattr(Trainer, "_report", report)

@@ -31,9 +31,7 @@ def reproduce(
     jobs: Annotated[int, typer.Option("--jobs", min=1, help="Runs at a time.")] = 1,
     rows: Annotated[
         list[str] | None,
-        typer.Option(
-            "--row", metavar="TEXT", help="Train only the row of this label, or those with it in theirs."
-        ),
+        typer.Option("--row", metavar="TEXT", help="Train only the row of this label, or those with it in theirs."),
     ] = None,
     overrides: Overrides = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the recipe of every run, train nothing.")] = False,
