@@ -15,9 +15,8 @@ import time
 
 import torch
 
-from denseteacher.benchmark.scene import Size, made_up_step
-from denseteacher.benchmark.step import make_learner
-from denseteacher.recipe import load_recipe
+from denseteacher.recipes.schema import load_recipe
+from denseteacher.runs.benchmark import Size, made_up_step, make_learner
 from denseteacher.training.runtime import Runtime
 from result_file import write_result
 

@@ -14,13 +14,13 @@ from pathlib import Path
 
 import numpy as np
 
-from denseteacher.assembly import stream_settings
-from denseteacher.data.geometry import EvalView
-from denseteacher.data.loaders import StepDataset
+from denseteacher.data.augment.weak import EvalView
+from denseteacher.data.loading.steps import StepDataset
 from denseteacher.data.records import Category, ImageRecord, LabeledImages
 from denseteacher.data.sizes import common_canvas, resized_size
-from denseteacher.inference.pictures import batches_by_shape
-from denseteacher.recipe import load_recipe
+from denseteacher.inference.inputs import batches_by_shape
+from denseteacher.recipes.schema import load_recipe
+from denseteacher.runs.build import stream_settings
 from result_file import write_result
 
 SHAPES = [(640, 480, 50), (640, 427, 22), (500, 375, 6), (640, 360, 3), (500, 333, 3), (640, 640, 2), (612, 612, 2)]

@@ -23,10 +23,10 @@ import numpy as np
 from PIL import Image
 
 from denseteacher import api
-from denseteacher.check.files import inspect_images
-from denseteacher.check.memory import shape_detector, step_memory
+from denseteacher.check.cost import shape_detector, step_memory
+from denseteacher.check.images import inspect_images
 from denseteacher.data.records import ImageRecord
-from denseteacher.recipe import load_recipe
+from denseteacher.recipes.schema import load_recipe
 from result_file import write_result
 
 OBJECTS, IMAGES, CLASSES = 100_000, 15_000, 80

@@ -19,22 +19,22 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from torchvision.ops import box_iou
 
-from denseteacher.assembly import stream_settings
-from denseteacher.data.geometry import pad_batch, pad_targets
+from denseteacher.data.augment.weak import pad_batch, pad_targets
 from denseteacher.data.images import decode_image
-from denseteacher.data.loaders import StepDataset, with_strong_views
+from denseteacher.data.loading.steps import StepDataset, with_strong_views
+from denseteacher.data.open import TrainingData, open_data
 from denseteacher.data.records import LabeledImages
-from denseteacher.data.sources import TrainingData, open_data
 from denseteacher.inference.predictor import Predictor
 from denseteacher.methods import DenseTeacher
 from denseteacher.ops.losses import quality_focal_loss
-from denseteacher.recipe import Recipe, load_recipe
-from denseteacher.report.plotting import BLUE, GREEN, PINK
-from denseteacher.report.plotting import VERMILLION as ORANGE
-from denseteacher.report.score_maps import score_map
+from denseteacher.recipes.schema import Recipe, load_recipe
 from denseteacher.report.training_charts import metric_series, smooth
+from denseteacher.runs.build import stream_settings
 from denseteacher.structures import DenseOutput, Detections, ImageBatch
-from denseteacher.training.logging import read_metrics
+from denseteacher.training.metrics_log import read_metrics
+from denseteacher.visualization.figure import BLUE, GREEN, PINK
+from denseteacher.visualization.figure import VERMILLION as ORANGE
+from denseteacher.visualization.heatmap import score_map
 
 FOLDER = Path(__file__).parent.parent / "docs" / "images" / "concepts"
 THRESHOLDS = (0.3, 0.5, 0.7)

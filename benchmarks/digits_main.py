@@ -18,9 +18,9 @@ from typing import get_args
 import torch
 
 from denseteacher.data.choices import Precision
-from denseteacher.demo import scaled_to
-from denseteacher.ops.precision import chosen_precision
-from denseteacher.training.logging import read_metrics
+from denseteacher.hardware import chosen_precision
+from denseteacher.runs.demo import scaled_to
+from denseteacher.training.metrics_log import read_metrics
 from result_file import write_result
 
 FULL = "Dense Teacher (region, cls+box)"

@@ -11,9 +11,9 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
-from denseteacher.experiment import experiment_names
-from denseteacher.report.tables import content
-from denseteacher.reproduce import reproduce
+from denseteacher.experiments.reproduce import reproduce
+from denseteacher.experiments.schema import experiment_names
+from denseteacher.experiments.table import content
 from result_file import write_result
 
 DATA = "Digits small: 200 labeled, 4,000 unlabeled, 300 validation images, 1,600 steps"

@@ -15,14 +15,14 @@ from typing import Any
 
 from PIL import Image, ImageDraw, ImageFont
 
-from denseteacher.assembly import stream_settings
-from denseteacher.data.loaders import StepDataset
-from denseteacher.data.sources import open_data
-from denseteacher.inference.draw import draw_detections, fitted
+from denseteacher.data.loading.steps import StepDataset
+from denseteacher.data.open import open_data
 from denseteacher.inference.predictor import Predictor
-from denseteacher.recipe import load_recipe
-from denseteacher.report.score_maps import heat_overlay
+from denseteacher.recipes.schema import load_recipe
 from denseteacher.report.unlabeled_examples import first_views, unlabeled_examples
+from denseteacher.runs.build import stream_settings
+from denseteacher.visualization.boxes import draw_detections, fitted
+from denseteacher.visualization.heatmap import heat_overlay
 from result_file import RESULTS
 
 ROOT = Path(__file__).parent.parent

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from denseteacher.analysis.analyze import analyze
-from denseteacher.recipe import load_recipe
+from denseteacher.recipes.schema import load_recipe
 from result_file import write_result
 
 PICTURES = Path(__file__).parent.parent / "docs" / "images"

@@ -21,12 +21,12 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from denseteacher.assembly import stream_settings
 from denseteacher.data.formats import open_unlabeled
-from denseteacher.data.loaders import StepDataset
-from denseteacher.data.sources import open_data
+from denseteacher.data.loading.steps import StepDataset
+from denseteacher.data.open import open_data
 from denseteacher.data.splits import write_split_ids
-from denseteacher.recipe import load_recipe
+from denseteacher.recipes.schema import load_recipe
+from denseteacher.runs.build import stream_settings
 from result_file import write_result
 
 _SHARD = 10_000  # files of a folder

@@ -16,10 +16,10 @@ import torch
 
 from denseteacher import train
 from denseteacher.data.choices import Precision
-from denseteacher.experiment import cells, load_experiment
-from denseteacher.ops.precision import chosen_precision
-from denseteacher.recipe import dump_recipe
-from denseteacher.training.logging import read_metrics
+from denseteacher.experiments.schema import cells, load_experiment
+from denseteacher.hardware import chosen_precision
+from denseteacher.recipes.schema import dump_recipe
+from denseteacher.training.metrics_log import read_metrics
 from result_file import write_result
 
 WARM = 8  # steps, the first with unlabeled images among them

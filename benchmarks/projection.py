@@ -18,13 +18,13 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 
-from denseteacher.check.memory import shape_detector, step_memory
-from denseteacher.data.photometry import StrongView
+from denseteacher.check.cost import shape_detector, step_memory
+from denseteacher.data.augment.strong import StrongView
 from denseteacher.data.randomness import Draw
 from denseteacher.detectors import build_detector
-from denseteacher.recipe import load_recipe
+from denseteacher.recipes.schema import load_recipe
 from denseteacher.structures import ImageBatch
-from denseteacher.training.flops import data_sheet_speed, pass_flops
+from denseteacher.training.throughput import data_sheet_speed, pass_flops
 from result_file import write_result
 
 CANVAS, LABELED, UNLABELED, CLASSES, BOXES = (800, 1344), 16, 16, 80, 20

@@ -14,10 +14,10 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
-from denseteacher.data.sources import open_data
-from denseteacher.recipe import load_recipe
-from denseteacher.report.tables import content
-from denseteacher.reproduce import reproduce
+from denseteacher.data.open import open_data
+from denseteacher.experiments.reproduce import reproduce
+from denseteacher.experiments.table import content
+from denseteacher.recipes.schema import load_recipe
 from result_file import write_result
 
 DATA = Path(__file__).parents[1].parent / "shared" / "data"
@@ -54,7 +54,7 @@ def measure(name: str, arguments: argparse.Namespace) -> None:
         result_name += f"_{arguments.count}"
     result = reproduce(
         ROWS,
-        data=arguments.data / name,
+        root=arguments.data / name,
         profile=name,
         folds=arguments.seeds,
         output=arguments.output / result_name.removeprefix("real_"),

@@ -17,7 +17,7 @@ from denseteacher.analysis.outputs import DetectorOutputs
 from denseteacher.analysis.selection import learning_rule, select_region
 from denseteacher.analysis.truth import hidden_truth
 from denseteacher.inference.predictor import Predictor
-from denseteacher.recipe import load_recipe
+from denseteacher.recipes.schema import load_recipe
 from result_file import write_result
 
 BATCH = 32

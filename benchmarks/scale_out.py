@@ -20,14 +20,14 @@ import torch
 from torch import distributed as dist
 from torch.profiler import ProfilerActivity, profile
 
-from denseteacher.benchmark.scene import Size, made_up_step
-from denseteacher.benchmark.step import make_learner
-from denseteacher.benchmark.timing import in_turns, medians
 from denseteacher.detectors import build_detector
-from denseteacher.recipe import Recipe, load_recipe, with_processes
-from denseteacher.training.flops import pass_flops
-from denseteacher.training.learner import Learner
+from denseteacher.recipes.resolve import with_processes
+from denseteacher.recipes.schema import Recipe, load_recipe
+from denseteacher.runs.benchmark import Size, made_up_step, make_learner
 from denseteacher.training.runtime import Runtime
+from denseteacher.training.student_teacher import Learner
+from denseteacher.training.throughput import pass_flops
+from harness.timing import in_turns, medians
 from result_file import write_result
 
 DIGITS = Size(8, 8, 96, 96, 4)

@@ -18,16 +18,16 @@ from typing import Any
 
 import torch
 
-from denseteacher.benchmark.data import measure_data
-from denseteacher.benchmark.peers import measure_loader, measure_strong_views, measure_supervised
-from denseteacher.benchmark.scene import Size, made_up_step
-from denseteacher.benchmark.step import measure_step
-from denseteacher.benchmark.timing import in_turns, medians
-from denseteacher.benchmark.using import measure_evaluation
-from denseteacher.data.photometry import StrongView
+from denseteacher.data.augment.strong import StrongView
 from denseteacher.data.randomness import Draw
-from denseteacher.recipe import load_recipe
+from denseteacher.recipes.schema import load_recipe
+from denseteacher.runs.benchmark import Size, made_up_step
 from denseteacher.structures import ImageBatch
+from harness.data import measure_data
+from harness.peers import measure_loader, measure_strong_views, measure_supervised
+from harness.step import measure_step
+from harness.timing import in_turns, medians
+from harness.using import measure_evaluation
 from result_file import write_result
 
 CLASSES = 80

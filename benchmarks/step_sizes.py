@@ -13,9 +13,9 @@ import sys
 
 import torch
 
-from denseteacher.benchmark.scene import Size
-from denseteacher.benchmark.step import measure_step
-from denseteacher.recipe import load_recipe
+from denseteacher.recipes.schema import load_recipe
+from denseteacher.runs.benchmark import Size
+from harness.step import measure_step
 from result_file import write_result
 
 ON_GPU = torch.cuda.is_available()

@@ -18,18 +18,17 @@ import timm
 import torch
 from torch import Tensor, nn
 
-from denseteacher.benchmark import step as step_module
-from denseteacher.benchmark.parts import StepParts
-from denseteacher.benchmark.scene import Size, made_up_step
-from denseteacher.benchmark.step import as_loaded, make_learner
-from denseteacher.benchmark.timing import in_turns, medians, ratio_of_medians
-from denseteacher.data.loaders import with_strong_views
+from denseteacher.data.loading.steps import with_strong_views
 from denseteacher.detectors import DetectorConfig, build_detector, frozen_norm
-from denseteacher.ops.canvas import real_area
-from denseteacher.recipe import load_recipe
+from denseteacher.ops.padding import real_area
+from denseteacher.recipes.schema import load_recipe
+from denseteacher.runs import benchmark as step_module
+from denseteacher.runs.benchmark import Size, as_loaded, made_up_step, make_learner
 from denseteacher.structures import ImageBatch
-from denseteacher.training.learner import Learner
 from denseteacher.training.runtime import Runtime, RuntimeConfig
+from denseteacher.training.student_teacher import Learner
+from harness.parts import StepParts
+from harness.timing import in_turns, medians, ratio_of_medians
 from result_file import write_result
 
 CLASSES = 80

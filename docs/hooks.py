@@ -18,7 +18,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
-from denseteacher.recipe import Recipe
+from denseteacher.recipes.schema import Recipe
 
 if TYPE_CHECKING:
     from mkdocs.config.defaults import MkDocsConfig

@@ -7,16 +7,49 @@ reads one for prediction. The command ``denseteacher`` does the same from a shel
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from denseteacher.api import TrainResult, evaluate, load, split, train
+    from denseteacher.api import (
+        TrainResult,
+        analyze,
+        benchmark,
+        check,
+        compare,
+        demo,
+        evaluate,
+        export,
+        label,
+        load,
+        predict,
+        reproduce,
+        split,
+        stream,
+        train,
+    )
 
 __version__ = "0.1.0"
-__all__ = ["TrainResult", "__version__", "evaluate", "load", "split", "train"]
+__all__ = [
+    "TrainResult",
+    "__version__",
+    "analyze",
+    "benchmark",
+    "check",
+    "compare",
+    "demo",
+    "evaluate",
+    "export",
+    "label",
+    "load",
+    "predict",
+    "reproduce",
+    "split",
+    "stream",
+    "train",
+]
 
 
 def __getattr__(name: str) -> Any:
     """Imports the API on first use: torch alone takes seconds, and ``import denseteacher`` must not."""
     if name in __all__:
-        from denseteacher.threads import limit_spinning
+        from denseteacher.hardware import limit_spinning
 
         limit_spinning()
         from denseteacher import api

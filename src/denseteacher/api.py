@@ -1,55 +1,66 @@
-"""What a program calls: train, evaluate, split, check, load. The command line only calls what stands here."""
+"""What a program calls: one function a command, with the command's arguments. The command line calls nothing else."""
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from denseteacher.assembly import finish_run
-from denseteacher.baseline import check_baseline, is_reported, train_baseline
+from denseteacher.analysis.analyze import analyze
 from denseteacher.check import CheckReport, check_data
-from denseteacher.data.choices import Format, Protocol
+from denseteacher.data.choices import ExportFormat, Format, LabelFormat, Precision, Protocol
+from denseteacher.data.config import UnlabeledSource
 from denseteacher.data.formats import SplitFiles, read_annotations, with_categories, write_split
-from denseteacher.data.sources import draw_split
-from denseteacher.data.streams import WrittenStream, is_url
-from denseteacher.data.unlabeled import UnlabeledSource, stream_sources
+from denseteacher.data.formats.litdata import WrittenStream, is_url
+from denseteacher.data.open import draw_split, stream_sources
 from denseteacher.errors import InputError
 from denseteacher.evaluation.evaluator import Evaluator
 from denseteacher.evaluation.metrics import Metrics, fitting_metrics
+from denseteacher.experiments.costs import describe_experiments
+from denseteacher.experiments.reproduce import make_plan, reproduce
+from denseteacher.experiments.schema import experiment_names
+from denseteacher.inference.export import export_onnx
+from denseteacher.inference.label import LabelingOutcome, label_images
+from denseteacher.inference.predict import PredictionOutcome, predict_files
 from denseteacher.inference.predictor import Predictor
 from denseteacher.methods import Method
-from denseteacher.recipe import Recipe, load_recipe, with_method, with_processes
-from denseteacher.recipe_file import keys_by_hand
-from denseteacher.report.unlabeled_gain import UnlabeledGain
-from denseteacher.run_folder import choose_folder, goes_on_by_itself
-from denseteacher.run_report import BASELINE
-from denseteacher.run_start import prepare_run
+from denseteacher.recipes.schema import Recipe, builtin_recipes, dump_recipe, load_recipe
+from denseteacher.runs.benchmark import Size
+from denseteacher.runs.benchmark import benchmark as measure_steps
+from denseteacher.runs.compare import Comparison, compare_runs
+from denseteacher.runs.demo import DemoOutcome, run_demo
+from denseteacher.runs.train import TrainResult, train_run
 
+__all__ = [
+    "Comparison",
+    "EvaluationResult",
+    "Metrics",
+    "TrainResult",
+    "analyze",
+    "benchmark",
+    "check",
+    "compare",
+    "demo",
+    "describe_experiments",
+    "evaluate",
+    "experiments",
+    "export",
+    "label",
+    "load",
+    "make_plan",
+    "predict",
+    "recipes",
+    "reproduce",
+    "show_recipe",
+    "split",
+    "stream",
+    "train",
+]
 _ABOUT = {
     "labeled": ("images", "subset", "format"),
     "unlabeled": ("unlabeled_images",),
     "val": ("val_images", "val_subset"),
 }
 """Keys that say how to read another one's path."""
-
-
-class TrainResult(NamedTuple):
-    """What a training run leaves."""
-
-    folder: Path
-    step: int
-    metrics: dict[str, float]
-    """Of the last evaluation: ``teacher/AP``, ``student/AP50``, ..."""
-    best: dict[str, float]
-    """``step`` and ``AP`` of the best teacher."""
-    stopped_by: str | None
-    """Name of the signal that ended the run, or its baseline, early."""
-    is_main: bool
-    """False in the other processes of a run: they write nothing and know no metrics."""
-    baseline: "TrainResult | None" = None
-    """The same of the detector without unlabeled images, where one was asked for and begun."""
-    gain: UnlabeledGain | None = None
-    """What the unlabeled images were worth over that baseline, once it is finished."""
 
 
 def train(
@@ -60,12 +71,17 @@ def train(
     unlabeled: str | Path | Sequence[str | Path] | None = None,
     val: str | Path | None = None,
     root: str | Path | None = None,
+    format: Format | None = None,
+    subset: str | None = None,
+    val_subset: str | None = None,
     output: str | Path | None = None,
     method: Method | None = None,
     overrides: Mapping[str, Any] | Iterable[str] = (),
     resume: bool = False,
     burn_in_from: str | Path | None = None,
     baseline: bool = False,
+    devices: int | None = None,
+    nodes: int | None = None,
 ) -> TrainResult:
     """Trains a detector.
 
@@ -77,6 +93,9 @@ def train(
             several of them; or a LitData data set, its folder or URL.
         val: Annotations to evaluate on.
         root: Folder of the recipe's data set in its published layout.
+        format: The format of ``labeled`` and ``val``; detected if not given.
+        subset: The part of ``labeled``, where it has several.
+        val_subset: The part of ``val``, where it has several.
         output: The run folder; a new one below ``runs`` if not given.
         method: A method of your own in place of the recipe's (``docs/add-a-method.md``).
         overrides: ``{"optim.lr": 0.02}`` or ``["optim.lr=0.02"]``.
@@ -86,32 +105,26 @@ def train(
         baseline: Also train the same detector without unlabeled images, from the same burn-in and for as many steps,
             in the folder ``baseline`` of the run folder, and say what they were worth: in ``TrainResult.gain``, in
             ``baseline.json`` and at the top of the report. With ``resume``, what is finished is not repeated.
+        devices: Processes, one a device, on each node.
+        nodes: Machines.
 
     Raises:
         InputError: If something given is wrong.
         RunError: If the run can't go on.
     """
     given = _given_paths(labeled=labeled, unlabeled=unlabeled, val=val, images=images, root=root)
-    texts = [*_as_texts(given), *_as_texts(overrides)]
-    config = _run_recipe(recipe, texts, method)
-    if baseline:
-        check_baseline(config)
-    resume = resume or goes_on_by_itself(output)
-    folder = choose_folder(config.name, output, resume=resume)
-    source = None if burn_in_from is None else Path(burn_in_from)
-    by_hand = keys_by_hand("detector", str(recipe), texts)
-    run = prepare_run(config, by_hand, folder, resume=resume, burn_in_from=source)
-    progress = run.trainer.fit()
-    if run.runtime.is_main and progress.stopped_by is None and not (baseline and is_reported(folder)):
-        finish_run(run.recipe, run.data, run.trainer, progress, folder)
-    result = TrainResult(folder, *progress, run.runtime.is_main)
-    config, data, runtime = run[:3]
-    del run  # the device has no memory for two trainers
-    if not baseline or progress.stopped_by is not None:
-        return result
-    baseline_progress, gain = train_baseline(folder, config, data, runtime, burn_in_from=source)
-    second = TrainResult(folder / BASELINE, *baseline_progress, runtime.is_main)
-    return result._replace(stopped_by=second.stopped_by, baseline=second, gain=gain)
+    options: dict[str, Any] = {"data.format": format, "data.subset": subset, "data.val_subset": val_subset}
+    options |= {"runtime.devices": devices, "runtime.nodes": nodes}
+    known = {key: value for key, value in options.items() if value is not None}
+    return train_run(
+        recipe,
+        [*_as_texts(given), *_as_texts(overrides), *_as_texts(known)],
+        output=output,
+        method=method,
+        resume=resume,
+        burn_in_from=None if burn_in_from is None else Path(burn_in_from),
+        baseline=baseline,
+    )
 
 
 class EvaluationResult(NamedTuple):
@@ -217,7 +230,7 @@ def split(
 def stream(
     source: str | Path | Sequence[str | Path], *, output: str | Path, images: str | Path | None = None
 ) -> WrittenStream:
-    """Writes unlabeled images as a LitData data set (``data.streams.write_stream``).
+    """Writes unlabeled images as a LitData data set (``data.formats.litdata``).
 
     Args:
         source: As ``unlabeled`` of ``train``.
@@ -271,10 +284,185 @@ def check(
     return check_data(load_recipe(recipe, [*_as_texts(given), *_as_texts(overrides)]), quick=quick)
 
 
-def _run_recipe(recipe: str | Path, overrides: list[str], method: Method | None) -> Recipe:
-    """The recipe of a run, for the processes that it has."""
-    config = load_recipe(recipe, overrides)
-    return with_processes(config if method is None else with_method(config, method))
+def demo(
+    output: str | Path = "demo", *, steps: int = 2400, overrides: Mapping[str, Any] | Iterable[str] = ()
+) -> DemoOutcome:
+    """Trains Supervised and Dense Teacher on the built-in Digits data, and compares them.
+
+    Args:
+        output: Folder for the two runs and the report.
+        steps: Training steps of each run.
+        overrides: As for ``train``.
+
+    Raises:
+        InputError: If ``output`` is not empty.
+    """
+    return run_demo(Path(output), steps=steps, overrides=_as_texts(overrides))
+
+
+def compare(runs: Sequence[str | Path], *, output: str | Path | None = None) -> Comparison:
+    """Puts finished runs side by side; gains are over the first.
+
+    Args:
+        runs: Folders of two or more finished runs.
+        output: HTML file to write; none if not given.
+
+    Raises:
+        InputError: If there are fewer than two runs, or one is missing or not finished.
+    """
+    return compare_runs([Path(run) for run in runs], output=None if output is None else Path(output))
+
+
+def predict(
+    detector: str | Path,
+    paths: Sequence[str | Path],
+    *,
+    output: str | Path,
+    score: float = 0.5,
+    precision: Precision = "fp32",
+    compile: bool = False,
+) -> PredictionOutcome:
+    """Detects objects in files; writes COCO results and pictures with boxes. ``load`` predicts without files.
+
+    Args:
+        detector: Detector file or run folder.
+        paths: Image files, folders or glob patterns.
+        output: Folder for ``predictions.json``, ``images.json`` and ``pictures``.
+        score: Detections with a higher score are drawn.
+        precision: Of the network; ``auto`` is bf16 on a GPU made for it.
+        compile: Whether torch compiles the network.
+
+    Raises:
+        InputError: If there are no images, or ``output`` holds predictions already.
+        RunError: If the disk refuses.
+    """
+    return predict_files(
+        Path(detector), list(map(str, paths)), Path(output), draw_above=score, precision=precision, compile=compile
+    )
+
+
+def label(
+    detector: str | Path,
+    source: str | Path,
+    *,
+    to: LabelFormat,
+    output: str | Path,
+    images: str | Path | None = None,
+    score: float = 0.3,
+    top: int = 100,
+    class_scores: Mapping[str, float] | None = None,
+) -> LabelingOutcome:
+    """Writes a detector's boxes in images as annotations to correct in a labeling tool.
+
+    Args:
+        detector: Detector file or run folder.
+        source: Folder, tar shards, COCO JSON, VOC folder or text list of images.
+        to: The format (see ``data.writers``).
+        output: Folder to write to, new or empty.
+        images: Folder that a list's or a JSON's paths are relative to.
+        score: Boxes with a lower score are left out.
+        top: Most boxes an image, those with the highest scores.
+        class_scores: Another ``score`` for some classes.
+
+    Raises:
+        InputError: If there are no images or not such a class, or ``output`` is not empty.
+        RunError: If the disk refuses.
+    """
+    folder = None if images is None else Path(images)
+    return label_images(
+        Path(detector),
+        Path(source),
+        Path(output),
+        to=to,
+        images=folder,
+        score=score,
+        top=top,
+        class_scores=class_scores,
+    )
+
+
+def export(
+    detector: str | Path,
+    *,
+    output: str | Path,
+    format: ExportFormat = "onnx",
+    nms: bool = True,
+    opset: int | None = None,
+) -> None:
+    """Writes a detector as one file that runs without torch: any number of images, of any size.
+
+    Args:
+        detector: Detector file or run folder.
+        output: File to write.
+        format: Kind of the file.
+        nms: Whether the file ends in detections, or in boxes and scores at every location.
+        opset: Version of ONNX's operators; torch's choice if not given.
+
+    Raises:
+        InputError: If there is not a detector, ``output`` is there already, or the extra ``onnx`` is not installed.
+        RunError: If torch can't export the network, or the disk refuses.
+    """
+    export_onnx(Path(detector), Path(output), nms=nms, opset=opset)
+
+
+def benchmark(
+    recipe: str | Path = "coco_standard",
+    *,
+    batch: int = 2,
+    size: tuple[int, int] = (320, 416),
+    rounds: int = 5,
+    padding: float = 0.0,
+    trace: str | Path | None = None,
+    device: str = "auto",
+    overrides: Mapping[str, Any] | Iterable[str] = (),
+) -> dict[str, Any]:
+    """Times training steps on made-up images (``runs.benchmark``).
+
+    Args:
+        recipe: Name of a built-in recipe, or path of a YAML file: says detector, method and views.
+        batch: Labeled images, and as many unlabeled ones.
+        size: Height and width of the canvas, multiples of 32.
+        rounds: Steps that are timed.
+        padding: Share of the canvas that is not an image.
+        trace: File for a profile of two steps, as chrome://tracing reads it.
+        device: ``auto``, ``cpu`` or ``cuda``.
+        overrides: As for ``train``.
+
+    Returns:
+        What was measured, by name.
+
+    Raises:
+        InputError: If something given is wrong.
+        RunError: If the trace can't be written.
+    """
+    keys = ["detector.pretrained=false", "method.group_size=null", f"runtime.device={device}", *_as_texts(overrides)]
+    measured = Size(batch, batch, *size, padding=padding)
+    return measure_steps(
+        load_recipe(recipe, keys), measured, rounds=rounds, trace=None if trace is None else Path(trace)
+    )
+
+
+def experiments() -> list[str]:
+    """Names of the tables and figures that ``reproduce`` knows."""
+    return experiment_names()
+
+
+def recipes() -> dict[str, str]:
+    """Names of the recipes that come with the package, and what they are for."""
+    return builtin_recipes()
+
+
+def show_recipe(recipe: str | Path | Recipe, overrides: Mapping[str, Any] | Iterable[str] = ()) -> str:
+    """A recipe with all its values, as YAML that ``train`` reads.
+
+    Args:
+        recipe: Name of a built-in recipe, path of a YAML file, or a recipe that was read.
+        overrides: As for ``train``; of a recipe that was read there are none.
+
+    Raises:
+        InputError: If there is not such a recipe, or a key or value is wrong.
+    """
+    return dump_recipe(recipe if isinstance(recipe, Recipe) else load_recipe(recipe, overrides))
 
 
 def _given_paths(**paths: str | Path | Sequence[str | Path] | None) -> dict[str, Any]:

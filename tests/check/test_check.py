@@ -7,7 +7,7 @@ import shutil
 import pytest
 
 from denseteacher import api
-from denseteacher.check import Duration, duration, report
+from denseteacher.check import Duration, cost, report
 from support.published_datasets import write_voc
 
 
@@ -109,7 +109,7 @@ def test_the_cost_of_more_unlabeled_images_is_told_and_their_multiple_kept(plant
 
 
 def test_the_time_on_a_cpu_is_measured_but_for_quick(planted, call, monkeypatch):
-    monkeypatch.setattr(duration, "_LONG", float("inf"))  # however busy this machine is
+    monkeypatch.setattr(cost, "_LONG", float("inf"))  # however busy this machine is
     cpu = ["--set", "runtime.device=cpu"]
     code, out, err = call(*planted.arguments(*cpu))
     assert code == 0, err
@@ -125,7 +125,7 @@ def test_a_long_run_on_a_cpu_names_the_recipe_for_it(planted, call, monkeypatch)
         hours = {"custom": 30, "custom_small": 2}[recipe.name]
         return Duration(int(recipe.schedule.max_steps), 3600.0 * hours, (64, 96), 2)
 
-    for module in (report, duration):
+    for module in (report, cost):
         monkeypatch.setattr(module, "measure_duration", measured)
     code, out, err = call(*planted.arguments("--set", "runtime.device=cpu"))
     assert code == 0, err

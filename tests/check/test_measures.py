@@ -4,18 +4,18 @@ import numpy as np
 import pytest
 import torch
 
-from denseteacher.assembly import stream_settings
-from denseteacher.check import measure_foreground
-from denseteacher.check.memory import shape_detector, step_memory, worst_canvas
+from denseteacher.check.cost import shape_detector, step_memory, worst_canvas
+from denseteacher.data.augment.weak import WeakView, pad_targets
 from denseteacher.data.formats import read_labeled
-from denseteacher.data.geometry import WeakView, pad_targets
-from denseteacher.data.loaders import StepDataset
+from denseteacher.data.loading.steps import StepDataset
 from denseteacher.data.objects import Objects
 from denseteacher.data.records import ImageRecord
 from denseteacher.detectors import FCOSConfig, RetinaNetConfig
-from denseteacher.object_scales import measure_scales
 from denseteacher.ops.boxes import iou
-from denseteacher.recipe import load_recipe
+from denseteacher.recipes.object_scales import measure_scales
+from denseteacher.recipes.resolve import recipe_foreground
+from denseteacher.recipes.schema import load_recipe
+from denseteacher.runs.build import stream_settings
 
 VIEW = WeakView(short_side=(256,), max_side=512)
 """Leaves an image of 256 x 320 as it is."""
@@ -80,7 +80,7 @@ def test_foreground_is_that_of_the_runs_own_batches(coco, tiny, name):
         anchors = detector.anchors(loaded.labeled.pixels.shape[-2:], torch.device("cpu"))
         foreground = detector.foreground(anchors, loaded.targets)
         found, locations = found + int(foreground.sum()), locations + foreground.numel()
-    measured = measure_foreground(config, detector, labeled)
+    measured = recipe_foreground(config, detector, labeled)
     assert measured.images == 12
     assert measured.share == pytest.approx(found / locations, rel=1e-12)
     assert measured.positives == pytest.approx(found / 12)

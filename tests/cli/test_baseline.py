@@ -10,12 +10,9 @@ import pytest
 
 import denseteacher
 from conftest import TINY
-from denseteacher.assembly import stream_settings
-from denseteacher.baseline import measure_gain
-from denseteacher.data.sources import open_data
+from denseteacher.data.open import open_data
 from denseteacher.errors import InputError
-from denseteacher.recipe import load_recipe
-from denseteacher.report.evaluation_files import read_detections, read_evaluation
+from denseteacher.recipes.schema import load_recipe
 from denseteacher.report.unlabeled_gain import (
     BestTeacher,
     ClassGain,
@@ -25,9 +22,12 @@ from denseteacher.report.unlabeled_gain import (
     read_gain,
     write_gain,
 )
-from denseteacher.run_report import report_run
-from denseteacher.training.learner import Learner
-from denseteacher.training.logging import read_metrics
+from denseteacher.runs.baseline import measure_gain
+from denseteacher.runs.build import stream_settings
+from denseteacher.runs.evaluate import read_detections, read_evaluation
+from denseteacher.runs.report import report_run
+from denseteacher.training.metrics_log import read_metrics
+from denseteacher.training.student_teacher import Learner
 from denseteacher.training.trainer import Trainer
 from support import TIMING, assert_same, last_state
 from support.finished_runs import with_detections

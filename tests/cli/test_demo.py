@@ -7,8 +7,8 @@ import pytest
 
 from denseteacher import cli
 from denseteacher.data import digits
-from denseteacher.demo import scaled_to
-from denseteacher.training.logging import read_metrics
+from denseteacher.runs.demo import scaled_to
+from denseteacher.training.metrics_log import read_metrics
 
 
 def _demo(monkeypatch, capsys, *arguments):

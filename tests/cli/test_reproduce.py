@@ -11,9 +11,9 @@ import time
 import pytest
 import yaml
 
-from denseteacher.experiment import load_experiment
-from denseteacher.reproduce import make_plan, reproduce
-from denseteacher.training.logging import read_metrics
+from denseteacher.experiments.reproduce import make_plan, reproduce
+from denseteacher.experiments.schema import load_experiment
+from denseteacher.training.metrics_log import read_metrics
 
 
 @pytest.fixture
@@ -45,7 +45,7 @@ def experiment(tiny, tmp_path):
 def test_a_table_from_a_stopped_call_to_its_files(call, coco, experiment, tmp_path):
     output = tmp_path / "out"
     arguments = ["reproduce", experiment, "--data", coco.parent, "--folds", "1", "--output", output]
-    supervised, boxes = make_plan(experiment, data=coco.parent, folds=[1]).runs
+    supervised, boxes = make_plan(experiment, root=coco.parent, folds=[1]).runs
     log = output / "runs" / boxes.name / "metrics.jsonl"
 
     # the row with a burn-in runs first, though it stands second; the signal reaches the call alone
@@ -155,7 +155,7 @@ def test_dry_run_prints_every_recipe_and_makes_nothing(call, experiment, tmp_pat
     ],
 )
 def test_a_row_is_chosen_by_its_label_or_a_part_of_several(tmp_path, text, labels):
-    plan = make_plan("table1", data=tmp_path, profile="masks", folds=[1], rows=[text])
+    plan = make_plan("table1", root=tmp_path, profile="masks", folds=[1], rows=[text])
     assert {run.label for run in plan.runs} == {f"{label}, fold 1" for label in labels}
 
 

@@ -13,8 +13,8 @@ from PIL import Image
 
 from denseteacher.data import digits
 from denseteacher.data.formats import read_labeled
+from denseteacher.data.loading.samplers import LabeledSampler, UniformSampler
 from denseteacher.data.records import ImageRecord, LabeledImages
-from denseteacher.data.samplers import LabeledSampler, UniformSampler
 from denseteacher.data.splits import listed_split, published_split, seeded_split, write_split_ids
 from denseteacher.errors import InputError
 

@@ -15,7 +15,6 @@ from torchvision.models import detection
 from torchvision.models.detection.backbone_utils import BackboneWithFPN
 from torchvision.ops.feature_pyramid_network import LastLevelP6P7
 
-from denseteacher.assembly import check_same_start, find_start, new_student
 from denseteacher.data.records import Category
 from denseteacher.detectors import (
     FCOS,
@@ -30,7 +29,9 @@ from denseteacher.detectors import (
 from denseteacher.detectors import coco_weights as coco_weights_module
 from denseteacher.detectors.class_names import canonical_name, match_classes
 from denseteacher.errors import InputError
-from denseteacher.recipe import load_recipe, resolve_auto
+from denseteacher.recipes.resolve import resolve_auto
+from denseteacher.recipes.schema import load_recipe
+from denseteacher.runs.build import check_same_start, find_start, new_student
 from support import image_batch
 
 COCO = detection.FCOS_ResNet50_FPN_Weights.COCO_V1.meta["categories"]

@@ -14,7 +14,7 @@ from PIL import Image
 import denseteacher
 from conftest import TINY, paint
 from denseteacher.training.checkpoint import CheckpointFolder
-from denseteacher.training.logging import read_metrics
+from denseteacher.training.metrics_log import read_metrics
 from support.closeness import assert_close_to_scale
 
 

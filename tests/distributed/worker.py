@@ -11,7 +11,7 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 from denseteacher import cli
-from denseteacher.training.learner import Learner
+from denseteacher.training.student_teacher import Learner
 from denseteacher.training.trainer import Trainer
 
 WATCHED = 4  # a step with unlabeled images, after a checkpoint

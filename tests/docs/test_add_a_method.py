@@ -12,7 +12,7 @@ import denseteacher
 from denseteacher import api
 from denseteacher.errors import InputError
 from denseteacher.methods import UnbiasedTeacher
-from denseteacher.training.logging import read_metrics
+from denseteacher.training.metrics_log import read_metrics
 from support.closeness import assert_close_to_scale
 
 PAGE = Path(__file__).parents[2] / "docs" / "add-a-method.md"

@@ -19,7 +19,7 @@ from PIL import Image
 
 from denseteacher import api, cli
 from denseteacher.analysis.analyze import FIGURES
-from denseteacher.recipe import load_recipe
+from denseteacher.recipes.schema import load_recipe
 from support.published_datasets import write_voc, write_yolo
 
 ROOT = Path(__file__).parents[2]

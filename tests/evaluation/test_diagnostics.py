@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from denseteacher.evaluation import diagnostics
+from denseteacher.evaluation.arrays import read_scene
 from denseteacher.evaluation.coco_map import coco_map
 from denseteacher.evaluation.diagnostics import RECALLS, match_scene, mean_precision
-from denseteacher.evaluation.scene import read_scene
 from support.random_coco import random_scene
 
 ONE, TWO, NOWHERE = [0, 0, 20, 20], [50, 0, 20, 20], [200, 0, 20, 20]

@@ -9,8 +9,8 @@ from denseteacher import api
 from denseteacher.errors import InputError
 from denseteacher.evaluation.metrics import check_metrics, fitting_metrics, measure
 from denseteacher.evaluation.miss_rate import log_average_miss_rate
-from denseteacher.recipe import load_recipe
-from denseteacher.runs import make_run
+from denseteacher.experiments.plan import make_run
+from denseteacher.recipes.schema import load_recipe
 from support.random_coco import random_scene
 
 VOC, CROWDHUMAN = ["VOC07 AP50", "VOC AP50"], ["mMR", "CrowdHuman AP", "CrowdHuman recall"]

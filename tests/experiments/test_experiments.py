@@ -4,13 +4,13 @@ import pytest
 import yaml
 
 import denseteacher
-from denseteacher import assembly
 from denseteacher.errors import InputError
-from denseteacher.experiment import cells, experiment_names, load_experiment
-from denseteacher.experiment_costs import image_views, overview
-from denseteacher.recipe import dump_recipe, load_recipe
-from denseteacher.reproduce import make_plan
-from denseteacher.runs import make_run
+from denseteacher.experiments.costs import describe_experiments, image_views
+from denseteacher.experiments.plan import make_run
+from denseteacher.experiments.reproduce import make_plan
+from denseteacher.experiments.schema import cells, experiment_names, load_experiment
+from denseteacher.recipes.schema import dump_recipe, load_recipe
+from denseteacher.runs import build
 
 NAMES = [
     "fig2a", "fig2b", "methods", "table1", "table2", "table3", "table4", "table5", "table6", "table7a", "table7b",
@@ -63,7 +63,7 @@ def test_the_rows_on_photographs_share_their_burn_ins(name, profile):
 
 def test_every_distinct_row_trains(coco, tiny, tmp_path, monkeypatch):
     """A step on labeled images alone, then two with the others at full weight."""
-    monkeypatch.setattr(assembly, "report_run", lambda *_, **__: None)  # half of the time, and tested elsewhere
+    monkeypatch.setattr(build, "report_run", lambda *_, **__: None)  # half of the time, and tested elsewhere
     overrides = [
         *tiny,
         "seed=1", "data.fold=1", "data.builtin=null", "data.root=null", f"data.labeled={coco}",
@@ -235,7 +235,7 @@ def test_the_costs():
     recipe = load_recipe("digits")
     assert image_views(recipe) == 2 * 8 * 2400 + 2 * 8 * 1400
     assert image_views(load_recipe("digits", ["method.name=supervised"])) == 2 * 8 * 2400
-    text = overview(["table1", "table6"])
+    text = describe_experiments("table1", "table6")
     assert "paper   30 runs (folds 1, 2, 3, 4, 5) of 180,000 steps and 5.76 to 11.36 million image views" in text
     assert "; 1,500.0 h" in text
     assert "Unbiased Teacher (FCOS, CrowdHuman) (not in digits)" in text

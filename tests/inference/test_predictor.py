@@ -12,11 +12,11 @@ from denseteacher.detectors import FCOS, DetectorCard, save_detector
 from denseteacher.errors import InputError
 from denseteacher.evaluation.evaluator import detect_batch
 from denseteacher.inference import predictor as predictor_module
-from denseteacher.inference.draw import class_color, draw_detections
-from denseteacher.inference.folder import find_images
-from denseteacher.inference.pictures import batches_by_shape
+from denseteacher.inference.inputs import batches_by_shape
+from denseteacher.inference.predict import find_images
 from denseteacher.inference.predictor import Predictor
 from denseteacher.structures import Detections
+from denseteacher.visualization.boxes import class_color, draw_detections
 from support import image_batch
 from support.closeness import assert_close_to_scale, assert_same_detections
 

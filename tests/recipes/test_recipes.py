@@ -8,7 +8,8 @@ import yaml
 import denseteacher
 from denseteacher.errors import InputError
 from denseteacher.methods import DenseTeacher, Supervised, UnbiasedTeacher
-from denseteacher.recipe import builtin_recipes, dump_recipe, load_recipe, resolve_auto
+from denseteacher.recipes.resolve import resolve_auto
+from denseteacher.recipes.schema import builtin_recipes, dump_recipe, load_recipe
 
 NAMES = [
     *("bccd", "coco_full", "coco_full_lsj", "coco_standard", "crowdhuman", "custom", "custom_small", "digits", "masks"),
@@ -140,10 +141,10 @@ def test_analyses_and_moved_views_only_where_they_mean_something(overrides, mess
 def test_a_moved_view_reaches_the_method_with_its_matrix_in_every_part(coco, tiny):
     import torch
 
-    from denseteacher.assembly import stream_settings
-    from denseteacher.data.affine import AffineView
-    from denseteacher.data.loaders import StepDataset, with_strong_views
-    from denseteacher.data.sources import open_data
+    from denseteacher.data.augment.affine import AffineView
+    from denseteacher.data.loading.steps import StepDataset, with_strong_views
+    from denseteacher.data.open import open_data
+    from denseteacher.runs.build import stream_settings
     from denseteacher.training.accumulation import split_batch
 
     overrides = ["data.split=seeded", "data.count=6", "data.hidden_labels=true", "method.burn_in=2", "method.ramp=0"]

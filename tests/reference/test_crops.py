@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from denseteacher.pseudo_labels.crops import (
+from denseteacher.data.augment.copy_paste import (
     Collage,
     Crops,
     PasteRule,

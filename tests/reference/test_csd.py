@@ -8,7 +8,7 @@ from denseteacher.detectors import FCOS, RetinaNet
 from denseteacher.methods import CSD, Supervised
 from denseteacher.methods.base import concatenate
 from denseteacher.methods.csd import box_difference, symmetric_divergence
-from denseteacher.pseudo_labels.mirror import mirror_back, mirror_images
+from denseteacher.pseudo_labels.flip_ensemble import mirror_back, mirror_images
 from support import semi_batch, sigmoid64
 from support.closeness import assert_close_to_scale
 

@@ -7,7 +7,7 @@ import torch
 from denseteacher.detectors import FCOS
 from denseteacher.methods import DynamicThreshold
 from denseteacher.methods.base import split_output
-from denseteacher.pseudo_labels.class_mass import accumulate_mass, even_mass, relative_mass
+from denseteacher.pseudo_labels.class_statistics import accumulate_mass, even_mass, relative_mass
 from denseteacher.structures import LossWeights
 from support import random_targets, semi_batch
 from support.closeness import assert_close_to_scale

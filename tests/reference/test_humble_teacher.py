@@ -7,7 +7,7 @@ import torch
 from denseteacher.detectors import FCOS, RetinaNet
 from denseteacher.methods import HumbleTeacher
 from denseteacher.methods.base import split_output
-from denseteacher.pseudo_labels.mirror import belief_of, mirror_back, mirror_ensemble, mirror_images
+from denseteacher.pseudo_labels.flip_ensemble import belief_of, mirror_back, mirror_ensemble, mirror_images
 from denseteacher.pseudo_labels.proposals import balanced_proposals
 from denseteacher.structures import DenseOutput
 from support import giou_rows, image_batch, semi_batch, sigmoid64

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 import torch
 
+from denseteacher.data.augment.mix import mixup, mosaic
 from denseteacher.detectors import FCOS, RetinaNet
 from denseteacher.methods import InstantTeaching, PseudoBoxTeacher
 from denseteacher.pseudo_labels.boxes import PseudoBoxes, pseudo_boxes
-from denseteacher.pseudo_labels.mix import mixup, mosaic
 from denseteacher.pseudo_labels.rectify import rectify
 from denseteacher.structures import METHOD_NUMBERS, ImageBatch, Targets
 from support import image_batch, semi_batch, tensors_of

@@ -3,9 +3,9 @@
 import numpy as np
 import torch
 
-from denseteacher.data.geometry import Geometry
+from denseteacher.data.augment.weak import Geometry
 from denseteacher.pseudo_labels.boxes import PseudoBoxes, fuse
-from denseteacher.pseudo_labels.memory import empty_memory, memorize, recall
+from denseteacher.pseudo_labels.label_memory import empty_memory, memorize, recall
 from support.closeness import assert_close_to_scale
 
 FILE = (60, 90)  # height and width of every image file

@@ -9,7 +9,7 @@ import torch
 from denseteacher.detectors import FCOS, RetinaNet
 from denseteacher.ops.anchors import valid_locations
 from denseteacher.ops.boxes import centers, encode_deltas, encode_ltrb
-from denseteacher.pseudo_labels.mirror import mirror_back, mirror_boxes, mirror_images, partners
+from denseteacher.pseudo_labels.flip_ensemble import mirror_back, mirror_boxes, mirror_images, partners
 from denseteacher.structures import DenseOutput
 from support import image_batch
 from support.closeness import assert_close_to_scale

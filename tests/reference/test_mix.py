@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from denseteacher.pseudo_labels.mix import mixup, mosaic, unmixed, with_rows
+from denseteacher.data.augment.mix import mixup, mosaic, unmixed, with_rows
 from denseteacher.structures import ImageBatch, Targets
 from support import random_targets, tensors_of
 from support.closeness import assert_close_to_scale

@@ -4,7 +4,7 @@ import shutil
 
 import pytest
 
-from denseteacher.compare import compare_runs
+from denseteacher.runs.compare import compare_runs
 from support.finished_runs import trained, with_detections
 
 playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright")

@@ -13,10 +13,9 @@ from PIL import Image
 import denseteacher
 from conftest import TINY
 from denseteacher.detectors import FCOS, RetinaNet
-from denseteacher.report.evaluation_files import ClassScore, RunEvaluation, read_evaluation
+from denseteacher.evaluation.summary import ClassScore, RunEvaluation
 from denseteacher.report.page import class_table
 from denseteacher.report.pictures import PageBox, page_picture
-from denseteacher.report.score_maps import score_map
 from denseteacher.report.training_charts import (
     ShownRun,
     loss_charts,
@@ -25,6 +24,8 @@ from denseteacher.report.training_charts import (
     pseudo_label_charts,
     smooth,
 )
+from denseteacher.runs.evaluate import read_evaluation
+from denseteacher.visualization.heatmap import score_map
 from support.finished_runs import trained, with_detections
 
 
@@ -112,14 +113,14 @@ def test_every_kind_of_method_has_a_report(tmp_path, coco, unlabeled, method, te
 def test_a_file_that_can_not_be_written_names_no_picture_as_the_reason_to_stop(tmp_path, coco, unlabeled, recwarn):
     run = tmp_path / "run"
     run.mkdir()
-    original = denseteacher.assembly.evaluate_run
+    original = denseteacher.runs.build.evaluate_run
 
     def with_obstacle(folder, *arguments, **options):
         (folder / "pr_curve.png").mkdir()
         original(folder, *arguments, **options)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(denseteacher.assembly, "evaluate_run", with_obstacle)
+        patch.setattr(denseteacher.runs.build, "evaluate_run", with_obstacle)
         trained(run, coco, unlabeled)
     assert (run / "report.html").is_file()
     assert any("can't be written" in str(one.message) for one in recwarn)

@@ -6,14 +6,14 @@ import torch
 from PIL import Image
 
 from conftest import TINY
-from denseteacher.assembly import stream_settings
-from denseteacher.data.loaders import StepDataset, with_strong_views
-from denseteacher.data.sources import open_data
+from denseteacher.data.loading.steps import StepDataset, with_strong_views
+from denseteacher.data.open import open_data
 from denseteacher.detectors import build_detector
 from denseteacher.errors import InputError
-from denseteacher.recipe import load_recipe
+from denseteacher.recipes.schema import load_recipe
 from denseteacher.report.unlabeled_examples import first_views, unlabeled_examples
-from denseteacher.training.logging import MetricsLog, read_metrics
+from denseteacher.runs.build import stream_settings
+from denseteacher.training.metrics_log import MetricsLog, read_metrics
 from support import TIMING, assert_same, last_state
 from support.finished_runs import trained
 

@@ -4,12 +4,13 @@ import numpy as np
 
 import denseteacher
 from conftest import TINY
-from denseteacher.assembly import stream_settings
-from denseteacher.data.sources import open_data
+from denseteacher.data.open import open_data
 from denseteacher.evaluation.metrics import measure
-from denseteacher.recipe import load_recipe
-from denseteacher.report.evaluation_files import describe_evaluation, write_evaluation, write_figures
-from denseteacher.run_report import report_run
+from denseteacher.evaluation.summary import describe_evaluation
+from denseteacher.recipes.schema import load_recipe
+from denseteacher.runs.build import stream_settings
+from denseteacher.runs.evaluate import write_evaluation, write_figures
+from denseteacher.runs.report import report_run
 
 SHORT = ["method.burn_in=2", "method.ramp=1", "schedule.evaluate_every=4", "schedule.preview_every=4"]
 

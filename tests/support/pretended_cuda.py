@@ -21,7 +21,7 @@ from torch.utils._pytree import tree_leaves
 
 import denseteacher
 from denseteacher.ops import anchors
-from denseteacher.pseudo_labels import mirror
+from denseteacher.pseudo_labels import flip_ensemble
 
 ROWS = 5
 """Of every result whose number of rows a GPU would have to tell."""
@@ -259,7 +259,7 @@ def pretended_cuda():
         enter(patch.object(torch.utils, "swap_tensors", _swap))
         for module, name in ((anchors, "_location_anchors"), (anchors, "_box_anchors")):
             enter(patch.object(module, name, anchors._kept(getattr(module, name).__wrapped__)))
-        enter(patch.object(mirror, "_grid", lru_cache(mirror._grid.__wrapped__)))
+        enter(patch.object(flip_ensemble, "_grid", lru_cache(flip_ensemble._grid.__wrapped__)))
         torch.__future__.set_swap_module_params_on_conversion(True)  # a module's parameters become fake where they are
         stack.callback(torch.__future__.set_swap_module_params_on_conversion, swapping)
         enter(mode)

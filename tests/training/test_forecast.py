@@ -9,8 +9,8 @@ import torch
 from denseteacher.methods import DenseTeacher
 from denseteacher.structures import ImageBatch
 from denseteacher.training import forecast
-from denseteacher.training.flops import PassFlops, step_flops
 from denseteacher.training.forecast import Forecast, duration
+from denseteacher.training.throughput import PassFlops, step_flops
 from support import assert_same, last_state
 
 

@@ -3,8 +3,9 @@
 import pytest
 
 from denseteacher.errors import InputError
-from denseteacher.recipe import load_recipe, with_processes
-from denseteacher.run_folder import goes_on_by_itself
+from denseteacher.recipes.resolve import with_processes
+from denseteacher.recipes.schema import load_recipe
+from denseteacher.runs.folder import goes_on_by_itself
 
 TORCHRUN = {"TORCHELASTIC_RUN_ID": "none", "TORCHELASTIC_USE_AGENT_STORE": "True", "LOCAL_WORLD_SIZE": "2"}
 SRUN = {"SLURM_JOB_NAME": "train", "SLURM_STEP_ID": "0", "SLURM_NTASKS": "8", "SLURM_NTASKS_PER_NODE": "4"}

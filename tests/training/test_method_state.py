@@ -74,7 +74,7 @@ def test_resume_is_bitwise_equal(run, monkeypatch, method, options):
 
 @pytest.mark.parametrize("method", METHODS)
 def test_a_step_that_is_skipped_is_not_remembered(run, monkeypatch, method):
-    from denseteacher.training.learner import Learner
+    from denseteacher.training.student_teacher import Learner
 
     original, seen = Learner.train_step, {}
 

@@ -6,13 +6,12 @@ import pytest
 import torch
 
 from conftest import TINY
-from denseteacher.benchmark.scene import Size, made_up_step, made_up_targets
-from denseteacher.benchmark.step import as_loaded, make_learner
-from denseteacher.data.affine import AffineView
-from denseteacher.data.photometry import StrongView
+from denseteacher.data.augment.affine import AffineView
+from denseteacher.data.augment.strong import StrongView
 from denseteacher.evaluation.evaluator import detect_batch
 from denseteacher.methods import DenseTeacher, MethodConfig
-from denseteacher.recipe import load_recipe
+from denseteacher.recipes.schema import load_recipe
+from denseteacher.runs.benchmark import Size, as_loaded, made_up_step, made_up_targets, make_learner
 from denseteacher.training.runtime import Runtime
 from support.pretended_cuda import backward, pretended_cuda
 
@@ -37,7 +36,7 @@ WAITS = {
     "dynamic_threshold": NMS,
     "soft_teacher": NMS,
     "stac": NMS,
-    "acrst": NMS | {"crops.deposit: nonzero"},
+    "acrst": NMS | {"copy_paste.deposit: nonzero"},
     "instant_teaching": NMS | {"boxes.fuse: nonzero"},
     "ismt": NMS | {"boxes.fuse: nonzero"},
 }

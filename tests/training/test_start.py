@@ -12,8 +12,8 @@ import yaml
 
 import denseteacher
 from denseteacher.errors import InputError
-from denseteacher.recipe import load_recipe
-from denseteacher.run_folder import with_detector_of
+from denseteacher.recipes.schema import load_recipe
+from denseteacher.runs.folder import with_detector_of
 from denseteacher.training.checkpoint import CheckpointFolder
 from support import assert_same, last_state, stop_after
 

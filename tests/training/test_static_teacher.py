@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import denseteacher
-from denseteacher.training.learner import Learner
+from denseteacher.training.student_teacher import Learner
 from support import assert_same, last_state, stop_after
 
 STAC = ["method.name=stac", "method.burn_in=3", "method.ramp=2", "method.threshold=0.01"]

@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import nn
 
+from denseteacher.training.ema import Teacher, ema_decay
 from denseteacher.training.optim import OptimConfig, build_optimizer, clip_gradients, learning_rate
-from denseteacher.training.teacher import Teacher, ema_decay
 from support.closeness import assert_close_to_scale
 
 

@@ -9,7 +9,7 @@ from torch.utils._pytree import tree_flatten
 
 import denseteacher
 from denseteacher.errors import InputError, RunError
-from denseteacher.training.logging import read_metrics
+from denseteacher.training.metrics_log import read_metrics
 from support import TIMING, assert_same, last_state, stop_after
 from support.closeness import assert_close_to_scale
 
@@ -137,7 +137,7 @@ def test_resume_with_another_recipe_names_the_key(run, monkeypatch):
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
 @pytest.mark.parametrize("step", [0, 5])
 def test_a_nonfinite_loss_leaves_the_student_as_it_was(run, monkeypatch, optimizer, step):
-    from denseteacher.training.learner import Learner
+    from denseteacher.training.student_teacher import Learner
 
     original, seen = Learner.train_step, {}
 
@@ -196,7 +196,7 @@ def test_ten_nonfinite_steps_end_the_run_with_a_dump(run, monkeypatch, tmp_path)
 
 
 def test_an_unreadable_image_saves_the_run_and_names_the_file(run, monkeypatch, unlabeled, tmp_path):
-    import denseteacher.data.loaders as loaders
+    import denseteacher.data.loading.steps as loaders
 
     original, calls = loaders.load_image, []
 
@@ -214,10 +214,10 @@ def test_an_unreadable_image_saves_the_run_and_names_the_file(run, monkeypatch, 
 
 @pytest.mark.parametrize("workers", [2, 4])
 def test_loader_processes_do_not_change_the_bytes(coco, unlabeled, tiny, workers):
-    from denseteacher.assembly import stream_settings
-    from denseteacher.data.loaders import StepDataset, step_loader
-    from denseteacher.data.sources import open_data
-    from denseteacher.recipe import load_recipe
+    from denseteacher.data.loading.steps import StepDataset, step_loader
+    from denseteacher.data.open import open_data
+    from denseteacher.recipes.schema import load_recipe
+    from denseteacher.runs.build import stream_settings
 
     recipe = load_recipe("custom", [*tiny, *DENSE, f"data.labeled={coco}", f"data.unlabeled={unlabeled}"])
     data = open_data(recipe.data)
@@ -236,10 +236,10 @@ def test_loader_processes_do_not_change_the_bytes(coco, unlabeled, tiny, workers
 
 @pytest.mark.parametrize("method", [DENSE, ["method.name=unbiased_teacher", "method.burn_in=3", "augment.affine={}"]])
 def test_loader_processes_make_the_same_strong_views_as_the_step(coco, unlabeled, tiny, method):
-    from denseteacher.assembly import stream_settings
-    from denseteacher.data.loaders import StepDataset, StepsWithStrongViews, step_loader, with_strong_views
-    from denseteacher.data.sources import open_data
-    from denseteacher.recipe import load_recipe
+    from denseteacher.data.loading.steps import StepDataset, StepsWithStrongViews, step_loader, with_strong_views
+    from denseteacher.data.open import open_data
+    from denseteacher.recipes.schema import load_recipe
+    from denseteacher.runs.build import stream_settings
 
     keys = [*tiny, *method, f"data.labeled={coco}", f"data.unlabeled={unlabeled}"]
     recipe = load_recipe("custom", keys)
@@ -255,10 +255,10 @@ def test_loader_processes_make_the_same_strong_views_as_the_step(coco, unlabeled
 
 
 def test_two_processes_share_the_batch_of_one(coco, unlabeled, tiny):
-    from denseteacher.assembly import stream_settings
-    from denseteacher.data.loaders import StepDataset
-    from denseteacher.data.sources import open_data
-    from denseteacher.recipe import load_recipe
+    from denseteacher.data.loading.steps import StepDataset
+    from denseteacher.data.open import open_data
+    from denseteacher.recipes.schema import load_recipe
+    from denseteacher.runs.build import stream_settings
 
     recipe = load_recipe("custom", [*tiny, *DENSE, f"data.labeled={coco}", f"data.unlabeled={unlabeled}"])
     data = open_data(recipe.data)

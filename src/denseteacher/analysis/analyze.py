@@ -14,7 +14,7 @@ from denseteacher.data.formats import Format
 from denseteacher.errors import InputError
 from denseteacher.files import refusal_explained, write_json
 from denseteacher.inference.predictor import Predictor
-from denseteacher.recipe_file import suggest
+from denseteacher.recipes.files import suggest
 
 
 class Request(NamedTuple):

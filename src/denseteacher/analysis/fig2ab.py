@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from denseteacher.errors import InputError
-from denseteacher.report.plotting import BLUE, GRAY, VERMILLION, label_axes, new_figure, shared_legend
+from denseteacher.visualization.figure import BLUE, GRAY, VERMILLION, label_axes, new_figure, shared_legend
 
 _XLABELS = {"fig2a": "score threshold", "fig2b": "NMS threshold"}
 _DATA = {"paper": "COCO", "digits": "Digits", "masks": "masks", "bccd": "BCCD"}

@@ -8,7 +8,7 @@ from matplotlib.ticker import StrMethodFormatter
 
 from denseteacher.analysis.outputs import MATCH_IOU, DetectorOutputs, match_boxes
 from denseteacher.evaluation.matching import UNMATCHED
-from denseteacher.report.plotting import BLUE, GREEN, VERMILLION, label_axes, new_figure
+from denseteacher.visualization.figure import BLUE, GREEN, VERMILLION, label_axes, new_figure
 
 THRESHOLDS = tuple(tenth / 10 for tenth in range(1, 10))
 

@@ -13,8 +13,8 @@ from denseteacher.analysis.outputs import MATCH_IOU, DetectorOutputs, OutputBatc
 from denseteacher.analysis.panels import Mark, mark_legend, panel_side, show_boxes, show_image, show_locations
 from denseteacher.ops.boxes import iou
 from denseteacher.pseudo_labels.boxes import PseudoBoxes
-from denseteacher.report.plotting import BLUE, GREEN, VERMILLION, label_axes, new_figure
 from denseteacher.structures import Targets
+from denseteacher.visualization.figure import BLUE, GREEN, VERMILLION, label_axes, new_figure
 
 IOU_EDGES = (0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 _QUARTILES = (0.25, 0.5, 0.75)

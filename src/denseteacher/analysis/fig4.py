@@ -10,8 +10,8 @@ from denseteacher.analysis.outputs import DetectorOutputs, percent
 from denseteacher.analysis.panels import Mark, mark_legend, panel_side, show_boxes, show_image, show_locations
 from denseteacher.analysis.selection import RegionCounts, select_region
 from denseteacher.methods import DenseTeacher
-from denseteacher.report.plotting import BLUE, GREEN, ORANGE, VERMILLION, new_figure
-from denseteacher.report.score_maps import score_map
+from denseteacher.visualization.figure import BLUE, GREEN, ORANGE, VERMILLION, new_figure
+from denseteacher.visualization.heatmap import score_map
 
 _EXAMPLES = 3
 _TRUE = Mark("true foreground", BLUE, "o", size=0.7)

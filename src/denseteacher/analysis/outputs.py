@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from denseteacher.analysis.truth import Truth
-from denseteacher.data.geometry import Boxes, Geometry, pad_batch, pad_targets, transform
+from denseteacher.data.augment.weak import Boxes, Geometry, pad_batch, pad_targets, transform
 from denseteacher.data.images import load_image
 from denseteacher.data.sizes import resized_size
 from denseteacher.evaluation.matching import IGNORED, match_groups

@@ -17,7 +17,8 @@ from denseteacher.detectors import load_weights
 from denseteacher.errors import InputError
 from denseteacher.inference.predictor import Predictor
 from denseteacher.methods import DenseTeacher
-from denseteacher.report.plotting import (
+from denseteacher.training.checkpoint import CheckpointFolder
+from denseteacher.visualization.figure import (
     BLUE,
     GRAY,
     GREEN,
@@ -28,7 +29,6 @@ from denseteacher.report.plotting import (
     new_figure,
     shared_legend,
 )
-from denseteacher.training.checkpoint import CheckpointFolder
 
 _CURVES = {
     "true_positives": ("true positives, of the selected", BLUE, "o", "-"),

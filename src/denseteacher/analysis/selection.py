@@ -11,7 +11,7 @@ from denseteacher.errors import InputError
 from denseteacher.methods import DenseTeacher
 from denseteacher.ops.assigners import BACKGROUND, Assignment
 from denseteacher.pseudo_labels.dense import DensePseudoLabels
-from denseteacher.run_folder import recipe_of
+from denseteacher.runs.folder import recipe_of
 from denseteacher.structures import Targets
 
 

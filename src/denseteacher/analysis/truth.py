@@ -7,11 +7,11 @@ from typing import NamedTuple
 import numpy as np
 
 from denseteacher.data.formats import Annotations, Format, labeled_images, read_annotations, with_categories
+from denseteacher.data.open import open_data
 from denseteacher.data.records import Category, LabeledImages
-from denseteacher.data.sources import open_data
 from denseteacher.errors import InputError
-from denseteacher.recipe import Recipe
-from denseteacher.run_folder import folder_of, recipe_of
+from denseteacher.recipes.schema import Recipe
+from denseteacher.runs.folder import folder_of, recipe_of
 
 
 class Truth(NamedTuple):

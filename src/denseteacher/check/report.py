@@ -5,23 +5,37 @@ from typing import Any, NamedTuple
 
 import torch
 
-from denseteacher.check.boxes import box_findings
-from denseteacher.check.classes import ClassCount, class_findings, count_classes, empty_images
-from denseteacher.check.duplicates import Identities, duplicate_findings, identify
-from denseteacher.check.duration import Duration, batch_cost, measure_duration, shorter_run
-from denseteacher.check.files import file_findings, inspect_images, size_findings, unlisted_findings
+from denseteacher.check.cost import (
+    Duration,
+    StepMemory,
+    batch_cost,
+    measure_duration,
+    shape_detector,
+    shorter_run,
+    step_memory,
+    worst_canvas,
+)
+from denseteacher.check.data import Parts, parts_of, read_parts
 from denseteacher.check.findings import Finding, Part, by_severity, finding
-from denseteacher.check.foreground import Foreground, fixed_ratio, measure_foreground, ratio_findings, with_ratio
-from denseteacher.check.memory import StepMemory, shape_detector, step_memory, worst_canvas
-from denseteacher.check.parts import Parts, parts_of, read_parts
-from denseteacher.check.scales import scale_findings
-from denseteacher.check.suggestions import Suggestion, suggest_values
+from denseteacher.check.fit import Suggestion, ratio_findings, scale_findings, suggest_values
+from denseteacher.check.images import (
+    Identities,
+    duplicate_findings,
+    file_findings,
+    identify,
+    inspect_images,
+    size_findings,
+    unlisted_findings,
+)
+from denseteacher.check.labels import ClassCount, box_findings, class_findings, count_classes, empty_images
 from denseteacher.data.objects import objects_of
-from denseteacher.data.sources import TrainingData
+from denseteacher.data.open import TrainingData
 from denseteacher.detectors import DenseDetector
-from denseteacher.object_scales import Scales, measure_scales
-from denseteacher.recipe import Recipe, resolve_auto
-from denseteacher.view_sizes import resolve_sizes
+from denseteacher.pseudo_labels.foreground import Foreground
+from denseteacher.recipes.object_scales import Scales, measure_scales
+from denseteacher.recipes.resolve import recipe_foreground, resolve_auto, with_ratio
+from denseteacher.recipes.schema import Recipe
+from denseteacher.recipes.view_sizes import resolve_sizes
 
 _NOTED_STEPS = 2  # batches that tell whether a recipe's own ratio is far off
 
@@ -139,8 +153,8 @@ def notes_before_run(config: Recipe, detector: DenseDetector, data: TrainingData
         *class_findings(parts),
         *scale_findings(parts.labeled, scales),
     ]
-    if fixed_ratio(config.method) is not None:
-        findings += ratio_findings(config, measure_foreground(config, detector, parts.labeled, steps=_NOTED_STEPS))
+    if config.method.selected_share is not None:
+        findings += ratio_findings(config, recipe_foreground(config, detector, parts.labeled, steps=_NOTED_STEPS))
     cost = batch_cost(config, detector)
     sentences = [_sentence(one) for one in by_severity(findings) if one.severity != "info"]
     return sentences if cost is None else [*sentences, cost]
@@ -157,7 +171,7 @@ def _measure(config: Recipe, parts: Parts, *, timed: bool) -> Measures | None:
         return None
     detector = shape_detector(config, len(labeled.categories))
     scales = measure_scales(objects_of(labeled), config.augment.weak, config.detector)
-    foreground = measure_foreground(config, detector, labeled)
+    foreground = recipe_foreground(config, detector, labeled)
     canvas = worst_canvas(config.augment.weak, [*labeled.images, *parts.unlabeled])
     memory = step_memory(config, detector, canvas, most)
     unlabeled = parts.unlabeled_count

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from denseteacher.cli import benchmarks, datasets, detectors, experiments, training
 from denseteacher.cli.app import app
 from denseteacher.errors import InputError, RunError
-from denseteacher.threads import limit_spinning
+from denseteacher.hardware import limit_spinning
 
 _INTERRUPTED = 130  # what typer makes of a KeyboardInterrupt
 __all__ = ["app", "benchmarks", "datasets", "detectors", "experiments", "main", "training"]

@@ -29,6 +29,10 @@ app = typer.Typer(
     help="Semi-supervised object detection: a few labeled images and many unlabeled ones in, a detector out.",
 )
 
+Root = Annotated[
+    Path | None,
+    typer.Option("--root", "--data", metavar="ROOT", help="Folder of the recipe's data set in its published layout."),
+]
 Output = Annotated[Path | None, typer.Option("--output", help="Folder to write to.")]
 Images = Annotated[Path | None, typer.Option("--images", help="Folder of the images; found if not given.")]
 Overrides = Annotated[

@@ -14,13 +14,10 @@ from denseteacher.files import write_json
 
 @app.command()
 def benchmark(
-    part: Annotated[
-        str, typer.Argument(metavar="PART", help="step, peers, data, inference, eval, or all of them.")
-    ] = "step",
     recipe: Annotated[str, typer.Option("--recipe", help="Says detector, method and views.")] = "coco_standard",
     batch: Annotated[int, typer.Option("--batch", min=1, help="Labeled images, and as many unlabeled ones.")] = 2,
     size: Annotated[str, typer.Option("--size", metavar="HxW", help="Pixels of the canvas.")] = "320x416",
-    rounds: Annotated[int, typer.Option("--rounds", min=1, help="Measurements of each, taken in turns.")] = 5,
+    rounds: Annotated[int, typer.Option("--rounds", min=1, help="Steps that are timed.")] = 5,
     padding: Annotated[
         float, typer.Option("--padding", min=0, max=0.9, help="Share of the canvas that is no image.")
     ] = 0.0,
@@ -31,23 +28,24 @@ def benchmark(
     json_file: Annotated[Path | None, typer.Option("--json", help="File to write all of it to.")] = None,
     overrides: Overrides = None,
 ) -> None:
-    """Measure training steps, data, inference and evaluation on made-up images."""
-    from denseteacher.benchmark.run import PARTS, BenchmarkSize
-    from denseteacher.benchmark.run import benchmark as measure
-    from denseteacher.recipe import load_recipe
+    """Measure training steps on made-up images."""
+    from denseteacher import api
 
-    chosen = tuple(name for name in PARTS if part in (name, "all"))
-    if not chosen:
-        raise InputError(f"there is no part {part!r} to measure: use one of {', '.join(PARTS)}, or all")
-    height, width = _parse_size(size)
+    canvas = _parse_size(size)
     for option, file in (("--json", json_file), ("--trace", trace)):
         if file is not None:
             _check_writable(option, file)
-    keys = ["detector.pretrained=false", "method.group_size=null", f"runtime.device={device}", *(overrides or [])]
-    config = load_recipe(recipe, keys)
-    remark(f"measuring {', '.join(chosen)}; what else this machine does meanwhile slows it")
-    measured = BenchmarkSize(batch, batch, height, width, rounds=rounds, padding=padding)
-    found = measure(config, chosen, measured, trace=trace)
+    remark("measuring steps; what else this machine does meanwhile slows them")
+    found = api.benchmark(
+        recipe,
+        batch=batch,
+        size=canvas,
+        rounds=rounds,
+        padding=padding,
+        trace=trace,
+        device=device,
+        overrides=overrides or [],
+    )
     for name, values in found.items():
         if isinstance(values, dict) and name not in ("versions", "size"):
             console().print(_table(name, values))
@@ -76,9 +74,5 @@ def _check_writable(option: str, file: Path) -> None:
 def _table(name: str, values: dict[str, Any]) -> Table:
     table = Table(title=name, show_header=False)
     for key, value in values.items():
-        if isinstance(value, dict):
-            for inner, number in value.items():
-                table.add_row(f"{key}: {inner}", f"{number:.1%}" if key == "shares" else f"{number:.4g}")
-        else:
-            table.add_row(key, f"{value:.4g}" if isinstance(value, float) else str(value))
+        table.add_row(key, f"{value:.4g}" if isinstance(value, float) else str(value))
     return table

@@ -9,7 +9,7 @@ from denseteacher.cli.printing import console, count
 
 if TYPE_CHECKING:
     from denseteacher.check import CheckReport, Duration, Finding, Measures, StepMemory
-    from denseteacher.recipe import Recipe
+    from denseteacher.recipes.schema import Recipe
 
 _STYLES = {"error": "bold red", "warning": "yellow", "info": "cyan"}
 _DEVICES = (8, 12, 16, 24, 40, 80)  # GB of common GPUs
@@ -63,8 +63,8 @@ def _measures(report: "CheckReport", measures: "Measures") -> Iterator[Text]:
     positives = f"{foreground.positives:.3g} locations an image, {foreground.share:.3%}"
     yield Text(f"Foreground: {positives}; ratio {foreground.ratio:g}.")
     schedule = [f"{recipe.schedule.max_steps:,} steps"]
-    if hasattr(recipe.method, "burn_in"):
-        schedule.append(f"burn-in {recipe.method.burn_in:,}")
+    if recipe.method.burn_in_steps is not None:
+        schedule.append(f"burn-in {recipe.method.burn_in_steps:,}")
     schedule.append(f"EMA decay {recipe.ema.decay:.5g} from step {recipe.ema.start:,}")
     yield Text(f"Recipe {recipe.name}: {', '.join(schedule)}.")
     yield _sizes(recipe)
@@ -90,15 +90,13 @@ def _sizes(recipe: "Recipe") -> Text:
 
 
 def _duration(duration: "Duration", small: "Duration | None") -> Text:
-    from denseteacher.check import readable
-
     height, width = duration.measured
     said = (
-        f"Time on this CPU: about {readable(duration.seconds)} for {duration.steps:,} steps (the networks alone; "
+        f"Time on this CPU: about {duration.text} for {duration.steps:,} steps (the networks alone; "
         f"measured on a pass of {width} x {height} px with {count(duration.threads, 'thread')}, the rest counted)."
     )
     if small is not None:
-        said += f" Recipe custom_small, made for CPUs: about {readable(small.seconds)} for {small.steps:,} steps."
+        said += f" Recipe custom_small, made for CPUs: about {small.text} for {small.steps:,} steps."
     return Text(said)
 
 

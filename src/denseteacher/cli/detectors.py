@@ -15,7 +15,7 @@ from denseteacher.errors import InputError, RunError
 from denseteacher.files import write_json
 
 if TYPE_CHECKING:  # it imports NumPy
-    from denseteacher.evaluation.metrics import Metrics
+    from denseteacher.api import Metrics
 
 _CLASSES_SHOWN = 30
 _NAMES_SHOWN = 5
@@ -93,9 +93,9 @@ def predict(
     ] = False,
 ) -> None:
     """Detect objects in images; write COCO results and pictures with boxes."""
-    from denseteacher.inference.folder import predict_files
+    from denseteacher import api
 
-    outcome = predict_files(detector, paths, output, draw_above=score, precision=precision, compile=compile)
+    outcome = api.predict(detector, paths, output=output, score=score, precision=precision, compile=compile)
     for message in outcome.unreadable:
         print(message, file=sys.stderr)
     found = f"{count(outcome.detections, 'detection')} in {count(outcome.images, 'image')}"
@@ -130,10 +130,12 @@ def label(
     ] = None,
 ) -> None:
     """Pre-annotate images for a labeling tool. Nothing is written before all images have been looked at."""
-    from denseteacher.inference.labeling import label_images
+    from denseteacher import api
 
     by_class = dict(map(_parse_class_score, class_scores or []))
-    outcome = label_images(detector, source, output, to=to, images=images, score=score, top=top, class_scores=by_class)
+    outcome = api.label(
+        detector, source, to=to, output=output, images=images, score=score, top=top, class_scores=by_class
+    )
     for message in outcome.unreadable:
         print(message, file=sys.stderr)
     rows = [[one.name, str(one.images), str(one.boxes), number(one.mean_score, ".2f")] for one in outcome.classes]
@@ -162,9 +164,9 @@ def export(
     ] = None,
 ) -> None:
     """Write a detector as one file that runs without torch: any number of images, of any size."""
-    from denseteacher.inference.export import export_onnx
+    from denseteacher import api
 
-    export_onnx(detector, output, nms=nms, opset=opset)
+    api.export(detector, output=output, format=format, nms=nms, opset=opset)
     say(f"{output}: {output.stat().st_size / 2**20:.1f} MiB of {format.upper()}")
 
 

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
-from denseteacher.cli.app import DataFormat, Images, Overrides, Subset, app
+from denseteacher.cli.app import DataFormat, Images, Overrides, Root, Subset, app
 from denseteacher.cli.printing import console, count, remark, say
 from denseteacher.errors import InputError, RunError
 
@@ -19,7 +19,7 @@ def reproduce(
     experiment: Annotated[
         str | None, typer.Argument(metavar="EXPERIMENT", help="A table of the paper (see --list), or a YAML file.")
     ] = None,
-    data: Annotated[Path | None, typer.Option("--data", help="Root of the data set in its published layout.")] = None,
+    root: Root = None,
     profile: Annotated[
         str, typer.Option("--profile", help="paper, digits (the built-in benchmark), masks or bccd (photographs).")
     ] = "paper",
@@ -38,18 +38,15 @@ def reproduce(
     list_only: Annotated[bool, typer.Option("--list", help="Print experiments, rows and what they cost.")] = False,
 ) -> None:
     """Train the rows of one of the paper's tables, and put what they reach beside what was published."""
-    from denseteacher import reproduce as reproducing
-    from denseteacher.experiment import experiment_names
-    from denseteacher.experiment_costs import overview
-    from denseteacher.recipe import dump_recipe
+    from denseteacher import api
 
     if list_only:
-        typer.echo(overview(experiment_names() if experiment is None else [experiment]), nl=False)
+        typer.echo(api.describe_experiments(*([] if experiment is None else [experiment])), nl=False)
         return
     if experiment is None:
-        raise InputError(f"reproduce needs one of {', '.join(experiment_names())}; --list describes them")
+        raise InputError(f"reproduce needs one of {', '.join(api.experiments())}; --list describes them")
     chosen: dict[str, Any] = {
-        "data": data,
+        "root": root,
         "profile": profile,
         "folds": _parse_folds(folds),
         "shard": _parse_shard(shard),
@@ -57,10 +54,10 @@ def reproduce(
         "overrides": overrides or [],
     }
     if dry_run:
-        for run in reproducing.make_plan(experiment, **chosen).runs:
-            typer.echo(f"---\n# {run.label}: {run.name}\n{dump_recipe(run.recipe)}", nl=False)
+        for run in api.make_plan(experiment, **chosen).runs:
+            typer.echo(f"---\n# {run.label}: {run.name}\n{api.show_recipe(run.recipe)}", nl=False)
         return
-    result = reproducing.reproduce(experiment, output=output, jobs=jobs, report=remark, **chosen)
+    result = api.reproduce(experiment, output=output, jobs=jobs, report=remark, **chosen)
     typer.echo(result.files["md"].read_text(encoding="utf-8"))
     say(f"Table: {', '.join(map(str, result.files.values()))}")
     if result.stopped_by is not None:
@@ -94,9 +91,9 @@ def analyze(
     ] = None,
 ) -> None:
     """Draw a figure of the paper from a detector and labeled images, as PNG and JSON."""
-    from denseteacher.analysis.analyze import analyze as draw_figure
+    from denseteacher import api
 
-    done = draw_figure(
+    done = api.analyze(
         figure,
         detectors or [],
         output=output,
@@ -115,10 +112,10 @@ def analyze(
 @recipes_app.command("list")
 def list_recipes() -> None:
     """Names of the recipes and what they are for."""
-    from denseteacher.recipe import builtin_recipes
+    from denseteacher import api
 
     table = Table(show_header=False, box=None)
-    for name, description in builtin_recipes().items():
+    for name, description in api.recipes().items():
         table.add_row(name, description)
     console().print(table)
 
@@ -129,9 +126,9 @@ def show_recipe(
     overrides: Overrides = None,
 ) -> None:
     """A recipe with all its values, as YAML."""
-    from denseteacher.recipe import dump_recipe, load_recipe
+    from denseteacher import api
 
-    typer.echo(dump_recipe(load_recipe(recipe, overrides or [])), nl=False)
+    typer.echo(api.show_recipe(recipe, overrides or []), nl=False)
 
 
 def _parse_folds(text: str | None) -> tuple[int, ...] | None:

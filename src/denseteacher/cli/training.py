@@ -6,13 +6,12 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Column, Table
 
-from denseteacher.cli.app import DataFormat, Images, Output, Overrides, Subset, app
+from denseteacher.cli.app import DataFormat, Images, Output, Overrides, Root, Subset, app
 from denseteacher.cli.printing import console, number, print_comparison, say
 from denseteacher.errors import RunError
 
 if TYPE_CHECKING:
-    from denseteacher.api import TrainResult
-    from denseteacher.compare import Comparison
+    from denseteacher.api import Comparison, TrainResult
 
 
 @app.command()
@@ -22,9 +21,9 @@ def demo(
     overrides: Overrides = None,
 ) -> None:
     """Train Supervised and Dense Teacher on the built-in Digits data and compare them (a few minutes)."""
-    from denseteacher.demo import run_demo
+    from denseteacher import api
 
-    outcome = run_demo(output, steps=steps, overrides=overrides or [])
+    outcome = api.demo(output, steps=steps, overrides=overrides or [])
     print_comparison(outcome.rows)
     say(f"Report: {outcome.report}")
 
@@ -48,9 +47,7 @@ def train(
         ),
     ] = None,
     val: Annotated[Path | None, typer.Option("--val", help="Labeled data set to evaluate on.")] = None,
-    data: Annotated[
-        Path | None, typer.Option("--data", metavar="ROOT", help="Folder of the recipe's data set, as published.")
-    ] = None,
+    root: Root = None,
     format: DataFormat = None,
     subset: Subset = None,
     val_subset: Annotated[str | None, typer.Option("--val-subset", help="Part of --val, where it has several.")] = None,
@@ -70,24 +67,23 @@ def train(
     """Train a detector from labeled and unlabeled images."""
     from denseteacher import api
 
-    given = list(overrides or [])
-    given += [f"runtime.devices={devices}"] if devices is not None else []
-    given += [f"runtime.nodes={nodes}"] if nodes is not None else []
-    given += [f"data.format={format}"] if format is not None else []
-    given += [f"data.subset={subset}"] if subset is not None else []
-    given += [f"data.val_subset={val_subset}"] if val_subset is not None else []
     result = api.train(
         recipe,
         labeled=labeled,
         images=images,
         unlabeled=unlabeled,
         val=val,
-        root=data,
+        root=root,
+        format=format,
+        subset=subset,
+        val_subset=val_subset,
         output=output,
-        overrides=given,
+        overrides=overrides or [],
         resume=resume,
         burn_in_from=burn_in_from,
         baseline=baseline,
+        devices=devices,
+        nodes=nodes,
     )
     _tell_how_it_ended(result, again="--resume --baseline" if baseline else "--resume")
 
@@ -116,9 +112,9 @@ def compare(
     output: Annotated[Path | None, typer.Option("--output", metavar="FILE.html", help="Page to write.")] = None,
 ) -> None:
     """Put finished runs side by side; gains are over the first."""
-    from denseteacher.compare import compare_runs
+    from denseteacher import api
 
-    compared = compare_runs(runs, output=output)
+    compared = api.compare(runs, output=output)
     _print_runs(compared)
     for note in compared.notes:
         say(note)

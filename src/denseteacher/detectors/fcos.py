@@ -17,8 +17,8 @@ from denseteacher.detectors.pyramid import (
 from denseteacher.ops.anchors import location_anchors, valid_locations
 from denseteacher.ops.assigners import BACKGROUND, Assignment, assign_fcos, location_weights
 from denseteacher.ops.boxes import decode_ltrb, encode_ltrb, giou_and_iou
+from denseteacher.ops.distributed import mean_over_processes
 from denseteacher.ops.losses import quality_loss, sigmoid_focal_loss
-from denseteacher.ops.reduction import mean_over_processes
 from denseteacher.structures import DenseOutput, ImageBatch, LossDict, LossWeights, Targets
 
 _INITIAL_DISTANCE = 2.0  # strides; above 0, or half of the rectified distances would start without gradient

@@ -2,15 +2,15 @@
 
 import math
 from abc import ABC, abstractmethod
-from typing import Any, ClassVar, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 import torch
-from pydantic import Field, PositiveFloat, model_validator
+from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 from torch import Tensor, nn
 
 from denseteacher.config import Config
 from denseteacher.detectors.backbone import PyramidBackbone
-from denseteacher.ops.canvas import real_area
+from denseteacher.ops.padding import real_area
 from denseteacher.ops.postprocess import candidates_per_level, non_maximum_suppression
 from denseteacher.structures import DenseOutput, Detections, ImageBatch
 
@@ -20,7 +20,8 @@ IMAGENET_MEAN = (123.675, 116.28, 103.53)
 IMAGENET_STD = (58.395, 57.12, 57.375)
 """Of pixels of 0 to 255, as torchvision's networks and most of timm's were trained."""
 
-Channels = tuple[float, float, float]
+_Pixel = Annotated[float, Field(ge=0, le=255)]
+Channels = tuple[_Pixel, _Pixel, _Pixel]
 PositiveChannels = tuple[PositiveFloat, PositiveFloat, PositiveFloat]
 
 
@@ -40,7 +41,7 @@ class PyramidConfig(Config):
     """What a run starts from: ``backbone``, a new detector on the backbone's weights (``pretrained``); ``coco``,
     torchvision's detector of that architecture; ``auto``, that one where there is one and it can be had; or the path
     of a detector: torchvision's ``.pth``, a ``detector.safetensors`` or a run folder."""
-    levels: tuple[int, int] = (3, 7)
+    levels: tuple[PositiveInt, PositiveInt] = (3, 7)
     """Finest and coarsest pyramid level; level l has stride 2**l."""
     extra_from: Literal["pyramid", "backbone"] = "pyramid"
     """What level 6 is made from: level 5 of the ``pyramid``, or the ``backbone``'s features of that size."""

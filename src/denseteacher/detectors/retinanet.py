@@ -18,8 +18,8 @@ from denseteacher.detectors.pyramid import (
 from denseteacher.ops.anchors import box_anchors, valid_locations
 from denseteacher.ops.assigners import BACKGROUND, IGNORED, Assignment, assign_max_iou, location_weights
 from denseteacher.ops.boxes import decode_deltas, encode_deltas
+from denseteacher.ops.distributed import mean_over_processes
 from denseteacher.ops.losses import giou_loss, sigmoid_focal_loss
-from denseteacher.ops.reduction import mean_over_processes
 from denseteacher.structures import DenseOutput, ImageBatch, LossDict, LossWeights, Targets
 
 ANCHOR_SCALES = (2 ** (0 / 3), 2 ** (1 / 3), 2 ** (2 / 3))

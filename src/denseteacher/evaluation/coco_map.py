@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from denseteacher.errors import InputError
-from denseteacher.evaluation.scene import check_results, class_names
+from denseteacher.evaluation.arrays import check_results, class_names
 
 Backend = Literal["faster", "pycocotools"]
 

@@ -5,8 +5,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from denseteacher.evaluation.arrays import Bools, Floats, Ints, Scene, read_scene
 from denseteacher.evaluation.matching import IGNORED, UNMATCHED, best_precision, match_groups, recall_and_precision
-from denseteacher.evaluation.scene import Bools, Floats, Ints, Scene, read_scene
 
 RECALLS: Floats = np.linspace(0, 1, 101)
 """At which COCO reads precision."""

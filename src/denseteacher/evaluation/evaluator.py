@@ -8,9 +8,9 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from denseteacher.data.geometry import EvalView, pad_batch
+from denseteacher.data.augment.weak import EvalView, pad_batch
 from denseteacher.data.images import load_image
-from denseteacher.data.loaders import ignore_signals
+from denseteacher.data.loading.steps import ignore_signals
 from denseteacher.data.records import Category, ImageRecord
 from denseteacher.detectors import DenseDetector
 from denseteacher.errors import InputError

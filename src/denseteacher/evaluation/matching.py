@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from denseteacher.evaluation.scene import Bools, Floats, Ints
+from denseteacher.evaluation.arrays import Bools, Floats, Ints
 
 UNMATCHED, IGNORED = -1, -2
 """Instead of an object's position: a mistake; a detection that counts neither way."""

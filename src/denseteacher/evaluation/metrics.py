@@ -4,9 +4,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal, NamedTuple, get_args
 
 from denseteacher.errors import InputError
+from denseteacher.evaluation.arrays import class_means, class_names
 from denseteacher.evaluation.coco_map import Backend, coco_map
 from denseteacher.evaluation.miss_rate import log_average_miss_rate
-from denseteacher.evaluation.scene import class_means, class_names
 from denseteacher.evaluation.voc_map import voc_map
 
 Metric = Literal["coco", "voc", "crowdhuman"]

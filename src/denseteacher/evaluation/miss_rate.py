@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from denseteacher.errors import InputError
+from denseteacher.evaluation.arrays import Floats, Ints, Scene, read_scene
 from denseteacher.evaluation.matching import IGNORED, UNMATCHED, match_groups, recall_and_precision
-from denseteacher.evaluation.scene import Floats, Ints, Scene, read_scene
 
 REFERENCES = (0.01, 0.0178, 0.0316, 0.0562, 0.1, 0.1778, 0.3162, 0.5623, 1.0)
 """False positives per image at which the miss rate is read."""

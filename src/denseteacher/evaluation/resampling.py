@@ -6,9 +6,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from denseteacher.evaluation.arrays import Bools, Floats, Ints, Scene, read_scene
 from denseteacher.evaluation.diagnostics import RECALLS
 from denseteacher.evaluation.matching import IGNORED, match_groups
-from denseteacher.evaluation.scene import Bools, Floats, Ints, Scene, read_scene
 
 IOUS: Floats = np.linspace(0.5, 0.95, 10)
 """At which COCO's AP matches."""

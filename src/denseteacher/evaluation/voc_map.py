@@ -6,8 +6,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from denseteacher.evaluation.arrays import Bools, Ints, Scene, class_means, read_scene
 from denseteacher.evaluation.matching import IGNORED, UNMATCHED, best_precision, groups, iou, recall_and_precision
-from denseteacher.evaluation.scene import Bools, Ints, Scene, class_means, read_scene
 
 ELEVEN_POINTS, AREA = "VOC07 AP50", "VOC AP50"
 """AP up to VOC2009: mean of the precision at the recalls 0, 0.1, ..., 1; and since VOC2010: area under it."""

@@ -11,7 +11,7 @@ from PIL import Image
 
 from denseteacher.data.sizes import common_canvas, resized_size
 from denseteacher.errors import InputError
-from denseteacher.inference.pictures import Picture, batches_by_shape, picture_size, to_array
+from denseteacher.inference.inputs import Picture, batches_by_shape, picture_size, to_array
 
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession

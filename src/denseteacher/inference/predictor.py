@@ -11,15 +11,14 @@ from rich.console import Console
 from rich.progress import track
 from torch import Tensor
 
+from denseteacher.data.augment.weak import EvalView, pad_batch
 from denseteacher.data.choices import Precision
-from denseteacher.data.geometry import EvalView, pad_batch
 from denseteacher.data.records import Category
 from denseteacher.detectors import FCOS, DenseDetector, DetectorCard, RetinaNet, load_detector
 from denseteacher.errors import InputError
 from denseteacher.evaluation.evaluator import detect_batch
-from denseteacher.inference.pictures import Picture, batches_by_shape, picture_size, to_array
-from denseteacher.ops.compiler import check_compiler
-from denseteacher.ops.precision import chosen_precision
+from denseteacher.hardware import check_compiler, chosen_precision
+from denseteacher.inference.inputs import Picture, batches_by_shape, picture_size, to_array
 from denseteacher.structures import Detections
 
 T = TypeVar("T")

@@ -5,7 +5,7 @@ from typing import Annotated
 from pydantic import Field
 
 from denseteacher.methods.acrst import ACRST
-from denseteacher.methods.base import Method
+from denseteacher.methods.base import Method, Shown
 from denseteacher.methods.csd import CSD
 from denseteacher.methods.dense_teacher import DenseTeacher
 from denseteacher.methods.dynamic_threshold import DynamicThreshold
@@ -50,6 +50,7 @@ __all__ = [
     "MethodConfig",
     "PseudoBoxTeacher",
     "SemiSupervised",
+    "Shown",
     "SoftTeacher",
     "Supervised",
     "UnbiasedTeacher",

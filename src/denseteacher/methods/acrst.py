@@ -4,17 +4,10 @@ from functools import partial
 from typing import Literal, Self
 
 import torch
-from pydantic import Field, model_validator
+from pydantic import Field, PositiveFloat, model_validator
 from torch import Tensor
 
-from denseteacher.data.randomness import to_device
-from denseteacher.detectors.base import DenseDetector
-from denseteacher.methods.base import concatenate, provenance_of, state_or_initial
-from denseteacher.methods.mean_teacher import Lesson
-from denseteacher.methods.pseudo_box import PseudoBoxTeacher, to_strong_view
-from denseteacher.pseudo_labels.boxes import PseudoBoxes
-from denseteacher.pseudo_labels.class_mass import accumulate_mass, even_mass, relative_mass
-from denseteacher.pseudo_labels.crops import (
+from denseteacher.data.augment.copy_paste import (
     NUMBERS_PER_PASTE,
     Collage,
     PasteRule,
@@ -24,6 +17,13 @@ from denseteacher.pseudo_labels.crops import (
     empty_bank,
     paste,
 )
+from denseteacher.data.randomness import to_device
+from denseteacher.detectors.base import DenseDetector
+from denseteacher.methods.base import concatenate, provenance_of, state_or_initial
+from denseteacher.methods.mean_teacher import Lesson
+from denseteacher.methods.pseudo_box import PseudoBoxTeacher, to_strong_view
+from denseteacher.pseudo_labels.boxes import PseudoBoxes
+from denseteacher.pseudo_labels.class_statistics import accumulate_mass, even_mass, relative_mass
 from denseteacher.structures import (
     METHOD_NUMBERS,
     DenseOutput,
@@ -70,7 +70,7 @@ class ACRST(PseudoBoxTeacher):
     """Most crops that a process adds in a step."""
     pastes: int = Field(2, ge=0, le=_MOST_PASTES)
     """Most objects pasted into an image; every number up to this is as likely."""
-    zoom: tuple[float, float] = (0.75, 1.33)
+    zoom: tuple[PositiveFloat, PositiveFloat] = (0.75, 1.33)
     """Smallest and largest factor of a pasted object's size."""
     largest_side: float = Field(0.5, gt=0, le=1)
     """Pasted objects have no side above this share of the image's."""

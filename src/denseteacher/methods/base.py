@@ -1,14 +1,17 @@
-"""What a method is: a validated value with one function."""
+"""What a method is: a validated value with one function, and what others may ask of it."""
 
-from typing import Protocol
+from typing import Annotated, ClassVar, Literal, NamedTuple, Self
 
 import torch
+from pydantic import Field
 from torch import Tensor
 
+from denseteacher.config import Config
 from denseteacher.detectors.base import DenseDetector
 from denseteacher.structures import (
     METHOD_NUMBERS,
     DenseOutput,
+    Detections,
     ImageBatch,
     LossDict,
     MethodOutput,
@@ -18,17 +21,35 @@ from denseteacher.structures import (
     Targets,
 )
 
+PAPER_MULTIPLE = 2.5
+"""Share of the locations that the paper selects on COCO, over that of foreground there (section 4.4)."""
 
-class Method(Protocol):
-    """A training method. It holds nothing that changes and never changes what it is given."""
 
-    @property
-    def moves_labels(self) -> bool:
-        """Whether it carries its labels from the weak to a strong view that has its own geometry."""
+PAPER_RATIO = 0.01
+"""Share of the locations that the paper selects on COCO."""
+Ratio = Annotated[float, Field(gt=0, le=1)] | Literal["auto"]
+"""Share of the locations; ``auto`` is set before training, by the share of foreground of the labeled images."""
 
-    @property
-    def static_teacher(self) -> bool:
-        """Whether it is taught by the teacher as it was at the end of the burn-in."""
+
+class Shown(NamedTuple):
+    """What previews and the report draw of what a method makes of the teacher's output for B images."""
+
+    region: Tensor | None = None
+    """(B, N) what the student learns as foreground at each location, in [0, 1]."""
+    pseudo_boxes: list[Detections] | None = None
+    """Of each image."""
+
+
+class Method(Config):
+    """A training method: a frozen value that never changes what it is given.
+
+    What others ask of a method is asked here, with the answers of one that has nothing of the kind.
+    """
+
+    moves_labels: ClassVar[bool] = False
+    """Whether it carries its labels from the weak to a strong view that has its own geometry."""
+    static_teacher: ClassVar[bool] = False
+    """Whether it is taught by the teacher as it was at the end of the burn-in."""
 
     def losses(
         self,
@@ -47,9 +68,11 @@ class Method(Protocol):
             step: Optimizer steps done before this one.
             state: What the step before returned, at first ``initial_state``; None stands for that too.
         """
+        raise NotImplementedError(f"{type(self).__name__} has no losses")
 
     def needs_unlabeled(self, step: int) -> bool:
         """Whether this step's batch must hold unlabeled views."""
+        return False
 
     def initial_state(self, *, classes: int, unlabeled: int) -> MethodState:
         """What the method remembers before it has seen anything; empty where it never does.
@@ -58,6 +81,57 @@ class Method(Protocol):
             classes: Number of classes.
             unlabeled: Number of unlabeled images.
         """
+        return {}
+
+    @property
+    def burn_in_steps(self) -> int | Literal["auto"] | None:
+        """Steps on labeled images alone; None where unlabeled images are never used."""
+        return None
+
+    def with_burn_in(self, steps: int) -> Self:
+        """The method with another burn-in, where it has one."""
+        return self
+
+    def at_full_weight(self) -> Self:
+        """The method with its unlabeled losses at full weight from the first step on."""
+        return self
+
+    @property
+    def images_a_selection(self) -> int | None:
+        """Unlabeled images that are looked at together, where it is not the whole batch of a process."""
+        return None
+
+    @property
+    def needs_hidden_labels(self) -> bool:
+        """Whether it can't do without the labels of the "unlabeled" images."""
+        return False
+
+    @property
+    def measures_ratio(self) -> bool:
+        """Whether the share of locations to select is still to be measured (``with_ratio``)."""
+        return False
+
+    @property
+    def foreground_multiple(self) -> float:
+        """Times the share of foreground that such a share is; the paper's where the method has none."""
+        return PAPER_MULTIPLE
+
+    @property
+    def selected_share(self) -> float | None:
+        """Share of the locations that it is told to select; None where it selects none, or measures the share."""
+        return None
+
+    def with_ratio(self, ratio: float) -> Self:
+        """The method with the share of locations that was measured, where it left it open."""
+        return self
+
+    def show(self, detector: DenseDetector, output: DenseOutput, batch: SemiBatch) -> Shown:
+        """What there is to draw of the teacher's output for the unlabeled weak views of a batch."""
+        return Shown()
+
+    def legend(self) -> str:
+        """Sentences on what ``show`` gives, for the report."""
+        return "The teacher's scores and detections; bright is high."
 
 
 def provenance_of(batch: SemiBatch) -> Provenance:

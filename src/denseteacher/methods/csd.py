@@ -11,9 +11,9 @@ from denseteacher.methods.base import boxes_per_image, concatenate, split_output
 from denseteacher.methods.mean_teacher import SemiSupervised
 from denseteacher.methods.supervised import Supervised
 from denseteacher.ops.boxes import centers
+from denseteacher.ops.distributed import mean_over_processes
 from denseteacher.ops.losses import bernoulli_divergence
-from denseteacher.ops.reduction import mean_over_processes
-from denseteacher.pseudo_labels.mirror import mirror_back, mirror_images
+from denseteacher.pseudo_labels.flip_ensemble import mirror_back, mirror_images
 from denseteacher.structures import MethodOutput, MethodState, SemiBatch
 
 _LEAST_SIDE = 1.0  # pixels; keeps the logarithm of a collapsed box finite

@@ -1,20 +1,17 @@
 """Dense Teacher (Zhou et al., ECCV 2022)."""
 
 from functools import partial
-from typing import Literal
+from typing import Literal, Self
 
 from pydantic import Field
 from torch import Tensor
 
 from denseteacher.detectors.base import DenseDetector
-from denseteacher.methods.base import provenance_of
+from denseteacher.methods.base import PAPER_MULTIPLE, PAPER_RATIO, Ratio, Shown, provenance_of
 from denseteacher.methods.mean_teacher import Lesson, MeanTeacher
 from denseteacher.ops.losses import giou_loss, quality_focal_loss, quality_loss
 from denseteacher.pseudo_labels.dense import DensePseudoLabels, dense_pseudo_labels
 from denseteacher.structures import DenseOutput, LossDict, MethodState, SemiBatch, Targets
-
-PAPER_MULTIPLE = 2.5
-"""Selected locations over foreground locations, as published on COCO."""
 
 
 class DenseTeacher(MeanTeacher):
@@ -32,7 +29,7 @@ class DenseTeacher(MeanTeacher):
     ``suppress`` and ``ignore`` are for analysis (Table 5): of the selected locations they drop the hard
     negatives, those that the assigner gives no hidden ground-truth box, and train them as background or not at
     all. They need ``data.hidden_labels``, so labels of the "unlabeled" images."""
-    ratio: float | Literal["auto"] = Field(0.01)
+    ratio: Ratio = PAPER_RATIO
     """Selected share of the locations. ``auto`` is set before training from the labeled data: ``ratio_multiple``
     times the share of foreground locations."""
     ratio_multiple: float = Field(PAPER_MULTIPLE, gt=0)
@@ -61,9 +58,46 @@ class DenseTeacher(MeanTeacher):
     """Padded locations count in the share and may be selected, as in the published run."""
 
     @property
+    def images_a_selection(self) -> int | None:
+        """See ``Method``."""
+        return self.group_size
+
+    @property
     def needs_hidden_labels(self) -> bool:
-        """Whether it can't do without the labels of the "unlabeled" images."""
+        """See ``Method``."""
         return self.region in ("suppress", "ignore")
+
+    @property
+    def measures_ratio(self) -> bool:
+        """See ``Method``."""
+        return self.ratio == "auto"
+
+    @property
+    def foreground_multiple(self) -> float:
+        """See ``Method``."""
+        return self.ratio_multiple
+
+    @property
+    def selected_share(self) -> float | None:
+        """See ``Method``."""
+        return None if self.region == "all" or isinstance(self.ratio, str) else self.ratio
+
+    def with_ratio(self, ratio: float) -> Self:
+        """See ``Method``."""
+        return self.model_copy(update={"ratio": ratio}) if self.ratio == "auto" else self
+
+    def show(self, detector: DenseDetector, output: DenseOutput, batch: SemiBatch) -> Shown:
+        """See ``Method``: the highest score of a dense pseudo-label, all images in one group."""
+        return Shown(region=self.model_copy(update={"group_size": None}).pseudo_labels(output).targets.amax(-1))
+
+    def legend(self) -> str:
+        """See ``Method``."""
+        share = "all locations" if self.region == "all" else f"the richest {float(self.ratio):.1%} of the locations"
+        return (
+            f"The dense pseudo-label keeps the teacher's scores at {share} and trains all others as background; "
+            "bright is high. A method of pseudo-boxes would keep only the detections above its threshold: move the "
+            "slider to see which."
+        )
 
     def pseudo_labels(self, guess: DenseOutput) -> DensePseudoLabels:
         """The teacher's predictions as this method's training targets, hard negatives included."""

@@ -8,7 +8,7 @@ from denseteacher.detectors.base import DenseDetector
 from denseteacher.methods.base import state_or_initial
 from denseteacher.methods.mean_teacher import Lesson
 from denseteacher.methods.pseudo_box import PseudoBoxTeacher, to_strong_view
-from denseteacher.pseudo_labels.class_mass import accumulate_mass, even_mass, relative_mass
+from denseteacher.pseudo_labels.class_statistics import accumulate_mass, even_mass, relative_mass
 from denseteacher.structures import DenseOutput, LossWeights, MethodState, SemiBatch
 
 

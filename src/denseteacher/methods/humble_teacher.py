@@ -1,18 +1,18 @@
 """Humble Teacher (Tang et al., CVPR 2021) on one-stage detectors."""
 
 from functools import partial
-from typing import Annotated, Literal
+from typing import Literal, Self
 
 import torch
 from pydantic import Field
 from torch import Tensor
 
 from denseteacher.detectors.base import DenseDetector
-from denseteacher.methods.base import concatenate, provenance_of, split_output
+from denseteacher.methods.base import Ratio, concatenate, provenance_of, split_output
 from denseteacher.methods.mean_teacher import Lesson, MeanTeacher
+from denseteacher.ops.distributed import mean_over_processes
 from denseteacher.ops.losses import bernoulli_divergence, giou_loss, quality_loss
-from denseteacher.ops.reduction import mean_over_processes
-from denseteacher.pseudo_labels.mirror import Belief, belief_of, mirror_ensemble, mirror_images
+from denseteacher.pseudo_labels.flip_ensemble import Belief, belief_of, mirror_ensemble, mirror_images
 from denseteacher.pseudo_labels.proposals import balanced_proposals
 from denseteacher.structures import DenseOutput, ImageBatch, LossDict, MethodState, SemiBatch
 
@@ -35,14 +35,14 @@ class HumbleTeacher(MeanTeacher):
     taken off, which changes no gradient. (3) Where the original learns
     offsets of every class with smooth L1, boxes are decoded and compared by GIoU, each with the teacher's highest
     probability as its weight, so that background counts next to nothing; so is quality, where there is such a
-    branch. (4) The mirror image's locations lie up to half a stride from the image's (``pseudo_labels.mirror``);
+    branch. (4) The mirror image's locations lie up to half a stride from the image's (``pseudo_labels.flip_ensemble``);
     locations that are not in both keep what they say of the image alone.
     """
 
     name: Literal["humble_teacher"] = "humble_teacher"
     mirror: bool = True
     """Average over the mirror image too. Off where mirroring makes another class of an object, as of digits."""
-    ratio: Annotated[float, Field(gt=0, le=1)] | Literal["auto"] = 0.03
+    ratio: Ratio = 0.03
     """Share of an image's locations that are proposals. The default takes 670 of FCOS's 22,300 on an image of
     800 x 1333, about the 640 of the original. ``auto``: as for ``DenseTeacher``."""
     cls_weight: float = Field(0.5, ge=0)
@@ -53,6 +53,15 @@ class HumbleTeacher(MeanTeacher):
     """Of the quality loss on unlabeled images."""
     box: bool = True
     """Learn boxes from the teacher, and their quality."""
+
+    @property
+    def measures_ratio(self) -> bool:
+        """See ``Method``."""
+        return self.ratio == "auto"
+
+    def with_ratio(self, ratio: float) -> Self:
+        """See ``Method``."""
+        return self.model_copy(update={"ratio": ratio}) if self.ratio == "auto" else self
 
     def guess(self, student: DenseDetector, teacher: DenseDetector, batch: SemiBatch) -> DenseOutput:
         """The teacher's predictions on the B weak views and then, with ``mirror``, on their B mirror images."""

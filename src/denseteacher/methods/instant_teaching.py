@@ -5,13 +5,13 @@ from typing import Literal, NamedTuple
 from pydantic import Field
 from torch import Tensor
 
+from denseteacher.data.augment.mix import Mixed, mixup, mosaic, unmixed, with_rows
 from denseteacher.data.randomness import to_device
 from denseteacher.detectors.base import DenseDetector
 from denseteacher.methods.base import boxes_per_image, join_outputs, provenance_of, split_output
 from denseteacher.methods.mean_teacher import Lesson
 from denseteacher.methods.pseudo_box import PseudoBoxTeacher, to_strong_view
 from denseteacher.pseudo_labels.boxes import PseudoBoxes, fuse
-from denseteacher.pseudo_labels.mix import Mixed, mixup, mosaic, unmixed, with_rows
 from denseteacher.pseudo_labels.rectify import rectify
 from denseteacher.structures import DenseOutput, ImageBatch, LossWeights, MethodState, SemiBatch, Targets
 

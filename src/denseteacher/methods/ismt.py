@@ -9,7 +9,7 @@ from denseteacher.methods.base import boxes_per_image, provenance_of, state_or_i
 from denseteacher.methods.mean_teacher import Lesson
 from denseteacher.methods.pseudo_box import PseudoBoxTeacher, to_strong_view
 from denseteacher.pseudo_labels.boxes import fuse
-from denseteacher.pseudo_labels.memory import empty_memory, memorize, recall
+from denseteacher.pseudo_labels.label_memory import empty_memory, memorize, recall
 from denseteacher.structures import DenseOutput, MethodState, SemiBatch
 
 

@@ -2,15 +2,14 @@
 
 from abc import abstractmethod
 from collections.abc import Callable
-from typing import ClassVar, Literal, NamedTuple
+from typing import Literal, NamedTuple, Self
 
 import torch
-from pydantic import Field
+from pydantic import Field, NonNegativeInt
 from torch.autograd.profiler import record_function
 
-from denseteacher.config import Config
 from denseteacher.detectors.base import DenseDetector
-from denseteacher.methods.base import boxes_per_image, concatenate, split_output, weighted
+from denseteacher.methods.base import PAPER_RATIO, Method, boxes_per_image, concatenate, split_output, weighted
 from denseteacher.methods.supervised import Supervised
 from denseteacher.structures import (
     DenseOutput,
@@ -22,13 +21,10 @@ from denseteacher.structures import (
 )
 
 
-class SemiSupervised(Config):
+class SemiSupervised(Method):
     """A method that is ``Supervised`` until its burn-in ends; then its other losses ramp up linearly."""
 
-    moves_labels: ClassVar[bool] = False
-    static_teacher: ClassVar[bool] = False
-
-    burn_in: int | Literal["auto"] = 5000
+    burn_in: NonNegativeInt | Literal["auto"] = 5000
     """Steps on labeled images alone."""
     ramp: int | None = Field(None, ge=0)
     """Steps from the end of the burn-in to full weight; as many as the burn-in if not given."""
@@ -46,9 +42,18 @@ class SemiSupervised(Config):
         """From the end of the burn-in on."""
         return self.unlabeled_weight(step) > 0
 
-    def initial_state(self, *, classes: int, unlabeled: int) -> MethodState:
-        """Nothing: most methods remember nothing."""
-        return {}
+    @property
+    def burn_in_steps(self) -> int | Literal["auto"] | None:
+        """See ``Method``."""
+        return self.burn_in
+
+    def with_burn_in(self, steps: int) -> Self:
+        """See ``Method``."""
+        return self.model_copy(update={"burn_in": steps})
+
+    def at_full_weight(self) -> Self:
+        """See ``Method``."""
+        return self.model_copy(update={"burn_in": 0, "ramp": 0}).with_ratio(PAPER_RATIO)
 
 
 class Lesson(NamedTuple):

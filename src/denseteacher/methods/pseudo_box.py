@@ -7,11 +7,20 @@ from pydantic import Field
 from torch import Tensor
 
 from denseteacher.detectors.base import DenseDetector
-from denseteacher.methods.base import boxes_per_image, provenance_of
+from denseteacher.methods.base import Shown, boxes_per_image, provenance_of
 from denseteacher.methods.mean_teacher import Lesson, MeanTeacher
-from denseteacher.ops.views import move_targets
+from denseteacher.ops.boxes import move_targets
 from denseteacher.pseudo_labels.boxes import PseudoBoxes, pseudo_boxes
-from denseteacher.structures import DenseOutput, ImageBatch, LossDict, LossWeights, MethodState, SemiBatch, Targets
+from denseteacher.structures import (
+    DenseOutput,
+    Detections,
+    ImageBatch,
+    LossDict,
+    LossWeights,
+    MethodState,
+    SemiBatch,
+    Targets,
+)
 
 
 class PseudoBoxTeacher(MeanTeacher):
@@ -45,6 +54,22 @@ class PseudoBoxTeacher(MeanTeacher):
             batch.unlabeled_weak.sizes,
             threshold=threshold,
             nms_threshold=self.nms_threshold,
+        )
+
+    def show(self, detector: DenseDetector, output: DenseOutput, batch: SemiBatch) -> Shown:
+        """See ``Method``: what is kept at the threshold of the recipe."""
+        found = self.find(detector, output, batch, self.threshold)
+        kept = [
+            Detections(boxes[mask], scores[mask], labels[mask])
+            for boxes, labels, mask, scores in zip(*found, strict=True)
+        ]
+        return Shown(pseudo_boxes=kept)
+
+    def legend(self) -> str:
+        """See ``Method``."""
+        return (
+            f"Pseudo-boxes are the teacher's detections above {self.threshold}, which the student takes for ground "
+            "truth. What it doubts, the student never learns of: compare with the scores."
         )
 
     def lesson(

@@ -2,13 +2,12 @@
 
 from typing import ClassVar, Literal
 
-from denseteacher.config import Config
 from denseteacher.detectors.base import DenseDetector
-from denseteacher.methods.base import boxes_per_image, concatenate, weighted
+from denseteacher.methods.base import Method, boxes_per_image, concatenate, weighted
 from denseteacher.structures import MethodOutput, MethodState, SemiBatch
 
 
-class Supervised(Config):
+class Supervised(Method):
     """Trains on the weak and the strong view of the labeled images.
 
     This is what Dense Teacher's authors compare with: their own run with a burn-in that never ends, so with
@@ -16,17 +15,8 @@ class Supervised(Config):
     """
 
     moves_labels: ClassVar[bool] = True  # no view of an unlabeled image is ever made
-    static_teacher: ClassVar[bool] = False
 
     name: Literal["supervised"] = "supervised"
-
-    def needs_unlabeled(self, step: int) -> bool:
-        """Never."""
-        return False
-
-    def initial_state(self, *, classes: int, unlabeled: int) -> MethodState:
-        """Nothing."""
-        return {}
 
     def losses(
         self,

@@ -5,11 +5,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from denseteacher.evaluation.arrays import Ints
 from denseteacher.evaluation.diagnostics import RECALLS, Curve, mean_precision
-from denseteacher.evaluation.scene import Ints
 from denseteacher.report.line_chart import Chart
 from denseteacher.report.pictures import SHOWN_ABOVE
-from denseteacher.report.plotting import BLUE, FAINT, GREEN, VERMILLION, as_svg, new_figure, page_style
+from denseteacher.visualization.figure import BLUE, FAINT, GREEN, VERMILLION, as_svg, new_figure, page_style
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

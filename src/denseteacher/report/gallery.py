@@ -8,13 +8,13 @@ from PIL import Image
 
 from denseteacher.data.images import load_image
 from denseteacher.data.records import ImageRecord
+from denseteacher.evaluation.arrays import Bools, Floats, Ints
 from denseteacher.evaluation.diagnostics import MatchedScene
 from denseteacher.evaluation.matching import IGNORED, UNMATCHED
-from denseteacher.evaluation.scene import Bools, Floats, Ints
 from denseteacher.report.pictures import PageBox, Picture, page_picture
-from denseteacher.report.score_maps import heat_layer
 from denseteacher.report.unlabeled_examples import UnlabeledExample
 from denseteacher.structures import Detections
+from denseteacher.visualization.heatmap import heat_layer
 
 _MOST_BOXES = 30
 

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from PIL import Image
 
-from denseteacher.inference.draw import fitted
+from denseteacher.visualization.boxes import fitted
 
 SHOWN_ABOVE = 0.5
 """Score that detections are shown above; on a page at first, or without its sliders."""

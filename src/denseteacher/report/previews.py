@@ -8,17 +8,17 @@ from pathlib import Path
 import torch
 from PIL import Image
 
-from denseteacher.data.affine import AffineView
-from denseteacher.data.loaders import StepDataset
-from denseteacher.data.photometry import StrongView
+from denseteacher.data.augment.affine import AffineView
+from denseteacher.data.augment.strong import StrongView
+from denseteacher.data.loading.steps import StepDataset
 from denseteacher.detectors import DenseDetector
 from denseteacher.errors import InputError
-from denseteacher.inference.draw import draw_boxes, draw_detections, fitted, picture_sheet
 from denseteacher.methods import Method
 from denseteacher.report.pictures import SHOWN_ABOVE
-from denseteacher.report.score_maps import heat_overlay
 from denseteacher.report.unlabeled_examples import UnlabeledExample, first_views, image_pixels, unlabeled_examples
 from denseteacher.structures import Detections, ImageBatch, SemiBatch, Targets
+from denseteacher.visualization.boxes import draw_boxes, draw_detections, fitted, picture_sheet
+from denseteacher.visualization.heatmap import heat_overlay
 
 _COLUMNS = 4
 _SIDE = 320  # px of a picture

@@ -5,9 +5,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from denseteacher.report.evaluation_files import RunEvaluation
+from denseteacher.evaluation.summary import RunEvaluation
 from denseteacher.report.line_chart import Chart, Line, Series, line_chart
-from denseteacher.training.logging import last_evaluation, median_step_seconds
+from denseteacher.training.metrics_log import last_evaluation, median_step_seconds
 
 _STUDENT_STYLE = 3  # dotted
 _LOSSES = {"sup": "Losses on labeled images", "unsup": "Losses on unlabeled images"}

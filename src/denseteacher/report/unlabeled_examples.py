@@ -5,13 +5,13 @@ from typing import NamedTuple, TypeVar, cast
 import torch
 from torch import Tensor
 
-from denseteacher.data.affine import AffineView
-from denseteacher.data.loaders import LoadedStep, StepDataset, with_strong_views
-from denseteacher.data.photometry import StrongView
+from denseteacher.data.augment.affine import AffineView
+from denseteacher.data.augment.strong import StrongView
+from denseteacher.data.loading.steps import LoadedStep, StepDataset, with_strong_views
 from denseteacher.detectors import DenseDetector
-from denseteacher.methods import DenseTeacher, Method, PseudoBoxTeacher
-from denseteacher.report.score_maps import Heat, Pixels, score_map
-from denseteacher.structures import DenseOutput, Detections, ImageBatch, SemiBatch, Targets
+from denseteacher.methods import Method
+from denseteacher.structures import Detections, ImageBatch, SemiBatch, Targets
+from denseteacher.visualization.heatmap import Heat, Pixels, score_map
 
 _Rows = TypeVar("_Rows", ImageBatch, Targets)
 
@@ -69,8 +69,8 @@ def unlabeled_examples(
     weak = ImageBatch(*(field.to(device) for field in views.unlabeled_weak))
     output = teacher(weak)
     detections = teacher.detect(output, weak.sizes)
-    richness, region = output.logits.sigmoid().amax(-1), _region(method, output)
-    kept = _pseudo_boxes(method, teacher, output, views._replace(unlabeled_weak=weak))
+    richness = output.logits.sigmoid().amax(-1)
+    region, kept = method.show(teacher, output, views._replace(unlabeled_weak=weak))
     canvas = cast(tuple[int, int], tuple(weak.pixels.shape[-2:]))
     grid = output.anchors, teacher.shapes(canvas), teacher.strides
     sizes: list[tuple[int, int]] = [(height, width) for height, width in weak.sizes.tolist()]
@@ -111,25 +111,6 @@ def _first(loaded: LoadedStep, most: int) -> LoadedStep:
         labeled_slots=loaded.labeled_slots[:most],
         unlabeled=views,
     )
-
-
-def _region(method: Method, output: DenseOutput) -> Tensor | None:
-    """(B, N) what is left of the teacher's highest scores in a dense pseudo-label, all images in one group."""
-    if not isinstance(method, DenseTeacher):
-        return None
-    return method.model_copy(update={"group_size": None}).pseudo_labels(output).targets.amax(-1)
-
-
-def _pseudo_boxes(
-    method: Method, teacher: DenseDetector, output: DenseOutput, views: SemiBatch
-) -> list[Detections] | None:
-    """What a method of pseudo-boxes keeps at the threshold of its recipe."""
-    if not isinstance(method, PseudoBoxTeacher):
-        return None
-    found = method.find(teacher, output, views, method.threshold)
-    return [
-        Detections(boxes[mask], scores[mask], labels[mask]) for boxes, labels, mask, scores in zip(*found, strict=True)
-    ]
 
 
 def _head(rows: _Rows, most: int) -> _Rows:

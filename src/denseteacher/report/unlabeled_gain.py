@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from denseteacher.files import write_bytes
 from denseteacher.report.line_chart import Chart
-from denseteacher.report.plotting import BLUE, FAINT, VERMILLION, as_svg, new_figure, page_style
+from denseteacher.visualization.figure import BLUE, FAINT, VERMILLION, as_svg, new_figure, page_style
 
 _FILE = "baseline.json"
 _NOTHING = 0.05  # AP; what is printed as 0.0

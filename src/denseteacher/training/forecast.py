@@ -2,10 +2,9 @@
 
 from datetime import timedelta
 
-from denseteacher.data.loaders import LoadedStep
+from denseteacher.data.loading.steps import LoadedStep
 from denseteacher.methods import Method
-from denseteacher.training.flops import PassFlops, step_flops
-from denseteacher.training.throughput import Throughput
+from denseteacher.training.throughput import PassFlops, Throughput, step_flops
 
 SMALL_RECIPE = "custom_small"
 """The recipe for machines without a GPU."""

@@ -1,7 +1,7 @@
 """Optimizers, and a learning rate that is a pure function of the step."""
 
 import math
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 from pydantic import Field
@@ -33,7 +33,7 @@ class OptimConfig(Config):
     """Share of the learning rate at step 0."""
     schedule: Literal["constant", "step", "cosine"] = "constant"
     """After the warm-up: ``constant``, ``step`` at the ``milestones``, or ``cosine`` down to ``final_factor``."""
-    milestones: tuple[float, ...] = ()
+    milestones: tuple[Annotated[float, Field(gt=0, lt=1)], ...] = ()
     """Shares of the run after which ``step`` multiplies the rate by ``step_factor``."""
     step_factor: float = Field(0.1, gt=0, le=1)
     """What the rate is multiplied by at each milestone."""

@@ -1,7 +1,6 @@
 """Devices, precision and processes; the only module that knows Lightning Fabric."""
 
 import atexit
-import ctypes
 import os
 from collections import Counter
 from collections.abc import Iterator
@@ -18,20 +17,14 @@ from torch import Tensor, nn
 from torch.autograd.profiler import record_function
 from torch.optim import Optimizer
 
-from denseteacher import threads
 from denseteacher.config import Config
 from denseteacher.data.choices import Precision
 from denseteacher.detectors.base import DenseDetector
 from denseteacher.errors import InputError
+from denseteacher.hardware import available_cores, check_compiler, chosen_precision, keep_freed_memory
 from denseteacher.ops.assigners import Assignment
-from denseteacher.ops.compiler import check_compiler
-from denseteacher.ops.precision import chosen_precision
 from denseteacher.structures import DenseOutput, Detections, ImageBatch, LossDict, LossWeights, Targets
 from denseteacher.training.launcher import find_launch
-
-_KEEP_MEMORY = {-3: 2**30, -1: 2**31 - 1}
-"""Options of glibc's ``mallopt``, in bytes: from which size on memory is the system's (M_MMAP_THRESHOLD), and how much
-may lie unused at the top (M_TRIM_THRESHOLD)."""
 
 
 class RuntimeConfig(Config):
@@ -175,26 +168,12 @@ def _leave_group() -> None:
         torch.distributed.destroy_process_group()
 
 
-def keep_freed_memory() -> None:
-    """Lets the C library keep the memory of freed tensors, where it is glibc.
-
-    By default it gives large ones back to the system, which hands every step the same pages anew, filled with zeros: a
-    sixth of a small step's time (benchmarks/results/step_small_cpu.json). The peak is the same.
-    """
-    try:
-        set_option = ctypes.CDLL(None).mallopt
-    except (AttributeError, OSError, TypeError):  # another C library, or another system
-        return
-    for option, value in _KEEP_MEMORY.items():
-        set_option(option, value)
-
-
 def _set_threads(config: RuntimeConfig) -> None:
     """As the recipe says, else the environment; never more than there are cores for, or each waits for the others."""
     if config.threads is not None:
         torch.set_num_threads(config.threads)
     elif "OMP_NUM_THREADS" not in os.environ:
-        most = max(1, threads.available_cores() // config.devices)
+        most = max(1, available_cores() // config.devices)
         if most < torch.get_num_threads():
             torch.set_num_threads(most)
 

@@ -9,18 +9,25 @@ from typing import Any, Literal, NamedTuple, Self
 
 import torch
 from PIL import Image
-from pydantic import Field, model_validator
+from pydantic import Field, PositiveInt, model_validator
 from torch import nn
 
 from denseteacher.config import Config
-from denseteacher.data.loaders import LoadedStep, StepDataset, StepsWithStrongViews, loads_strong_views, step_loader
+from denseteacher.data.loading.steps import (
+    LoadedStep,
+    StepDataset,
+    StepsWithStrongViews,
+    loads_strong_views,
+    step_loader,
+)
 from denseteacher.detectors import DenseDetector
 from denseteacher.errors import InputError, RunError
 from denseteacher.training.checkpoint import CheckpointFolder
 from denseteacher.training.forecast import Forecast
-from denseteacher.training.learner import Learner
-from denseteacher.training.logging import MetricsLog, ProgressDisplay
+from denseteacher.training.metrics_log import MetricsLog
+from denseteacher.training.progress import ProgressDisplay
 from denseteacher.training.signals import StopRequest
+from denseteacher.training.student_teacher import Learner
 from denseteacher.training.throughput import Throughput
 
 Evaluate = Callable[[DenseDetector], dict[str, float]]
@@ -30,8 +37,8 @@ Preview = Callable[[DenseDetector], Image.Image]
 class ScheduleConfig(Config):
     """How long, and what happens how often."""
 
-    max_steps: int | Literal["auto"] = 180_000
-    """Optimizer steps of the run; ``auto`` follows the size of the data (``recipe.resolve_auto``)."""
+    max_steps: PositiveInt | Literal["auto"] = 180_000
+    """Optimizer steps of the run; ``auto`` follows the size of the data (``recipes.resolve``)."""
     least_steps: int = Field(5_000, gt=0)
     """Fewest steps that ``max_steps: auto`` becomes."""
     most_steps: int = Field(90_000, gt=0)
@@ -127,7 +134,7 @@ class Trainer:
         """
         if self.log is not None:
             self.log.truncate(self.step + 1)
-        burn_in = getattr(self.learner.method, "burn_in", None)
+        burn_in = self.learner.method.burn_in_steps
         with (
             StopRequest() as stop,
             ProgressDisplay("training", self.max_steps, start=self.step, enabled=self.runtime.is_main) as display,
@@ -143,6 +150,7 @@ class Trainer:
                 with self.throughput.step(loaded, self._data_wait):
                     self.learner.train_step(loaded)
                     values = self._values()
+                display.advance(self.step)
                 self._tell_duration(display, loaded)
                 self._report(display, loaded, values)
                 self._show(display)

@@ -5,8 +5,8 @@ import json
 import pytest
 
 from conftest import TINY
-from denseteacher.data.sources import open_data
-from denseteacher.recipe import load_recipe
+from denseteacher.data.open import open_data
+from denseteacher.recipes.schema import load_recipe
 from support.published_datasets import write_coco_published, write_crowdhuman, write_tar_shards, write_voc, write_yolo
 
 TEN_STEPS = ["method.burn_in=3", "method.ramp=2", "schedule.max_steps=10", "schedule.evaluate_every=10"]

@@ -11,8 +11,8 @@ import pytest
 from conftest import TINY
 from denseteacher.data.formats import long_list, open_unlabeled, read_unlabeled
 from denseteacher.data.formats.long_list import LONG_LIST, LongList
+from denseteacher.data.loading.samplers import LookingSampler
 from denseteacher.data.records import JoinedImages
-from denseteacher.data.samplers import LookingSampler
 from denseteacher.data.splits import Split, read_split_sizes, write_split_ids
 from denseteacher.errors import InputError
 from support.published_datasets import write_tar_shards

@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 
 from denseteacher.data.coco20cls import COCO_NAME_OF_VOC, only_voc_classes
+from denseteacher.data.config import DataConfig, UnlabeledSource
 from denseteacher.data.formats import VOC_CLASSES, read_annotations, read_labeled
+from denseteacher.data.open import draw_split, open_data
 from denseteacher.data.records import Category, ImageRecord, LabeledImages
-from denseteacher.data.sources import DataConfig, UnlabeledSource, draw_split, open_data
 from denseteacher.data.splits import stac_split, stratified_split
 from denseteacher.errors import InputError
 from support.published_datasets import COCO_ID, coco_id, parts, scenes, write_coco_published, write_voc, write_yolo

@@ -5,9 +5,10 @@ import shutil
 
 import pytest
 
-from denseteacher.check.parts import read_parts
+from denseteacher.check.data import read_parts
+from denseteacher.data.config import DataConfig
 from denseteacher.data.formats import read_annotations, read_unlabeled, write_split
-from denseteacher.data.sources import DataConfig, draw_split, open_data
+from denseteacher.data.open import draw_split, open_data
 from denseteacher.errors import InputError
 from support.published_datasets import parts, scenes, write_coco_published, write_crowdhuman, write_voc, write_yolo
 

@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from denseteacher.data.config import DataConfig, UnlabeledSource
 from denseteacher.data.formats import read_unlabeled
 from denseteacher.data.images import load_image
-from denseteacher.data.sources import DataConfig, UnlabeledSource, open_data
+from denseteacher.data.open import open_data
 from denseteacher.errors import InputError
 from support.published_datasets import (
     save,

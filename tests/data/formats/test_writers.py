@@ -11,8 +11,8 @@ import pytest
 import yaml
 
 from denseteacher.data.formats import read_annotations, read_image_info, read_labeled, read_unlabeled
-from denseteacher.data.formats.writers import write_annotations
 from denseteacher.data.records import Category, LabeledImages
+from denseteacher.data.writers import write_annotations
 from support.published_datasets import CLASSES, save, scenes, write_coco_published, write_tar_shards
 
 CATEGORIES = [Category(3, "person"), Category(7, "car & truck"), Category(12, "Hündchen"), Category(40, "never seen")]

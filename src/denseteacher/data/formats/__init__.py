@@ -17,11 +17,11 @@ from denseteacher.data.formats.annotations import (
 )
 from denseteacher.data.formats.coco import read_coco, read_image_info
 from denseteacher.data.formats.crowdhuman import read_crowdhuman
-from denseteacher.data.formats.folder import open_unlabeled, read_unlabeled
-from denseteacher.data.formats.split_files import SplitFiles, write_split
+from denseteacher.data.formats.unlabeled import open_unlabeled, read_unlabeled
 from denseteacher.data.formats.voc import VOC_CLASSES, first_image_set, is_voc, read_voc
 from denseteacher.data.formats.yolo import is_yolo, read_yolo
 from denseteacher.data.records import Category, LabeledImages
+from denseteacher.data.writers.split_files import SplitFiles, write_split
 from denseteacher.errors import InputError
 
 __all__ = [

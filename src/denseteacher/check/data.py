@@ -1,0 +1,124 @@
+"""The three parts of a run's data, read with all their faults collected."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import NamedTuple
+
+from denseteacher.check.findings import FaultLog, Finding, Part, finding
+from denseteacher.data.config import DataConfig
+from denseteacher.data.formats import Annotations, Fault, labeled_images, read_annotations
+from denseteacher.data.open import TrainingData, draw_split, open_sources, subset_notes, validation_annotations
+from denseteacher.data.records import ImageRecord, LabeledImages, UnopenedImages
+from denseteacher.errors import InputError
+
+_LOOKED_AT = 1000  # images of those that are too many to open all
+
+
+class Parts(NamedTuple):
+    """What a run would train and be evaluated on."""
+
+    labeled: LabeledImages
+    unlabeled: list[ImageRecord]
+    """Those looked at."""
+    unlabeled_count: int
+    """Of all."""
+    validation: LabeledImages | None
+
+    def images(self) -> Iterator[tuple[Part, list[ImageRecord]]]:
+        """The parts that have images, and those of them that are looked at."""
+        yield "labeled", self.labeled.images
+        if self.unlabeled:
+            yield "unlabeled", self.unlabeled
+        if self.validation is not None:
+            yield "validation", self.validation.images
+
+    def labels(self) -> Iterator[tuple[Part, LabeledImages]]:
+        """The parts that have labels."""
+        yield "labeled", self.labeled
+        if self.validation is not None:
+            yield "validation", self.validation
+
+
+def parts_of(data: TrainingData) -> Parts:
+    """What ``open_data`` has read without a fault; without unlabeled images that it left unopened."""
+    validation = None
+    if data.validation is not None:
+        images, content, path = data.validation
+        annotations = Annotations(path, "coco", content, path.parent)
+        validation = replace(labeled_images(annotations, bad_boxes="fix"), images=images)
+    unlabeled = [] if isinstance(data.unlabeled, UnopenedImages) else list(data.unlabeled)
+    return Parts(data.labeled, unlabeled, len(data.unlabeled), validation)
+
+
+def read_parts(config: DataConfig) -> tuple[Parts, list[Finding]]:
+    """Reads what ``open_data`` would read, and goes on where that would refuse.
+
+    Raises:
+        InputError: If a part can't be read at all.
+    """
+    log = FaultLog()
+    labeled, unlabeled, findings = _training_images(config, log)
+    looked_at = _look_at(unlabeled, log) if isinstance(unlabeled, UnopenedImages) else list(unlabeled)
+    if len(looked_at) < len(unlabeled):
+        said = f"{len(looked_at):,} of {len(unlabeled):,} images were looked at, evenly spread"
+        findings += finding("info", "images that are too many to open all", "unlabeled", [said])
+    parts = Parts(labeled, looked_at, len(unlabeled), _validation(config, log))
+    return parts, [*log.findings(), *findings]
+
+
+def _look_at(images: UnopenedImages, log: FaultLog) -> list[ImageRecord]:
+    """Some of the images, evenly spread."""
+    records = []
+    for position in images.spread(_LOOKED_AT):
+        try:
+            records.append(images[position])
+        except InputError as error:
+            log.report("unlabeled")([Fault("unreadable image", str(error))])
+    return records
+
+
+def _training_images(config: DataConfig, log: FaultLog) -> tuple[LabeledImages, Sequence[ImageRecord], list[Finding]]:
+    path = config.path("labeled")
+    assert path is not None
+    annotations = read_annotations(
+        path, config.path("images"), format=config.format, subset=config.labeled_subset, report=log.report("labeled")
+    )
+    labeled = _labeled_images(annotations, config, log, "labeled")
+    findings = _annotation_ids(annotations, "labeled")
+    findings += finding("info", "part of the data set", "labeled", subset_notes(config))
+    unlabeled, _ = open_sources(
+        config.unlabeled_sources, fallback=config.path("images"), report=log.report("unlabeled")
+    )
+    if config.split != "none":
+        try:
+            split = draw_split(annotations, config.split, percent=config.percent, count=config.count, fold=config.fold)
+        except InputError as error:
+            return labeled, unlabeled, [*findings, *finding("error", "split of the data", "labeled", [str(error)])]
+        positions = {image.id: position for position, image in enumerate(labeled.images)}
+        if config.unlabeled is None:
+            unlabeled = [labeled.images[positions[id_]] for id_ in split.unlabeled_ids]
+        labeled = labeled.select([positions[id_] for id_ in split.labeled_ids])
+    return labeled, unlabeled, findings
+
+
+def _validation(config: DataConfig, log: FaultLog) -> LabeledImages | None:
+    annotations = validation_annotations(config, log.report("validation"))
+    if annotations is None:
+        return None
+    return _labeled_images(annotations, config, log, "validation")
+
+
+def _labeled_images(annotations: Annotations, config: DataConfig, log: FaultLog, part: Part) -> LabeledImages:
+    """Sound boxes; bad ones are only worth a warning where training is told to repair them."""
+    report = log.report(part, "error" if config.bad_boxes == "error" else "warning")
+    return labeled_images(annotations, report=report)
+
+
+def _annotation_ids(annotations: Annotations, part: Part) -> list[Finding]:
+    seen: set[object] = set()
+    twice = []
+    for one in annotations.content["annotations"]:
+        if "id" in one and one["id"] in seen:
+            twice.append(f"{annotations.path}: annotation id {one['id']} stands twice")
+        seen.add(one.get("id"))
+    return finding("warning", "annotation id twice", part, twice, "training ignores these ids; other tools mix them up")

@@ -1,0 +1,144 @@
+"""Whether levels, sizes, ratio and batches of a recipe fit the data, and values that fit better."""
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+
+from denseteacher.check.data import Parts
+from denseteacher.check.findings import Finding, Severity, finding
+from denseteacher.data.augment.weak import WeakView
+from denseteacher.data.objects import objects_of
+from denseteacher.data.records import LabeledImages
+from denseteacher.detectors import FCOSConfig
+from denseteacher.pseudo_labels.foreground import Foreground
+from denseteacher.recipes.object_scales import Scales, measure_scales
+from denseteacher.recipes.schema import Recipe
+from denseteacher.recipes.view_sizes import ENLARGED, resolve_sizes
+
+_TOLERANCE = 3.0  # times larger or smaller; within, a ratio does about as well (paper, Table 7a)
+_LARGE = 0.05  # share of objects beyond the coarsest level's range
+
+
+def scale_findings(labeled: LabeledImages, scales: Scales) -> list[Finding]:
+    """Objects that the detector is hardly or never trained on."""
+    owner, missed, extents = objects_of(labeled).owner, scales.missed, scales.extents
+    examples = [
+        f"{labeled.images[owner[index]].name}: {extents[index, 0]:.1f} x {extents[index, 1]:.1f} px in the view"
+        for index in missed
+    ]
+    severity: Severity = "warning" if scales.misses_many else "info"
+    if scales.detector == "fcos":
+        meaning = "no location of FCOS is trained on them at the size of the training views"
+        return finding(severity, "object outside of all levels", "labeled", examples, meaning)
+    meaning = "at the size of the training views, only their best anchor is trained on them"
+    return finding(severity, "object that no anchor fits", "labeled", examples, meaning)
+
+
+def fits(ratio: float, foreground: Foreground) -> bool:
+    """Whether a share is about what the foreground calls for; without any nothing can be said."""
+    return not foreground.share or 1 / _TOLERANCE < ratio / foreground.ratio < _TOLERANCE
+
+
+def ratio_findings(config: Recipe, foreground: Foreground) -> list[Finding]:
+    """A ``ratio`` far from what the labeled images call for."""
+    ratio = config.method.selected_share
+    if ratio is None or fits(ratio, foreground):
+        return []
+    example = (
+        f"method.ratio is {ratio:g}, and {foreground.multiple:g} times the share of foreground is {foreground.ratio:g}"
+    )
+    return finding("warning", "ratio that does not fit the objects", "labeled", [example], "method.ratio=auto measures")
+
+
+class Suggestion(NamedTuple):
+    """One value."""
+
+    key: str
+    value: str
+    """As ``--set`` takes it."""
+    reason: str
+
+
+def suggest_values(config: Recipe, parts: Parts, scales: Scales, foreground: Foreground) -> list[Suggestion]:
+    """What to set, given what was measured under the recipe as it is."""
+    view, reason = _better_view(config, parts.labeled, scales)
+    if reason:
+        scales = measure_scales(objects_of(parts.labeled), view, config.detector)
+    views = [*_sizes(view, reason), *_levels(config, scales)]
+    return [*views, *_ratio(config, foreground, others=bool(views)), *_batches(config, parts)]
+
+
+def _better_view(config: Recipe, labeled: LabeledImages, scales: Scales) -> tuple[WeakView, str]:
+    """The recipe's view and no reason; or what ``auto`` sizes would be, where that is clearly better."""
+    fitting = resolve_sizes(_with_auto_sizes(config), labeled).augment.weak
+    factor = float(np.median(scales.scale))
+    if factor > ENLARGED and not scales.misses_many:
+        return fitting, f"images are enlarged {factor:.1f} times, which costs time and adds no detail"
+    better = measure_scales(objects_of(labeled), fitting, config.detector)
+    if len(scales.missed) - len(better.missed) > scales.few:
+        return fitting, f"images are shown at {factor:.2f} of their size, and small objects get lost"
+    return config.augment.weak, ""
+
+
+def _with_auto_sizes(config: Recipe) -> Recipe:
+    auto = {"short_side": "auto", "max_side": "auto"}
+    weak = config.augment.weak.model_copy(update=auto)
+    return config.model_copy(update={"augment": config.augment.model_copy(update={"weak": weak})})
+
+
+def _sizes(view: WeakView, reason: str) -> list[Suggestion]:
+    """Another size of the views."""
+    if not reason:
+        return []
+    low, high = view.sides
+    return [
+        Suggestion("augment.weak.short_side", f"[{low},{high}]", reason),
+        Suggestion("augment.weak.sampling", "range", reason),
+        Suggestion("augment.weak.max_side", str(view.bound), reason),
+        Suggestion("evaluation.short_side", str(high), reason),
+        Suggestion("evaluation.max_side", str(view.bound), reason),
+    ]
+
+
+def _levels(config: Recipe, scales: Scales) -> list[Suggestion]:
+    """Finer or coarser levels, where objects lie beyond the ranges."""
+    finest, coarsest = config.detector.levels
+    count = max(len(scales.level), 1)
+    factor = config.detector.size_factor if isinstance(config.detector, FCOSConfig) else config.detector.anchor_scale
+    reasons = []
+    small = int((scales.longest[scales.missed] <= factor * 2**finest).sum())
+    if scales.misses_many and 2 * small > len(scales.missed) and finest > 2:
+        finest -= 1
+        reasons.append(f"{small} objects are too small for the finest level")
+    large = int((scales.longest > 2 * factor * 2**coarsest).sum())
+    if large > _LARGE * count and coarsest < 7:
+        coarsest += 1
+        reasons.append(f"{large} objects are too large for the coarsest level")
+    return [Suggestion("detector.levels", f"[{finest},{coarsest}]", "; ".join(reasons))] if reasons else []
+
+
+def _ratio(config: Recipe, foreground: Foreground, *, others: bool) -> list[Suggestion]:
+    """To measure the ratio, where it does not fit, or where nobody knows since other views or levels are suggested."""
+    ratio = config.method.selected_share
+    if ratio is None or (fits(ratio, foreground) and not others):
+        return []
+    measured = f"{foreground.multiple:g} times the foreground is {foreground.ratio:g} with the recipe as it is"
+    reason = f"{ratio:g} is a guess; {measured}"
+    return [Suggestion("method.ratio", "auto", reason)]
+
+
+def _batches(config: Recipe, parts: Parts) -> list[Suggestion]:
+    """A batch that is not most of an epoch."""
+    images, batch = len(parts.labeled.images), config.data.labeled_batch
+    if batch * 2 <= images or batch <= 2:
+        return []
+    smaller = max(2, 2 ** int(math.log2(max(images // 4, 1))))
+    of = f"{images} labeled image{'' if images == 1 else 's'}"
+    reason = f"steps of {batch} hardly leave a choice from {of}"
+    found = [Suggestion("data.labeled_batch", str(smaller), reason)] if smaller < batch else []
+    times, rest = divmod(config.data.unlabeled_batch, batch)
+    if found and parts.unlabeled and times and not rest:
+        said = "as many as labeled ones" if times == 1 else f"{times} times as many as labeled ones"
+        found.append(Suggestion("data.unlabeled_batch", str(times * smaller), said))
+    return found

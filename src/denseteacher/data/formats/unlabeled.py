@@ -1,0 +1,138 @@
+"""Unlabeled images: folders, tar shards, lists, and the images of labeled data sets."""
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from denseteacher.data.formats.annotations import Fault, Report, refuse
+from denseteacher.data.formats.coco import read_image_info
+from denseteacher.data.formats.files import (
+    File,
+    image_named,
+    images_below,
+    is_image,
+    listed_file,
+    no_list,
+    sizes_or_errors,
+    text_lines,
+)
+from denseteacher.data.formats.litdata import StreamedImages, is_stream
+from denseteacher.data.formats.long_list import LONG_LIST, LongList
+from denseteacher.data.formats.tar import tar_members
+from denseteacher.data.formats.voc import image_set, is_voc, voc_folder, voc_images
+from denseteacher.data.images import IMAGE_SUFFIXES
+from denseteacher.data.records import ImageRecord
+from denseteacher.errors import InputError
+
+_COMPRESSED = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
+
+
+def open_unlabeled(
+    path: Path | str, images: Path | None = None, *, fallback: Path | None = None, report: Report = refuse
+) -> Sequence[ImageRecord]:
+    """As ``read_unlabeled``, without opening all of very many images.
+
+    That are those of a text list where it names ``LONG_LIST`` or more, and those of a LitData data set, which
+    ``path`` may be too: its folder or its URL.
+    """
+    if is_stream(path):
+        return StreamedImages(path)
+    path = Path(path)
+    if _is_list(path):
+        listed = LongList(path, images or path.parent)
+        if len(listed) >= LONG_LIST:
+            return listed
+    return read_unlabeled(path, images, fallback=fallback, report=report)
+
+
+def read_unlabeled(
+    path: Path, images: Path | None = None, *, fallback: Path | None = None, report: Report = refuse
+) -> list[ImageRecord]:
+    """Lists unlabeled images; their sizes come from their headers.
+
+    Args:
+        path: An image; a folder, searched with all below it in order of the paths; a tar file, a folder of such, or a
+            pattern with ``*``; a COCO image-info JSON; a VOC folder or image set; or a text file with one path a
+            line, blank lines and lines that begin with # left out.
+        images: Folder that a list's or a JSON's paths are relative to; beside the file if not given.
+        fallback: Where the images of a JSON are looked for if they are not near it.
+        report: Told about images that are missing or can't be read.
+
+    Raises:
+        InputError: If there is nothing at ``path``, no image in it, or ``report`` raises.
+    """
+    if path.suffix.lower() == ".json" and path.is_file():
+        return read_image_info(path, images, fallback=fallback, report=report)
+    return _records(_files(path, images, report), report)
+
+
+def _files(path: Path, images: Path | None, report: Report) -> list[File]:
+    if "*" in path.name:
+        shards = sorted(path.parent.glob(path.name))
+        if not shards or any(not file.name.endswith(".tar") for file in shards):
+            raise InputError(f"the pattern {path} must name .tar files, and it names {len(shards)} files")
+        return _members(shards)
+    if not path.exists():
+        raise InputError(f"there is no folder or file {path} with unlabeled images")
+    if path.name.endswith((".tar", *_COMPRESSED)):
+        return _members([path])
+    if is_voc(path):
+        return [(file, None) for file in _voc_images(path, images)]
+    if path.is_file():
+        files = [path] if is_image(path.name) else _listed(path, images, report)
+        return [(file, None) for file in files]
+    found = images_below(path)
+    shards = sorted(file for file in path.iterdir() if file.name.endswith((".tar", *_COMPRESSED)))
+    if not found and not shards:
+        raise InputError(f"the folder {path} holds no images ({', '.join(sorted(IMAGE_SUFFIXES))}) and no .tar files")
+    return [*((file, None) for file in found), *_members(shards)]
+
+
+def _is_list(path: Path) -> bool:
+    other = path.suffix.lower() == ".json" or path.name.endswith((".tar", *_COMPRESSED)) or is_image(path.name)
+    return path.is_file() and not (other or is_voc(path))
+
+
+def _records(files: Sequence[File], report: Report) -> list[ImageRecord]:
+    records: list[ImageRecord] = []
+    faults = []
+    for (path, member), size in zip(files, sizes_or_errors(files), strict=True):
+        if isinstance(size, InputError):
+            faults.append(Fault("unreadable image", str(size)))
+        else:
+            height, width = size
+            records.append(ImageRecord(len(records) + 1, path, width, height, member))
+    report(faults)
+    return records
+
+
+def _members(shards: Iterable[Path]) -> list[File]:
+    return [(shard, member) for shard in shards for member in tar_members(shard)]
+
+
+def _voc_images(path: Path, images: Path | None) -> list[Path]:
+    folder = images or voc_images(voc_folder(path))
+    names = image_set(path, ("unlabeled", "trainval", "train"))
+    if names is None:
+        return images_below(folder)
+    found = [image_named(folder, name) for name in names]
+    if None in found:
+        raise InputError(f"{path} names the image {names[found.index(None)]!r}, which is not in {folder}")
+    return [folder / name for name in found if name is not None]
+
+
+def _listed(path: Path, images: Path | None, report: Report) -> list[Path]:
+    files = []
+    for number, name in text_lines(path, no_list(path)):
+        if name.startswith("#"):
+            continue
+        try:
+            file = listed_file(name, images or path.parent)
+        except InputError as error:
+            raise InputError(f"{path}, line {number}: {error}") from error
+        if not file.is_file():
+            report([Fault("missing image file", f"{path}, line {number}: there is no image file {file}")])
+        else:
+            files.append(file)
+    if not files:
+        raise InputError(f"the list {path} names no images")
+    return files

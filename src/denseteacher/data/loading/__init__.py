@@ -1,0 +1,1 @@
+"""From lists of images to the batches of steps."""

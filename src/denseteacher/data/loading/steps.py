@@ -1,0 +1,274 @@
+"""Two endless streams, labeled and unlabeled, as one loader of whole steps."""
+
+import signal
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.autograd.profiler import record_function
+from torch.utils.data import DataLoader, Dataset
+
+from denseteacher.data.augment.affine import AffineView
+from denseteacher.data.augment.strong import StrongView
+from denseteacher.data.augment.weak import Geometry, WeakView, fill_canvas, move_boxes, pad_targets, resize_and_flip
+from denseteacher.data.images import load_image
+from denseteacher.data.loading.samplers import LabeledSampler, is_portrait, unlabeled_sampler
+from denseteacher.data.randomness import Draw, keyed_uniforms
+from denseteacher.data.records import ImageRecord, LabeledImages
+from denseteacher.errors import InputError
+from denseteacher.structures import METHOD_NUMBERS, ImageBatch, Provenance, SemiBatch, Targets
+
+
+class UnlabeledViews(NamedTuple):
+    """The weak views of a step's unlabeled images, and what is known of them (see ``Provenance``)."""
+
+    weak: ImageBatch
+    positions: Tensor
+    to_weak: Tensor
+    hidden: Targets | None
+    slots: list[int]
+    """Positions of the images in the global batch: part of the key of their random draws."""
+
+
+class LoadedStep(NamedTuple):
+    """The weak views of one step and one process, on the CPU."""
+
+    step: int
+    labeled: ImageBatch
+    targets: Targets
+    labeled_slots: list[int]
+    """As ``UnlabeledViews.slots``."""
+    unlabeled: UnlabeledViews | None
+    files: list[str]
+    """Image files of the step, for messages."""
+    batch: SemiBatch | None = None
+    """The step with its strong views, where the loader makes them (``StepsWithStrongViews``)."""
+
+
+class PlannedView(NamedTuple):
+    """A weak view whose image is not read yet."""
+
+    position: int
+    """Of the image in its list."""
+    slot: int
+    """Of the image in the global batch."""
+    record: ImageRecord
+    geometry: Geometry
+
+
+class StepPlan(NamedTuple):
+    """The weak views of one step and one process."""
+
+    labeled: list[PlannedView]
+    unlabeled: list[PlannedView]
+    """Empty where the step needs none."""
+    canvas: tuple[int, int]
+    """Height and width; one for all, so that the student sees every view in one pass."""
+
+
+class StreamSettings(NamedTuple):
+    """How steps are put together."""
+
+    weak: WeakView
+    labeled_batch: int
+    """Labeled images a step over all processes."""
+    unlabeled_batch: int
+    seed: int
+    needs_unlabeled: Callable[[int], bool]
+    """Which steps hold unlabeled images; a step without them is not slowed down by them."""
+    rank: int = 0
+    world_size: int = 1
+
+
+class StepDataset(Dataset[LoadedStep | InputError]):
+    """Item ``step`` is that step's batch, a pure function of the step: the same in any worker, on any run."""
+
+    def __init__(
+        self,
+        labeled: LabeledImages,
+        unlabeled: Sequence[ImageRecord],
+        settings: StreamSettings,
+        *,
+        hidden: LabeledImages | None = None,
+    ) -> None:
+        """Takes the images, and for analyses the hidden labels of the unlabeled ones, in the same order."""
+        self.labeled = labeled
+        self.unlabeled = unlabeled
+        self.hidden = hidden
+        self.settings = settings
+        self.labeled_sampler = LabeledSampler(is_portrait(labeled.images), settings.labeled_batch, settings.seed)
+        self.unlabeled_sampler = unlabeled_sampler(unlabeled, settings.unlabeled_batch, settings.seed)
+
+    def __getitem__(self, step: int) -> LoadedStep | InputError:
+        """The batch, or the error that its files raise (an exception would lose its type in a worker)."""
+        try:
+            return self.load(step)
+        except InputError as error:
+            return error
+
+    def plan(self, step: int) -> StepPlan:
+        """The views of a step before any image is read.
+
+        Raises:
+            InputError: If one of its images can't be opened.
+        """
+        chosen = self.labeled_sampler.batch(step)
+        slots = _share(self.settings.labeled_batch, self.settings)
+        places = [int(chosen[slot]) for slot in slots]
+        labeled = self._views(self.labeled.images, places, slots, Draw.LABELED_WEAK, step)
+        unlabeled: list[PlannedView] = []
+        if self.settings.needs_unlabeled(step):
+            first = self.labeled.images[chosen[0]]
+            slots = _share(self.settings.unlabeled_batch, self.settings)
+            places = self.unlabeled_sampler.positions(step, slots, portrait=first.height > first.width)
+            unlabeled = self._views(self.unlabeled, places, slots, Draw.UNLABELED_WEAK, step)
+        weak, sizes = self.settings.weak, [view.geometry[:2] for view in (*labeled, *unlabeled)]
+        return StepPlan(labeled, unlabeled, weak.canvas_for(sizes, weak.step_side(self.settings.seed, step)))
+
+    def load(self, step: int) -> LoadedStep:
+        """The batch of a step.
+
+        Raises:
+            InputError: If one of its images can't be read.
+        """
+        plan = self.plan(step)
+        views = [*plan.labeled, *plan.unlabeled]
+        pixels = fill_canvas(
+            (resize_and_flip(load_image(view.record), view.geometry) for view in views), len(views), plan.canvas
+        )
+        sizes = torch.tensor([view.geometry[:2] for view in views])
+        count = len(plan.labeled)
+        return LoadedStep(
+            step,
+            ImageBatch(pixels[:count], sizes[:count]),
+            _targets(self.labeled, plan.labeled),
+            [view.slot for view in plan.labeled],
+            self._unlabeled_views(plan.unlabeled, ImageBatch(pixels[count:], sizes[count:])),
+            [view.record.name for view in views],
+        )
+
+    def _views(
+        self, images: Sequence[ImageRecord], positions: list[int], slots: list[int], draw: Draw, step: int
+    ) -> list[PlannedView]:
+        views = []
+        for position, slot in zip(positions, slots, strict=True):
+            record = images[position]
+            geometry = self.settings.weak.draw(
+                record.height, record.width, seed=self.settings.seed, draw=draw, step=step, slot=slot
+            )
+            views.append(PlannedView(position, slot, record, geometry))
+        return views
+
+    def _unlabeled_views(self, views: list[PlannedView], weak: ImageBatch) -> UnlabeledViews | None:
+        if not views:
+            return None
+        return UnlabeledViews(
+            weak,
+            torch.tensor([view.position for view in views]),
+            torch.stack([view.geometry.matrix(view.record.height, view.record.width) for view in views]),
+            None if self.hidden is None else _targets(self.hidden, views),
+            [view.slot for view in views],
+        )
+
+
+class StepsWithStrongViews(Dataset[LoadedStep | InputError]):
+    """Steps whose strong views are made where the images are read, by loader processes."""
+
+    def __init__(self, steps: StepDataset, strong: StrongView, affine: AffineView | None) -> None:
+        """Takes the steps and what ``with_strong_views`` does to them."""
+        self.steps, self.strong, self.affine = steps, strong, affine
+
+    def __getitem__(self, step: int) -> LoadedStep | InputError:
+        """As ``StepDataset`` gives it, with ``batch``."""
+        loaded = self.steps[step]
+        if isinstance(loaded, InputError):
+            return loaded
+        seed, device = self.steps.settings.seed, torch.device("cpu")
+        return loaded._replace(batch=with_strong_views(loaded, self.strong, self.affine, seed=seed, device=device))
+
+
+def loads_strong_views(device: torch.device, workers: int) -> bool:
+    """Whether loader processes make the strong views: beside a step on a CPU, never beside one on a GPU.
+
+    They are hundreds of small operations an image, at which all threads of a step but one would wait.
+    """
+    return device.type == "cpu" and workers > 0
+
+
+def _targets(images: LabeledImages, views: list[PlannedView]) -> Targets:
+    boxes = [
+        move_boxes(images.boxes[view.position], view.record.height, view.record.width, view.geometry) for view in views
+    ]
+    return pad_targets(boxes, [images.labels[view.position] for view in views])
+
+
+def _share(batch: int, settings: StreamSettings) -> list[int]:
+    """The slots of the global batch that belong to this process."""
+    size = batch // settings.world_size
+    return list(range(settings.rank * size, (settings.rank + 1) * size))
+
+
+def step_loader(
+    dataset: Dataset[LoadedStep | InputError], steps: range, *, workers: int, pin_memory: bool
+) -> DataLoader[LoadedStep | InputError]:
+    """The dataset's steps in order, made ahead by loader processes."""
+    return DataLoader(
+        dataset,
+        batch_size=None,
+        sampler=steps,
+        num_workers=workers,
+        pin_memory=pin_memory,
+        prefetch_factor=2 if workers else None,
+        worker_init_fn=ignore_signals,
+    )
+
+
+def ignore_signals(_: int) -> None:
+    """A signal to the whole process group must not take the loader from under the run's last step.
+
+    Whoever iterates must therefore let go of the iterator in the end: then the workers leave by themselves,
+    as they do when the main process dies.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+
+
+@record_function("strong views")
+def with_strong_views(
+    loaded: LoadedStep, strong: StrongView, affine: AffineView | None, *, seed: int, device: torch.device
+) -> SemiBatch:
+    """Moves a step to its device and makes the strong views there.
+
+    Args:
+        loaded: The weak views.
+        strong: What happens to their pixels.
+        affine: Where the unlabeled ones move before that; None leaves them in place.
+        seed: The run's.
+        device: Where the step is computed.
+    """
+    step = loaded.step
+    labeled, targets = _images_to(loaded.labeled, device), _targets_to(loaded.targets, device)
+    labeled_strong = strong(labeled, seed=seed, step=step, samples=loaded.labeled_slots, draw=Draw.LABELED_STRONG)
+    if loaded.unlabeled is None:
+        return SemiBatch(labeled, labeled_strong, targets, None, None)
+    views = loaded.unlabeled
+    weak = _images_to(views.weak, device)
+    moved, to_strong = (weak, None) if affine is None else affine(weak, seed=seed, step=step, samples=views.slots)
+    unlabeled_strong = strong(moved, seed=seed, step=step, samples=views.slots, draw=Draw.UNLABELED_STRONG)
+    provenance = Provenance(
+        positions=views.positions.to(device, non_blocking=True),
+        to_weak=views.to_weak.to(device, non_blocking=True),
+        to_strong=to_strong,
+        numbers=keyed_uniforms(seed, Draw.METHOD, step, views.slots, METHOD_NUMBERS),
+        hidden=None if views.hidden is None else _targets_to(views.hidden, device),
+    )
+    return SemiBatch(labeled, labeled_strong, targets, weak, unlabeled_strong, provenance)
+
+
+def _images_to(images: ImageBatch, device: torch.device) -> ImageBatch:
+    return ImageBatch(images.pixels.to(device, non_blocking=True), images.sizes.to(device, non_blocking=True))
+
+
+def _targets_to(targets: Targets, device: torch.device) -> Targets:
+    return Targets(*(field.to(device, non_blocking=True) for field in targets))

@@ -1,0 +1,221 @@
+"""From what a recipe says about data to records: which images are labeled, unlabeled, for validation."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from denseteacher.data.choices import Protocol
+from denseteacher.data.coco20cls import COCO20CLS_COUNT, only_voc_classes
+from denseteacher.data.config import DataConfig, UnlabeledSource
+from denseteacher.data.digits import make_digits
+from denseteacher.data.formats import (
+    Annotations,
+    Fault,
+    Report,
+    labeled_images,
+    open_unlabeled,
+    read_annotations,
+    refuse,
+    with_categories,
+)
+from denseteacher.data.formats.litdata import StreamedImages, WrittenStream, write_stream
+from denseteacher.data.records import ImageRecord, JoinedImages, LabeledImages, UnopenedImages
+from denseteacher.data.splits import (
+    Split,
+    listed_split,
+    published_split,
+    seeded_split,
+    stac_split,
+    stratified_split,
+)
+from denseteacher.errors import InputError
+
+
+class Validation(NamedTuple):
+    """What a run is evaluated on."""
+
+    images: list[ImageRecord]
+    ground_truth: dict[str, Any]
+    """The COCO content, crowd regions included."""
+    path: Path
+
+
+class TrainingData(NamedTuple):
+    """All that a run reads."""
+
+    labeled: LabeledImages
+    unlabeled: Sequence[ImageRecord]
+    validation: Validation | None
+    split: Split
+    hidden: LabeledImages | None = None
+    """The unlabeled images with their labels after all, where ``DataConfig.hidden_labels`` asks for them."""
+    notes: tuple[str, ...] = ()
+    """Sentences for the user on what was found."""
+
+
+def open_data(config: DataConfig) -> TrainingData:
+    """Reads the annotations and lists the images.
+
+    Raises:
+        InputError: If something is missing or wrong; see the readers.
+    """
+    config = _with_builtin(config)
+    source = config.path("labeled")
+    if source is None:
+        raise InputError("there are no labeled images: give --labeled PATH, the annotations that describe them")
+    if config.root is None and not (source.is_absolute() or source.exists()):
+        raise InputError(
+            f"there is no {source}: give the folder of the recipe's data set as --data ROOT, or --labeled PATH"
+        )
+    subset = config.labeled_subset
+    annotations = read_annotations(source, config.path("images"), format=config.format, subset=subset)
+    everything = labeled_images(annotations, bad_boxes=config.bad_boxes)
+    split = _split(annotations, config)
+    positions = {image.id: position for position, image in enumerate(everything.images)}
+    labeled = everything.select([positions[id_] for id_ in split.labeled_ids])
+    if not any(len(boxes) for boxes in labeled.boxes):
+        raise InputError(f"none of the {len(labeled.images)} labeled images of {source} has a box")
+    unlabeled, notes = open_sources(config.unlabeled_sources, fallback=config.path("images"))
+    notes = (*subset_notes(config), *notes)
+    if config.unlabeled is not None:
+        ids = unlabeled.ids if isinstance(unlabeled, UnopenedImages) else [image.id for image in unlabeled]
+        named = ", ".join(str(one.path) for one in config.unlabeled_sources)
+        split = Split(split.labeled_ids, ids, f"{split.source}; unlabeled: {named}")
+    else:
+        unlabeled = [everything.images[positions[id_]] for id_ in split.unlabeled_ids]
+    hidden = everything.select([positions[id_] for id_ in split.unlabeled_ids]) if config.hidden_labels else None
+    return TrainingData(labeled, unlabeled, _validation(config, labeled), split, hidden, notes)
+
+
+def _with_builtin(config: DataConfig) -> DataConfig:
+    if config.builtin is None:
+        return config
+    paths = make_digits(config.builtin.removeprefix("digits-"))
+    return config.model_copy(update={"root": None, "labeled": paths.train, "val": paths.val})
+
+
+def subset_notes(config: DataConfig) -> tuple[str, ...]:
+    """That not all of a data set is trained on since it is evaluated on as well."""
+    subset = config.labeled_subset
+    if subset == config.subset:
+        return ()
+    return (f"labeled are the images of {subset!r} in {config.labeled}, since 'val' is evaluated on",)
+
+
+def draw_split(
+    annotations: Annotations,
+    protocol: Protocol | Path,
+    *,
+    percent: float | None = None,
+    count: int | None = None,
+    fold: int = 1,
+    seed: int = 0,
+) -> Split:
+    """Cuts a data set into a labeled and an unlabeled part.
+
+    Args:
+        annotations: The data set.
+        protocol: See ``DataConfig.split``.
+        percent: Labeled share.
+        count: Number of labeled images, instead of a share, where images are drawn.
+        fold: Which of the draws of this size.
+        seed: Of the draws of ``seeded`` and ``stratified``.
+
+    Raises:
+        InputError: If the protocol needs something else, or doesn't fit the data.
+    """
+    ids = [image["id"] for image in annotations.content["images"]]
+    if isinstance(protocol, Path):
+        return listed_split(ids, protocol)
+    if protocol == "seeded":
+        return seeded_split(ids, percent=percent, count=count, fold=fold, seed=seed)
+    everything = labeled_images(annotations, bad_boxes="fix")
+    if protocol == "stratified":
+        return stratified_split(everything, percent=percent, count=count, fold=fold, seed=seed)
+    if percent is None:
+        raise InputError(f"the split {protocol!r} needs a percentage")
+    return published_split(everything, percent, fold) if protocol == "published" else stac_split(ids, percent, fold)
+
+
+def _split(annotations: Annotations, config: DataConfig) -> Split:
+    if config.split == "none":
+        ids = [image.id for image in annotations.records]
+        return Split(ids, [], f"all of {config.path('labeled')}")
+    # a split belongs to the data, not to the run: two seeds of a run train on the same labels
+    size: dict[str, Any] = {"percent": config.percent, "count": config.count, "fold": config.fold}
+    return draw_split(annotations, config.split, **size, seed=0)
+
+
+def validation_annotations(config: DataConfig, report: Report = refuse) -> Annotations | None:
+    """What ``val`` names, with the classes of its own; None where nothing is evaluated.
+
+    Args:
+        config: The data.
+        report: Told about faults of entries.
+    """
+    path = config.path("val")
+    if path is None:
+        return None
+    return read_annotations(
+        path,
+        config.own_val_images,
+        format=config.format,
+        subset=config.val_subset,
+        role="validation",
+        fallback=config.path("images"),
+        report=report,
+    )
+
+
+def _validation(config: DataConfig, labeled: LabeledImages) -> Validation | None:
+    path, annotations = config.path("val"), validation_annotations(config)
+    if path is None or annotations is None:
+        return None
+    annotations = with_categories(annotations, labeled.categories)
+    labeled_images(annotations, bad_boxes=config.bad_boxes)  # complains about bad boxes before a step is made
+    return Validation(annotations.records, annotations.content, path)
+
+
+def open_sources(
+    sources: Sequence[UnlabeledSource], *, fallback: Path | None = None, report: Report = refuse
+) -> tuple[Sequence[ImageRecord], tuple[str, ...]]:
+    """The images of all sources, and what there is to say about them.
+
+    Args:
+        sources: Any number of them.
+        fallback: Where the images of a JSON are looked for if they are not near it.
+        report: Told about faults of entries.
+
+    Raises:
+        InputError: If there are no images at one of them, or ``report`` raises.
+    """
+    found = [_open(source, fallback, report) for source in sources]
+    chosen = sum(len(images) for source, images in zip(sources, found, strict=True) if source.only is not None)
+    notes = (f"COCO20cls: {chosen:,} images; the list that is known has {COCO20CLS_COUNT:,}",) if chosen else ()
+    if len(found) == 1:
+        return found[0], notes
+    for images in found:
+        if isinstance(images, StreamedImages):
+            raise InputError(f"{images.source} is a LitData data set, which goes with no other unlabeled images")
+    if any(isinstance(images, UnopenedImages) for images in found):
+        return JoinedImages(found), notes
+    records = (record for images in found for record in images)  # ids of several sources would stand twice
+    return [replace(record, id=number) for number, record in enumerate(records, 1)], notes
+
+
+def _open(source: UnlabeledSource, fallback: Path | None, report: Report) -> Sequence[ImageRecord]:
+    if source.only is None:
+        return open_unlabeled(source.path, source.images, fallback=fallback, report=report)
+    return only_voc_classes(read_annotations(Path(source.path), source.images, report=report))
+
+
+def stream_sources(sources: Sequence[UnlabeledSource], output: Path) -> WrittenStream:
+    """``write_stream`` of the images of all sources, but for those that are missing or can't be read."""
+    unreadable: list[str] = []
+
+    def pass_over(faults: Sequence[Fault]) -> None:
+        unreadable.extend(fault.message for fault in faults)
+
+    written = write_stream(open_sources(sources, report=pass_over)[0], output)
+    return written._replace(unreadable=[*unreadable, *written.unreadable])

@@ -1,0 +1,63 @@
+"""What an evaluation found, class by class, and what it was measured on."""
+
+import hashlib
+import json
+import math
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from denseteacher.evaluation.arrays import class_names
+from denseteacher.evaluation.metrics import Metrics
+
+
+class ClassScore(NamedTuple):
+    """How well one class is found."""
+
+    name: str
+    objects: int
+    """In the validation images, without regions to ignore."""
+    scores: dict[str, float | None]
+    """``AP``, ``AP50``, ... in percent; None where there is no object to find."""
+
+
+class RunEvaluation(NamedTuple):
+    """How good the detector of a run is on the validation images."""
+
+    step: int
+    """Of the teacher that is the detector."""
+    file: str
+    """Validation annotations."""
+    digest: str
+    """Of their content: two runs compare where it is the same."""
+    images: int
+    metrics: dict[str, float | None]
+    classes: list[ClassScore]
+
+
+def describe_evaluation(truth: Mapping[str, Any], found: Metrics, *, file: Path, step: int) -> RunEvaluation:
+    """Collects what an evaluation found.
+
+    Args:
+        truth: COCO content that was evaluated on.
+        found: The metrics.
+        file: Where the content is from.
+        step: Of the detector.
+    """
+    counts = Counter(one["category_id"] for one in truth["annotations"] if not one.get("iscrowd"))
+    classes = [
+        ClassScore(name, counts[id_], _finite(found.per_class[name])) for id_, name in class_names(truth).items()
+    ]
+    return RunEvaluation(step, str(file), _digest(truth), len(truth["images"]), _finite(found.values), classes)
+
+
+def _digest(truth: Mapping[str, Any]) -> str:
+    """Of images, boxes and classes, in whatever order and format they came."""
+    images = sorted(str(one["id"]) for one in truth["images"])
+    boxes = sorted((str(one["image_id"]), one["category_id"], *map(float, one["bbox"])) for one in truth["annotations"])
+    return hashlib.sha256(json.dumps([images, boxes]).encode()).hexdigest()[:16]
+
+
+def _finite(values: Mapping[str, float]) -> dict[str, float | None]:
+    return {name: value if math.isfinite(value) else None for name, value in values.items()}

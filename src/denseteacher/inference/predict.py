@@ -1,0 +1,97 @@
+"""Prediction over files, folders and patterns."""
+
+import glob
+from operator import itemgetter
+from pathlib import Path
+from typing import NamedTuple
+
+from PIL import Image
+
+from denseteacher.data.choices import Precision
+from denseteacher.data.formats.files import images_below
+from denseteacher.data.images import decode_image, image_size
+from denseteacher.errors import InputError
+from denseteacher.evaluation.evaluator import coco_results
+from denseteacher.files import refusal_explained, write_json
+from denseteacher.inference.predictor import Predictor, predict_readable
+from denseteacher.visualization.boxes import draw_detections
+
+
+class PredictionOutcome(NamedTuple):
+    """What a prediction run did."""
+
+    images: int
+    detections: int
+    unreadable: list[str]
+    """One sentence for each file that is no readable image."""
+
+
+def predict_files(
+    detector: Path,
+    patterns: list[str],
+    output: Path,
+    *,
+    draw_above: float = 0.5,
+    precision: Precision = "fp32",
+    compile: bool = False,
+) -> PredictionOutcome:
+    """Detects objects in files.
+
+    Writes ``predictions.json`` (COCO results), ``images.json`` (COCO image info, which says what file an
+    ``image_id`` is) and a picture with boxes for each image below ``pictures``.
+
+    Args:
+        detector: Detector file or run folder.
+        patterns: Image files, folders (searched with all below them) or glob patterns.
+        output: Folder to write to.
+        draw_above: Detections with a higher score are drawn.
+        precision: See ``Predictor.load``.
+        compile: See ``Predictor.load``.
+
+    Raises:
+        InputError: If there are no images, or ``output`` holds predictions already.
+        RunError: If the disk refuses.
+    """
+    predictor = Predictor.load(detector, precision=precision, compile=compile)
+    files = find_images(patterns)
+    if (output / "predictions.json").exists():
+        raise InputError(f"{output} holds predictions already: choose another --output; nothing was changed")
+    results, infos, unreadable = [], [], list[str]()
+    found = predict_readable(predictor, files, decode_image, image_size, unreadable)
+    with refusal_explained(output):
+        (output / "pictures").mkdir(parents=True, exist_ok=True)
+        for position, array, detections in found:
+            number, file = position + 1, files[position]
+            height, width = array.shape[:2]
+            infos.append({"id": number, "file_name": str(file), "width": width, "height": height})
+            results.extend(coco_results(number, detections, predictor.categories))
+            picture = draw_detections(Image.fromarray(array), detections, predictor.class_names, score_floor=draw_above)
+            picture.save(output / "pictures" / f"{number:06d}_{file.stem[:100]}.jpg", quality=92)
+    infos.sort(key=itemgetter("id"))
+    results.sort(key=itemgetter("image_id"))
+    categories = [{"id": category.id, "name": category.name} for category in predictor.categories]
+    write_json(output / "images.json", {"images": infos, "categories": categories})
+    write_json(output / "predictions.json", results)
+    return PredictionOutcome(len(infos), len(results), unreadable)
+
+
+def find_images(patterns: list[str]) -> list[Path]:
+    """Image files named by paths, folders and glob patterns, each once, in order.
+
+    Raises:
+        InputError: If a path does not exist, or nothing is found.
+    """
+    files: dict[Path, None] = {}
+    for pattern in patterns:
+        path = Path(pattern)
+        if path.is_dir():
+            found = images_below(path)
+        elif path.is_file():
+            found = [path]
+        else:
+            # glob and not Path.glob, which refuses absolute patterns
+            found = sorted(Path(match) for match in glob.iglob(pattern, recursive=True) if Path(match).is_file())
+        if not found:
+            raise InputError(f"there are no images at {pattern}: give image files, folders or glob patterns")
+        files.update(dict.fromkeys(found))
+    return list(files)

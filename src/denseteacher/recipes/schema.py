@@ -1,0 +1,261 @@
+"""Recipes: one YAML file describes one run, and this schema says what may stand in it."""
+
+import functools
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import Field, PositiveInt, SerializeAsAny, ValidationError, model_validator
+
+from denseteacher.config import Config
+from denseteacher.data.augment.affine import AffineView
+from denseteacher.data.augment.strong import StrongView
+from denseteacher.data.augment.weak import AutoSizes, EvalView, WeakView
+from denseteacher.data.config import DataConfig
+from denseteacher.detectors import DetectorConfig, FCOSConfig
+from denseteacher.errors import InputError
+from denseteacher.evaluation.metrics import Metric
+from denseteacher.methods import DenseTeacher, Method, MethodConfig
+from denseteacher.recipes.files import builtin_names, read_chain, read_overrides, suggest
+from denseteacher.training.ema import EMAConfig
+from denseteacher.training.optim import OptimConfig
+from denseteacher.training.runtime import RuntimeConfig
+from denseteacher.training.trainer import ScheduleConfig
+
+
+class AugmentConfig(Config):
+    """The two views."""
+
+    weak: WeakView = WeakView()
+    """What the teacher sees of an unlabeled image, and one of the two views of a labeled one."""
+    strong: StrongView = StrongView()
+    """What the student sees of an unlabeled image, made from the weak view, and the other view of a labeled one."""
+    affine: AffineView | None = None
+    """Own geometry of the strong views of unlabeled images; only for methods whose labels can follow it."""
+
+
+class EvaluationConfig(Config):
+    """How detectors are evaluated and used."""
+
+    short_side: PositiveInt | Literal["auto"] = 800
+    """Length of the shorter side in pixels; ``auto`` is the longest of the training views."""
+    max_side: PositiveInt | Literal["auto"] = 1333
+    """Bound of the longer side in pixels; ``auto`` follows the short side."""
+    batch: int = Field(8, gt=0)
+    """Images a forward; changes the speed alone."""
+    metrics: tuple[Metric, ...] = ("coco",)
+    """What to measure; COCO's AP is always, since it decides which teacher is the best."""
+
+    @property
+    def view(self) -> EvalView:
+        """What images are made of.
+
+        Raises:
+            ValueError: If a size is still ``auto``.
+        """
+        if isinstance(self.short_side, str) or isinstance(self.max_side, str):
+            raise ValueError("a size of evaluation is still 'auto': give lengths in pixels")
+        return EvalView(short_side=self.short_side, max_side=self.max_side)
+
+
+class Recipe(Config):
+    """One run."""
+
+    name: str
+    """What the run is called, and its folder if no other is given."""
+    description: str = ""
+    """What it is for, in one line."""
+    seed: int = Field(1, ge=0)
+    """Of every random draw but the split."""
+    data: DataConfig = DataConfig()
+    augment: AugmentConfig = AugmentConfig()
+    sizes: AutoSizes = AutoSizes()
+    detector: DetectorConfig = FCOSConfig()
+    method: SerializeAsAny[MethodConfig] = DenseTeacher()
+    ema: EMAConfig = EMAConfig()
+    optim: OptimConfig = OptimConfig()
+    schedule: ScheduleConfig = ScheduleConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
+    runtime: RuntimeConfig = RuntimeConfig()
+
+    @model_validator(mode="after")
+    def _check(self) -> "Recipe":
+        _check_recipe(self)
+        return self
+
+
+def builtin_recipes() -> dict[str, str]:
+    """Names and descriptions of the recipes that come with the package."""
+    return {name: load_recipe(name).description for name in builtin_names()}
+
+
+def load_recipe(source: str | Path, overrides: Mapping[str, Any] | Iterable[str] = ()) -> Recipe:
+    """Reads a recipe.
+
+    Args:
+        source: Name of a built-in recipe, or path of a YAML file.
+        overrides: ``{"optim.lr": 0.02}``, or ``KEY=VALUE`` texts whose values are read as YAML.
+
+    Raises:
+        InputError: If there is no such recipe, or a key or value is wrong.
+    """
+    content = functools.reduce(_merge, [*read_chain(str(source)), *read_overrides(overrides)])
+    try:
+        return Recipe.model_validate(content)
+    except ValidationError as error:
+        raise InputError(f"recipe {str(source)!r}: {_explain(error)}") from error
+
+
+def with_method(recipe: Recipe, method: Method) -> Recipe:
+    """The recipe with another method, which needs not be one that a YAML file can name.
+
+    Raises:
+        InputError: If the method doesn't fit the rest of the recipe.
+    """
+    return with_part(recipe, "method", method)
+
+
+def dump_recipe(recipe: Recipe) -> str:
+    """The recipe, complete, as YAML that ``load_recipe`` reads."""
+    return yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False)
+
+
+def with_part(recipe: Recipe, key: str, part: Any) -> Recipe:
+    """The recipe with another part, if it fits the others."""
+    changed = recipe.model_copy(update={key: part})
+    try:
+        _check_recipe(changed)
+    except ValueError as error:
+        raise InputError(f"recipe {recipe.name!r}: {error}") from error
+    return changed
+
+
+def _check_recipe(recipe: Recipe) -> None:
+    """What no part of a recipe can see alone.
+
+    Raises:
+        ValueError: If the parts don't fit.
+    """
+    _check_batches(recipe)
+    _check_labels_can_follow(recipe)
+    _check_teacher_is_ready(recipe)
+    _check_burn_in_ends(recipe)
+
+
+def _check_batches(recipe: Recipe) -> None:
+    parts = recipe.runtime.devices * recipe.runtime.nodes * recipe.schedule.accumulate
+    for key in ("labeled_batch", "unlabeled_batch"):
+        if getattr(recipe.data, key) % parts:
+            raise ValueError(
+                f"data.{key} is {getattr(recipe.data, key)}, no multiple of the {parts} parts that devices, "
+                "nodes and accumulation cut it into"
+            )
+    group = recipe.method.images_a_selection
+    if group is not None and recipe.data.unlabeled_batch // parts % group:
+        raise ValueError(
+            f"method.group_size is {group}, but each part of a step has {recipe.data.unlabeled_batch // parts} "
+            "unlabeled images: it must divide them"
+        )
+
+
+def _check_labels_can_follow(recipe: Recipe) -> None:
+    if recipe.augment.affine is not None and not recipe.method.moves_labels:
+        raise ValueError(
+            f"augment.affine moves the strong views, but method {recipe.method.name!r} compares teacher and "
+            "student location by location: leave it out (null)"
+        )
+    if recipe.method.needs_hidden_labels and not recipe.data.hidden_labels:
+        raise ValueError(
+            "method.region 'suppress' and 'ignore' are analyses that look at the labels of the unlabeled "
+            "images: say so with data.hidden_labels=true, on data that a split cuts"
+        )
+
+
+def _check_teacher_is_ready(recipe: Recipe) -> None:
+    burn_in, start = recipe.method.burn_in_steps, recipe.ema.start
+    if isinstance(burn_in, int) and not isinstance(start, str) and start > burn_in:
+        raise ValueError(f"ema.start is {start}, after the burn-in of {burn_in} steps that needs the teacher")
+
+
+def _check_burn_in_ends(recipe: Recipe) -> None:
+    burn_in, steps = recipe.method.burn_in_steps, recipe.schedule.max_steps
+    if isinstance(burn_in, int) and not isinstance(steps, str) and burn_in >= steps:
+        raise ValueError(
+            f"method.burn_in is {burn_in}, but the run has {steps} steps, so unlabeled images would never be "
+            "used: shorten it, or take method.name=supervised"
+        )
+
+
+def _merge(parent: dict[str, Any], child: Mapping[str, Any]) -> dict[str, Any]:
+    """The child over the parent, mapping by mapping.
+
+    Another ``name`` in a mapping (of a method, a detector) keeps those of the parent's options that it has
+    too (a method's burn-in, say) and drops the others, which belong to something else.
+    """
+    merged = dict(parent)
+    for key, value in child.items():
+        before = merged.get(key)
+        if not isinstance(value, Mapping) or not isinstance(before, dict):
+            merged[key] = value
+        elif "name" in value and value["name"] != before.get("name", value["name"]):
+            merged[key] = _shared_options(key, before, value["name"]) | dict(value)
+        else:
+            merged[key] = _merge(before, value)
+    return merged
+
+
+def _shared_options(key: str, before: Mapping[str, Any], name: str) -> dict[str, Any]:
+    field = Recipe.model_fields.get(key)
+    options = getattr(field.annotation, "__args__", ()) if field is not None else ()
+    fields: Iterable[str] = next((option.model_fields for option in options if _default_name(option) == name), {})
+    return {option: value for option, value in before.items() if option in fields}
+
+
+def _explain(error: ValidationError) -> str:
+    """One sentence on the first thing that pydantic found wrong."""
+    first = error.errors()[0]
+    key, valid = _locate([str(part) for part in first["loc"]])
+    if first["type"] == "extra_forbidden":
+        name = key.rpartition(".")[2]
+        return f"there is no key {key!r}{suggest(name, valid)}; valid here: {', '.join(valid)}"
+    if first["type"] == "union_tag_invalid":
+        tag, known = first["ctx"]["tag"], [text.strip("'") for text in first["ctx"]["expected_tags"].split(", ")]
+        return f"there is no {key} {tag!r}{suggest(tag, known)}: use one of {', '.join(known)}"
+    message = first["msg"].removeprefix("Value error, ")
+    message += "".join(
+        f", or {other['ctx']['expected']}"
+        for other in error.errors()[1:]
+        if other["type"] == "literal_error" and _locate([str(part) for part in other["loc"]])[0] == key
+    )
+    given = first.get("input")
+    shown = f", not {given!r}" if isinstance(given, str | int | float | bool) else ""
+    return f"{key}: {message}{shown}" if key else message
+
+
+def _locate(place: list[str]) -> tuple[str, list[str]]:
+    """The dotted key of an error's place, and the valid keys beside it.
+
+    A place also holds the tags of unions (``method``, ``dense_teacher``, ``ratio``) and the types of alternatives
+    (``schedule``, ``max_steps``, ``int``), which are no keys.
+    """
+    key: list[str] = []
+    valid: list[str] = []
+    schema: Any = Recipe
+    for part in place:
+        if isinstance(schema, tuple):
+            tagged = next((option for option in schema if _default_name(option) == part), None)
+            schema = tagged or next((option for option in schema if hasattr(option, "model_fields")), None)
+            if tagged is not None or schema is None:  # the name of an alternative, or a position in a list
+                continue
+        fields = getattr(schema, "model_fields", {})
+        key.append(part)
+        valid = sorted(fields)
+        annotation = fields[part].annotation if part in fields else None
+        schema = getattr(annotation, "__args__", annotation)
+    return ".".join(key), valid
+
+
+def _default_name(option: Any) -> str | None:
+    field = getattr(option, "model_fields", {}).get("name")
+    return None if field is None else str(field.default)

@@ -1,0 +1,239 @@
+"""From a recipe to the objects of a run, and what a run leaves at its end."""
+
+import shutil
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from denseteacher.data.loading.steps import StepDataset, StreamSettings
+from denseteacher.data.records import Category
+from denseteacher.data.open import TrainingData, Validation
+from denseteacher.detectors import (
+    FCOS,
+    DenseDetector,
+    DetectorCard,
+    InitialWeights,
+    RetinaNet,
+    TakenOver,
+    adopt,
+    build_detector,
+    find_initial,
+    save_detector,
+    take_over,
+)
+from denseteacher.errors import InputError
+from denseteacher.evaluation.evaluator import Evaluator
+from denseteacher.recipes.schema import Recipe
+from denseteacher.report.previews import begin_previews
+from denseteacher.runs.folder import BURN_IN_DETECTOR, DETECTOR
+from denseteacher.runs.report import evaluate_run, report_run
+from denseteacher.training.student_teacher import Learner
+from denseteacher.training.runtime import Runtime
+from denseteacher.training.trainer import Preview, Progress, Trainer
+
+
+def stream_settings(config: Recipe, rank: int = 0, world_size: int = 1) -> StreamSettings:
+    """What a recipe says about its streams, for one of ``world_size`` processes."""
+    return StreamSettings(
+        weak=config.augment.weak,
+        labeled_batch=config.data.labeled_batch,
+        unlabeled_batch=config.data.unlabeled_batch,
+        seed=config.seed,
+        needs_unlabeled=config.method.needs_unlabeled,
+        rank=rank,
+        world_size=world_size,
+    )
+
+
+def build_evaluator(config: Recipe, validation: Validation, categories: Sequence[Category]) -> Evaluator:
+    """Of a run's teacher and student."""
+    return Evaluator(
+        validation.images,
+        validation.ground_truth,
+        categories,
+        view=config.evaluation.view,
+        batch_size=config.evaluation.batch,
+        workers=config.runtime.workers,
+        source=validation.path,
+        metrics=config.evaluation.metrics,
+    )
+
+
+def check_unlabeled(config: Recipe, data: TrainingData) -> None:
+    """Sees whether a run has the images that its method needs.
+
+    Raises:
+        InputError: If there are none.
+    """
+    last = int(config.schedule.max_steps) - 1
+    if not data.unlabeled and config.method.needs_unlabeled(last):
+        raise InputError(
+            f"method {config.method.name!r} needs unlabeled images: give --unlabeled PATH, or a data.split that "
+            "leaves some, or train with --set method.name=supervised"
+        )
+
+
+def open_runtime(config: Recipe) -> tuple[Recipe, Runtime]:
+    """Devices and processes, and the recipe with the precision that was chosen for them."""
+    runtime = Runtime(config.runtime)
+    chosen = config.runtime.model_copy(update={"precision": runtime.precision})
+    return config.model_copy(update={"runtime": chosen}), runtime
+
+
+def find_start(config: Recipe, by_hand: Collection[str]) -> tuple[Recipe, InitialWeights | None, list[str]]:
+    """What ``detector.init`` names, the recipe with its architecture, and what to tell the user.
+
+    Args:
+        config: The recipe.
+        by_hand: Options of the detector that the user has set.
+
+    Returns:
+        The recipe, in which ``init`` is not ``auto`` any more; the detector to start from, None for a new one on the
+        backbone's weights; and sentences.
+
+    Raises:
+        InputError: If it can't be had or is no detector, or the user has set an option that contradicts it. With
+            ``auto`` the run starts from the backbone's weights then.
+    """
+    detector = config.detector
+    if detector.init == "backbone":
+        return config, None, []
+    wanted = detector.model_copy(update={"init": "coco"}) if detector.init == "auto" else detector
+    try:
+        adopted, initial = adopt(wanted, find_initial(wanted), by_hand)
+    except InputError as error:
+        if detector.init != "auto":
+            raise InputError(f"detector.init: {error}") from error
+        begins = "the backbone's pretrained" if detector.pretrained else "random"
+        new = detector.model_copy(update={"init": "backbone"})
+        note = f"detector.init=auto: starts from {begins} weights, not from a detector, since {error}"
+        return config.model_copy(update={"detector": new}), None, [note]
+    return config.model_copy(update={"detector": adopted}), initial, []
+
+
+def check_same_start(config: Recipe, runtime: Runtime) -> None:
+    """Sees whether all processes of a run start from the same, which ``detector.init=auto`` may find differently.
+
+    Raises:
+        InputError: If they don't.
+    """
+    new = config.detector.init == "backbone"
+    if not runtime.all_true(new) and not runtime.all_true(not new):
+        raise InputError(
+            "detector.init=auto found COCO weights in some of the run's processes alone: set it to coco or backbone"
+        )
+
+
+def new_student(
+    config: Recipe, categories: Sequence[Category], initial: InitialWeights | None = None
+) -> tuple[Recipe, FCOS | RetinaNet, TakenOver | None]:
+    """The detector that a run begins with, the same for the same seed in every process.
+
+    Args:
+        config: The recipe. Where its ``detector.init`` names a detector, the backbone's weights are not asked for.
+        categories: The classes.
+        initial: What it starts from, if not from the backbone's weights or a checkpoint.
+
+    Returns:
+        The recipe with the detector's mean and std; the detector; and what it has from ``initial``.
+    """
+    torch.manual_seed(config.seed)
+    detector = config.detector
+    built = detector if detector.init == "backbone" else detector.model_copy(update={"pretrained": False})
+    student = build_detector(built, len(categories)).to(memory_format=torch.channels_last)
+    statistics = {"mean": student.config.mean, "std": student.config.std}
+    config = config.model_copy(update={"detector": detector.model_copy(update=statistics)})
+    if initial is None:
+        return config, student, None
+    return config, student, take_over(student, initial, [category.name for category in categories])
+
+
+def build_trainer(config: Recipe, data: TrainingData, student: nn.Module, runtime: Runtime, folder: Path) -> Trainer:
+    """The trainer of a run at step 0.
+
+    Args:
+        config: Resolved: nothing is ``auto``.
+        data: What it trains and is evaluated on.
+        student: The detector to train.
+        runtime: Devices and precision.
+        folder: The run folder.
+    """
+    evaluate_one = None
+    if data.validation is not None:
+        evaluator = build_evaluator(config, data.validation, data.labeled.categories)
+
+        def evaluate_one(detector: DenseDetector) -> dict[str, float]:
+            return evaluator(detector, runtime.device)[0].values
+
+    def save_best(teacher: nn.Module, metrics: dict[str, float]) -> None:
+        card = _card(config, data, "teacher", trainer.step, metrics)
+        save_detector(folder / DETECTOR, teacher.state_dict(), card)
+        if trainer.step <= int(config.method.burn_in_steps or 0):
+            save_detector(folder / BURN_IN_DETECTOR, teacher.state_dict(), card)  # for runs that start from it
+
+    settings = stream_settings(config, runtime.rank, runtime.world_size)
+    dataset = StepDataset(data.labeled, data.unlabeled, settings, hidden=data.hidden)
+    learner = Learner(
+        student=student,
+        method=config.method,
+        strong=config.augment.strong,
+        affine=config.augment.affine,
+        optim=config.optim,
+        ema=(float(config.ema.decay), int(config.ema.start)),
+        runtime=runtime,
+        settings=settings,
+        unlabeled=len(data.unlabeled),
+        max_steps=int(config.schedule.max_steps),
+        accumulate=config.schedule.accumulate,
+    )
+    trainer = Trainer(
+        learner,
+        dataset,
+        schedule=config.schedule,
+        workers=config.runtime.workers,
+        folder=folder,
+        recipe=config.model_dump(mode="json"),
+        evaluate=evaluate_one,
+        save_best=save_best,
+        preview=_preview(config, dataset, runtime, folder) if runtime.is_main else None,
+    )
+    return trainer
+
+
+def _preview(config: Recipe, dataset: StepDataset, runtime: Runtime, folder: Path) -> Preview | None:
+    return begin_previews(
+        folder / "previews",
+        dataset,
+        method=config.method,
+        strong=config.augment.strong,
+        affine=config.augment.affine,
+        device=runtime.device,
+    )
+
+
+def _card(config: Recipe, data: TrainingData, role: str, step: int, metrics: Mapping[str, float]) -> DetectorCard:
+    trained: dict[str, str | int | float] = {"recipe": config.name, "role": role, "step": step}
+    if f"{role}/AP" in metrics:
+        trained["AP"] = metrics[f"{role}/AP"]
+    return DetectorCard(
+        detector=config.detector,
+        categories=tuple((category.id, category.name) for category in data.labeled.categories),
+        short_side=config.evaluation.view.short_side,
+        max_side=config.evaluation.view.max_side,
+        trained=trained,
+    )
+
+
+def finish_run(config: Recipe, data: TrainingData, trainer: Trainer, progress: Progress, folder: Path) -> None:
+    """Writes the last teacher and student, the evaluation of the best teacher, and the report."""
+    for role, module in (("teacher", trainer.learner.teacher.module), ("student", trainer.learner.student_module)):
+        card = _card(config, data, role, progress.step, progress.metrics)
+        save_detector(folder / f"last_{role}.safetensors", module.state_dict(), card)
+    if not progress.best:  # nothing was evaluated, so the last teacher is the one to use
+        shutil.copyfile(folder / "last_teacher.safetensors", folder / DETECTOR)
+    if data.validation is not None:
+        evaluator = build_evaluator(config, data.validation, data.labeled.categories)
+        evaluate_run(folder, evaluator, file=data.validation.path, step=int(progress.best.get("step", progress.step)))
+    report_run(folder, config, data, stream_settings(config))

@@ -1,0 +1,82 @@
+"""The demonstration: what unlabeled images are worth, on the built-in Digits data."""
+
+from pathlib import Path
+from typing import NamedTuple
+
+from denseteacher.runs.train import train_run
+from denseteacher.runs.build import stream_settings
+from denseteacher.data.open import open_data
+from denseteacher.errors import InputError
+from denseteacher.methods import DenseTeacher
+from denseteacher.recipes.schema import load_recipe
+from denseteacher.runs.report import finished_run, report_runs
+
+
+class DemoOutcome(NamedTuple):
+    """The demonstration's result."""
+
+    rows: list[tuple[str, dict[str, float]]]
+    """Name and last evaluation of each run, Supervised first."""
+    report: Path
+
+
+def run_demo(output: Path, *, steps: int, overrides: list[str]) -> DemoOutcome:
+    """Trains Dense Teacher, then Supervised from the same burn-in and for as many steps, and compares them.
+
+    Args:
+        output: Folder for both runs and ``report.html``.
+        steps: Length of each run; burn-in and teacher are scaled to it.
+        overrides: Recipe keys for both runs, ``KEY=VALUE``.
+
+    Raises:
+        InputError: If ``output`` holds something already.
+    """
+    if output.exists() and (not output.is_dir() or any(output.iterdir())):
+        raise InputError(f"{output} is not empty: choose another --output; nothing was changed")
+    shared = [*scaled_to(steps), *overrides]
+    dense = train_run("digits", shared, output=output / "dense_teacher")
+    if dense.stopped_by is None:
+        supervised = train_run(
+            "digits",
+            [*shared, "method.name=supervised"],
+            output=output / "supervised",
+            burn_in_from=dense.folder,
+        )
+    if dense.stopped_by is not None or supervised.stopped_by is not None:
+        raise InputError("the demonstration was stopped; delete its folder and start it again")
+    runs = [
+        finished_run(result.folder, load_recipe(result.folder / "recipe.yaml"), label)
+        for result, label in ((supervised, "Supervised"), (dense, "Dense Teacher"))
+    ]
+    recipe = runs[-1].recipe
+    data = open_data(recipe.data)
+    before, after = (result.metrics["teacher/AP"] for result in (supervised, dense))
+    report_runs(
+        output / "report.html",
+        runs,
+        title="Dense Teacher and Supervised on Digits",
+        summary=(
+            f"With {len(data.labeled.images)} labeled images, {len(data.unlabeled):,} unlabeled ones bring the "
+            f"detector from {before:.1f} to {after:.1f} AP ({after - before:+.1f})."
+        ),
+        data=data,
+        settings=stream_settings(recipe),
+    )
+    rows = [("Supervised", supervised.metrics), ("Dense Teacher", dense.metrics)]
+    return DemoOutcome(rows, output / "report.html")
+
+
+def scaled_to(steps: int) -> list[str]:
+    """The digits recipe's schedule for another number of steps."""
+    recipe = load_recipe("digits")
+    method = recipe.method
+    assert isinstance(method, DenseTeacher)
+    share = steps / int(recipe.schedule.max_steps)
+    scaled = {
+        "schedule.max_steps": steps,
+        "schedule.evaluate_every": max(1, round(recipe.schedule.evaluate_every * share)),
+        "method.burn_in": round(int(method.burn_in) * share),
+        "method.ramp": round((method.ramp or 0) * share),
+        "ema.start": round(int(recipe.ema.start) * share),
+    }
+    return [f"{key}={value}" for key, value in scaled.items()]

@@ -1,0 +1,231 @@
+"""What a finished run is evaluated to, and its report: from run folders to a page."""
+
+import json
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from denseteacher.data.loading.steps import StepDataset, StreamSettings
+from denseteacher.data.open import TrainingData, Validation
+from denseteacher.data.splits import read_split_sizes
+from denseteacher.evaluation.diagnostics import (
+    confusion_matrix,
+    confusions,
+    match_scene,
+    precision_recall,
+    worst_images,
+)
+from denseteacher.evaluation.evaluator import Evaluator
+from denseteacher.inference.predictor import Predictor
+from denseteacher.methods import DenseTeacher, Method, PseudoBoxTeacher
+from denseteacher.recipes.schema import Recipe, dump_recipe, load_recipe
+from denseteacher.report.evaluation_figures import confusion_chart, precision_recall_chart
+from denseteacher.evaluation.summary import describe_evaluation
+from denseteacher.runs.evaluate import read_detections, read_evaluation, write_evaluation, write_figures
+from denseteacher.report.gallery import unlabeled_row, validation_row
+from denseteacher.report.page import Report, write_report
+from denseteacher.report.pictures import SHOWN_ABOVE, Picture
+from denseteacher.report.training_charts import ShownRun
+from denseteacher.report.unlabeled_examples import first_views, unlabeled_examples
+from denseteacher.report.unlabeled_gain import UnlabeledGain, read_gain
+from denseteacher.training.metrics_log import read_metrics
+
+_SHOWN = 6  # rows of each gallery
+BASELINE = "baseline"
+"""Folder, in a run folder, of the run without unlabeled images that it is measured against."""
+
+
+class FinishedRun(NamedTuple):
+    """A run that is done."""
+
+    folder: Path
+    recipe: Recipe
+    shown: ShownRun
+    labeled: int
+    """Images."""
+    unlabeled: int
+
+    @property
+    def best_step(self) -> int | None:
+        """Of the evaluation at which its teacher was best; None where nothing was evaluated."""
+        found = [(row["teacher/AP"], row["step"]) for row in self.shown.rows if row.get("teacher/AP") is not None]
+        return max(found, key=lambda pair: pair[0])[1] if found else None
+
+
+def evaluate_run(folder: Path, evaluator: Evaluator, *, file: Path, step: int) -> None:
+    """Evaluates the detector of a run, and writes what users expect to find beside it.
+
+    ``evaluation.json``, ``detections.json`` (COCO results), ``per_class.csv``, ``pr_curve.png`` and
+    ``confusion_matrix.png``. The detector is read from its file, so that the numbers are those of what is used.
+
+    Args:
+        folder: Of the run.
+        evaluator: On its validation images.
+        file: Where their annotations are from.
+        step: Of the detector.
+    """
+    predictor = Predictor.load(folder)
+    found, results = evaluator(predictor.detector, predictor.device)
+    write_evaluation(folder, describe_evaluation(evaluator.ground_truth, found, file=file, step=step), results)
+    try:
+        write_figures(folder, evaluator.ground_truth, results)
+    except OSError as error:  # a picture is no reason to lose a report
+        warnings.warn(f"the figures of {folder} can't be written: {error}", stacklevel=2)
+
+
+def finished_run(folder: Path, recipe: Recipe, label: str) -> FinishedRun:
+    """A run as a page shows it."""
+    burn_in = None if recipe.method.burn_in_steps is None else int(recipe.method.burn_in_steps)
+    shown = ShownRun(label, read_metrics(folder / "metrics.jsonl"), burn_in, read_evaluation(folder))
+    return FinishedRun(folder, recipe, shown, *read_split_sizes(folder / "split.json"))
+
+
+def report_run(folder: Path, recipe: Recipe, data: TrainingData, settings: StreamSettings) -> None:
+    """Writes the ``report.html`` of one run; beside its baseline where that is finished."""
+    run, gain = finished_run(folder, recipe, recipe.method.name), read_gain(folder)
+    runs = [run]
+    if gain is not None:
+        runs.insert(0, finished_run(folder / BASELINE, load_recipe(folder / BASELINE / "recipe.yaml"), BASELINE))
+    report_runs(
+        folder / "report.html",
+        runs,
+        title=f"{recipe.name}: {run.shown.label}",
+        summary=_summary(run) if gain is None else f"{gain.sentence} {gain.certainty}",
+        data=data,
+        settings=settings,
+        gain=gain,
+    )
+
+
+def _summary(run: FinishedRun) -> str:
+    """What a run reaches, in a sentence."""
+    summary = f"{run.shown.label} on {run.labeled:,} labeled and {run.unlabeled:,} unlabeled images"
+    if run.shown.metrics:
+        summary += (
+            f": after {run.shown.metrics['step']:,} steps the teacher reaches {run.shown.metrics['teacher/AP']:.1f} AP"
+        )
+    return f"{summary}."
+
+
+def report_runs(
+    path: Path,
+    runs: Sequence[FinishedRun],
+    *,
+    title: str,
+    summary: str,
+    data: TrainingData | None,
+    settings: StreamSettings,
+    notes: Sequence[str] = (),
+    differences: Mapping[str, Sequence[str]] | None = None,
+    gain: UnlabeledGain | None = None,
+) -> None:
+    """Writes a page on one run, or on several beside each other.
+
+    Args:
+        path: The HTML file.
+        runs: The last is the one that the page is about, the first what it is measured against.
+        title: Of the page.
+        summary: A sentence.
+        data: Of the last run; without it the page has no pictures.
+        settings: Of its streams.
+        notes: What must be known before comparing.
+        differences: Keys of the recipes that differ, with each run's value.
+        gain: Of the last run over the first, its baseline.
+    """
+    last = runs[-1]
+    comparable = same_validation(runs)
+    report = Report(
+        title=title,
+        summary=summary,
+        runs=[run.shown for run in runs],
+        facts=_facts(runs, comparable=comparable, gain=gain),
+        gain=gain,
+        notes=notes,
+        comparable=comparable,
+        taught=last.recipe.method.legend(),
+        differences=differences or {},
+        recipe=dump_recipe(last.recipe),
+        environment=_environment(last.folder),
+    )
+    if data is not None:
+        report = report._replace(unlabeled=_unlabeled_rows(last, data, settings))
+        if data.validation is not None:
+            report = _with_evaluation(report, runs if comparable else [last], data.validation)
+    write_report(path, report)
+
+
+def same_validation(runs: Sequence[FinishedRun]) -> bool:
+    """Whether all runs were evaluated on the same images and boxes; without an evaluation, on the same file."""
+    found = [run.shown.evaluation for run in runs]
+    digests = {one.digest for one in found if one is not None}
+    if None not in found:
+        return len(digests) == 1
+    return len(digests) < 2 and len({validation_file(run) for run in runs}) == 1
+
+
+def validation_file(run: FinishedRun) -> str:
+    """What a run was evaluated on, as its recipe names it."""
+    path = run.recipe.data.path("val")
+    return str(path.absolute()) if path is not None else run.recipe.data.builtin or "nothing"
+
+
+def _with_evaluation(report: Report, runs: Sequence[FinishedRun], validation: Validation) -> Report:
+    """The report with figures and pictures of the runs that have kept their detections."""
+    truth = validation.ground_truth
+    results = {run.shown.label: read_detections(run.folder) for run in runs}
+    matched = {label: match_scene(truth, found) for label, found in results.items() if found is not None}
+    last = runs[-1].shown.label
+    if last not in matched:
+        return report
+    names = matched[last].scene.names
+    matrix = confusion_matrix(matched[last].scene, score=SHOWN_ABOVE)
+    records = {record.id: record for record in validation.images}
+    worst = worst_images(matched[last], above=SHOWN_ABOVE, most=_SHOWN)
+    spread = validation.images[:: max(1, len(validation.images) // _SHOWN)][:_SHOWN]
+    return report._replace(
+        figures=[precision_recall_chart(precision_recall(matched[last])), confusion_chart(matrix, names)],
+        confusions=confusions(matrix, names),
+        mistakes=[validation_row(records[id_], {last: matched[last]}) for id_ in worst],
+        examples=[validation_row(record, matched) for record in spread],
+    )
+
+
+def _unlabeled_rows(run: FinishedRun, data: TrainingData, settings: StreamSettings) -> list[list[Picture]]:
+    """Rows of the run's first unlabeled images."""
+    augment, predictor = run.recipe.augment, Predictor.load(run.folder)
+    views = first_views(
+        StepDataset(data.labeled, data.unlabeled, settings), augment.strong, augment.affine, most=_SHOWN
+    )
+    examples = unlabeled_examples(run.recipe.method, predictor.detector, views, predictor.device)
+    return [unlabeled_row(one, predictor.class_names) for one in examples]
+
+
+def _facts(runs: Sequence[FinishedRun], *, comparable: bool, gain: UnlabeledGain | None) -> list[tuple[str, str]]:
+    first, last = runs[0].shown, runs[-1]
+    metrics, facts = last.shown.metrics, list[tuple[str, str]]()
+    if gain is not None:
+        facts += [
+            (f"{gain.gain:+.1f}", "AP by the unlabeled images"),
+            (f"{gain.with_.AP:.1f}", "AP with them"),
+            (f"{gain.without.AP:.1f}", "AP without them"),
+        ]
+    elif metrics:
+        facts += [
+            (f"{metrics[f'teacher/{name}']:.1f}", name) for name in ("AP", "AP50") if f"teacher/{name}" in metrics
+        ]
+        if len(runs) > 1 and comparable and first.metrics:
+            facts.append((f"{metrics['teacher/AP'] - first.metrics['teacher/AP']:+.1f}", f"AP over {first.label}"))
+    if last.shown.evaluation is not None:
+        facts.append((f"{last.shown.evaluation.step:,}", "step of the best teacher"))
+    facts += [(f"{last.labeled:,}", "labeled images"), (f"{last.unlabeled:,}", "unlabeled images")]
+    facts.append((f"{last.recipe.schedule.max_steps:,}", "steps"))
+    if last.shown.step_seconds is not None:
+        facts.append((f"{last.shown.step_seconds:.2g} s", "a step"))
+    return facts
+
+
+def _environment(folder: Path) -> str:
+    """Of a run folder, readable; empty where it has none."""
+    file = folder / "environment.json"
+    return json.dumps(json.loads(file.read_text()), indent=2) if file.is_file() else ""

@@ -1,0 +1,151 @@
+"""The numbers that a run writes while it trains, and reading them again."""
+
+import errno
+import json
+import math
+import os
+from collections.abc import Mapping, Sequence
+from io import FileIO
+from pathlib import Path
+from statistics import median
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from PIL import Image
+
+from denseteacher.errors import InputError, RunError
+from denseteacher.files import write_bytes
+
+if TYPE_CHECKING:
+    from torch.utils.tensorboard.writer import SummaryWriter
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """Rows of a ``metrics.jsonl``: ``step`` (int) and named floats, None where a value was not finite.
+
+    A last line that a crash cut short is left out. A file that doesn't exist has no rows.
+
+    Raises:
+        InputError: If another line is no JSON object with a ``step``.
+    """
+    lines = path.read_bytes().split(b"\n") if path.exists() else []
+    rows = []
+    for number, line in enumerate(lines, 1):
+        try:
+            row = json.loads(line)
+        except ValueError:
+            row = None
+        if isinstance(row, dict) and isinstance(row.get("step"), int):
+            rows.append(row)
+        elif number < len(lines):
+            raise InputError(f"{path}, line {number}: not a JSON object with a step; remove the line")
+    return rows
+
+
+def last_evaluation(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """``step``, ``teacher/AP`` and so on of the last evaluation, those that are known; empty where there is none."""
+    found: Mapping[str, Any] = next((row for row in reversed(rows) if "teacher/AP" in row), {})
+    return {key: value for key, value in found.items() if value is not None}
+
+
+def median_step_seconds(rows: Sequence[Mapping[str, Any]]) -> float | None:
+    """Over the second half of a run, where its speed is steady; None where nothing is known."""
+    times = [row["step_seconds"] for row in rows[len(rows) // 2 :] if row.get("step_seconds") is not None]
+    return median(times) if times else None
+
+
+class MetricsLog:
+    """Appends rows of numbers to ``metrics.jsonl``, and to TensorBoard where that is installed.
+
+    The file is the record; every row reaches the disk's cache before ``write`` returns.
+    """
+
+    def __init__(self, folder: Path, *, tensorboard: bool = True) -> None:
+        """Opens nothing yet.
+
+        Args:
+            folder: The run folder, made if needed; event files go to its ``tensorboard``.
+            tensorboard: Whether to write event files too.
+        """
+        self.folder = folder
+        self.path = folder / "metrics.jsonl"
+        self._tensorboard = tensorboard
+        self._purge_step: int | None = None
+        self._file: FileIO | None = None
+        self._writer: SummaryWriter | None = None
+
+    def write(self, step: int, values: Mapping[str, float | None]) -> None:
+        """Adds a row; values that are not finite become null.
+
+        Raises:
+            RunError: If the disk refuses.
+        """
+        row = {"step": step} | {
+            name: float(value) if value is not None and math.isfinite(value) else None for name, value in values.items()
+        }
+        line = json.dumps(row, allow_nan=False).encode() + b"\n"
+        try:
+            if self._file is None:
+                self._file = self._open()
+            if self._file.write(line) < len(line):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            if self._writer is not None:
+                for name, value in row.items():
+                    if name != "step" and value is not None:
+                        self._writer.add_scalar(name, value, step)
+                self._writer.flush()
+        except OSError as error:
+            raise RunError(f"{self.path} can't be written: {error.strerror or error}") from error
+
+    def show(self, step: int, picture: Image.Image) -> None:
+        """Adds a picture, as ``previews/step_N.jpg`` and to TensorBoard.
+
+        Raises:
+            OSError: If the disk refuses.
+        """
+        previews = self.folder / "previews"
+        previews.mkdir(parents=True, exist_ok=True)
+        picture.save(previews / f"step_{step:06d}.jpg", quality=85)
+        if self._writer is not None:
+            self._writer.add_image("previews", np.asarray(picture.convert("RGB")), step, dataformats="HWC")
+
+    def truncate(self, step: int) -> None:
+        """Drops the rows of this step and later ones, which a resumed run writes again.
+
+        Raises:
+            InputError: If the file holds something else than rows.
+            RunError: If the disk refuses.
+        """
+        self.close()
+        self._purge_step = step
+        if self.path.exists():
+            self._rewrite([row for row in read_metrics(self.path) if row["step"] < step])
+
+    def close(self) -> None:
+        """Closes the files; a later ``write`` opens them again."""
+        if self._file is not None:
+            self._file.close()
+        if self._writer is not None:
+            self._writer.close()
+        self._file = self._writer = None
+
+    def _open(self) -> FileIO:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        if self.path.exists() and self.path.read_bytes()[-1:] not in (b"", b"\n"):
+            self._rewrite(read_metrics(self.path))  # or the next row would join a line that a crash cut short
+        if self._tensorboard:
+            self._writer = _summary_writer(self.folder / "tensorboard", self._purge_step)
+        return self.path.open("ab", buffering=0)
+
+    def _rewrite(self, rows: list[dict[str, Any]]) -> None:
+        content = "".join(json.dumps(row) + "\n" for row in rows).encode()
+        write_bytes(self.path, content)
+
+
+def _summary_writer(folder: Path, purge_step: int | None) -> "SummaryWriter | None":
+    """A TensorBoard writer, None where that isn't installed; hides older events from ``purge_step`` on."""
+    try:
+        from torch.utils.tensorboard.writer import SummaryWriter
+    except ImportError:
+        return None
+    return SummaryWriter(str(folder), purge_step=purge_step)

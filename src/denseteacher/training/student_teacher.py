@@ -1,0 +1,161 @@
+"""One training step: what it changes in student and teacher, without waiting for the device."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from denseteacher.data.augment.affine import AffineView
+from denseteacher.data.augment.strong import StrongView
+from denseteacher.data.loading.steps import LoadedStep, StreamSettings, with_strong_views
+from denseteacher.detectors import load_weights
+from denseteacher.methods import Method
+from denseteacher.structures import SemiBatch
+from denseteacher.training.accumulation import split_batch
+from denseteacher.training.ema import Teacher, ema_decay
+from denseteacher.training.optim import (
+    OptimConfig,
+    begin_momentum,
+    build_optimizer,
+    clip_gradients,
+    learning_rate,
+    set_rate,
+)
+from denseteacher.training.runtime import Runtime
+
+
+class Learner:
+    """A student, its teacher and its optimizer. All that they decide by chance is a function of seed and step.
+
+    Nothing here reads a number back from the device: ``values`` and ``nonfinite`` stay there until somebody does.
+    """
+
+    def __init__(
+        self,
+        *,
+        student: nn.Module,
+        method: Method,
+        strong: StrongView,
+        affine: AffineView | None,
+        optim: OptimConfig,
+        ema: tuple[float, int],
+        runtime: Runtime,
+        settings: StreamSettings,
+        unlabeled: int,
+        max_steps: int,
+        accumulate: int = 1,
+    ) -> None:
+        """Sets up step 0.
+
+        Args:
+            student: The detector to train.
+            method: What the losses are.
+            strong: The strong view.
+            affine: Geometry of the strong view of unlabeled images.
+            optim: Optimizer.
+            ema: Decay and start of the teacher.
+            runtime: Devices and precision.
+            settings: Of the streams that the steps come from.
+            unlabeled: Number of unlabeled images.
+            max_steps: Length of the run.
+            accumulate: Parts that a step's batch is cut into.
+        """
+        self.method, self.strong, self.affine, self.optim, self.runtime = method, strong, affine, optim, runtime
+        self.settings, self.max_steps, self.accumulate = settings, max_steps, accumulate
+        self.ema_decay, self.ema_start = ema
+        self.student_module = student.train()
+        self.optimizer = build_optimizer(student, optim)
+        self.student, self._stepper = runtime.setup(student, self.optimizer)
+        begin_momentum(self.optimizer)
+        self.teacher = Teacher(student)
+        self.teacher_view = runtime.local_view(self.teacher.module)
+        # who labels unlabeled images: the teacher, or what it was at the end of the burn-in
+        self.labeler = Teacher(self.teacher.module) if method.static_teacher else self.teacher
+        self.labeler_view = runtime.local_view(self.labeler.module)
+        self.student_view = runtime.local_view(student)
+        self.parameters = [parameter for parameter in student.parameters() if parameter.requires_grad]
+        self._buffers = [buffer for buffer in student.buffers() if buffer.is_floating_point()]
+        fresh = method.initial_state(classes=self.student.num_classes, unlabeled=unlabeled)
+        self.method_state = {name: value.to(runtime.device) for name, value in fresh.items()}
+        self.step = 0
+        """Optimizer steps done."""
+        self.nonfinite = torch.zeros((), dtype=torch.int64, device=runtime.device)
+        """Steps in a row, up to the last one, whose gradients were not finite."""
+        self.values: dict[str, Tensor] = {}
+        """Losses and watched numbers of the last step."""
+
+    def train_step(self, loaded: LoadedStep) -> None:
+        """One optimizer step and one EMA update.
+
+        Where the gradients are not finite the student stays as it was, and the method remembers nothing.
+        """
+        rate = learning_rate(self.optim, self.step, max_steps=self.max_steps, labeled_batch=self.settings.labeled_batch)
+        set_rate(self.optimizer, rate)
+        batch = self._with_strong_views(loaded) if loaded.batch is None else loaded.batch
+        before = [buffer.clone() for buffer in self._buffers]
+        values: dict[str, Tensor] = {}
+        state = self.method_state
+        parts = split_batch(batch, self.accumulate)
+        for number, part in enumerate(parts):
+            with self.runtime.accumulating(self.student, more_to_come=number + 1 < len(parts)):
+                losses, metrics, remembered = self.method.losses(
+                    self.student, self.labeler_view, part, self.step, state
+                )
+                total = torch.stack(list(losses.values())).sum() / len(parts)
+                self.runtime.backward(total)
+            state = state if remembered is None else remembered
+            for name, value in (losses | metrics | {"loss": total * len(parts)}).items():
+                values[name] = values.get(name, 0.0) + value.detach() / len(parts)
+        norm = clip_gradients(self.parameters, self.optim)
+        finite = torch.isfinite(norm)  # the same in all processes, whose gradients are
+        # what a gradient scaler uses to skip a step: fused optimizers look at it on the device
+        self.optimizer.found_inf = (~finite).float()  # type: ignore[attr-defined]
+        self._stepper.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        for buffer, old in zip(self._buffers, before, strict=True):
+            torch.where(finite, buffer, old, out=buffer)
+        self.method_state = {name: torch.where(finite, state[name], old) for name, old in self.method_state.items()}
+        self.nonfinite = torch.where(finite, 0, self.nonfinite + 1)
+        self.teacher.update(ema_decay(self.step, decay=self.ema_decay, start=self.ema_start))
+        if self.labeler is not self.teacher and not self.method.needs_unlabeled(self.step):
+            self.labeler.copy()
+        self.step += 1
+        self.values = values | {"gradient_norm": norm, "lr": torch.tensor(rate)}
+
+    def _with_strong_views(self, loaded: LoadedStep) -> SemiBatch:
+        return with_strong_views(loaded, self.strong, self.affine, seed=self.settings.seed, device=self.runtime.device)
+
+    def state(self) -> dict[str, Any]:
+        """All that a bitwise continuation needs."""
+        return {
+            "step": self.step,
+            "student": self.student_module.state_dict(),
+            "teacher": self.teacher.module.state_dict(),
+            "labeler": None if self.labeler is self.teacher else self.labeler.module.state_dict(),
+            "method": self.method_state,
+            "optimizer": self.optimizer.state_dict(),
+            "nonfinite": int(self.nonfinite),
+        }
+
+    def restore(self, state: dict[str, Any], *, source: str, same_method: bool = True) -> None:
+        """Continues from what ``state`` gave.
+
+        Args:
+            state: Of this learner, or of one with another method.
+            source: Where it is from, for messages.
+            same_method: False where another method wrote it, whose memory says nothing here.
+
+        Raises:
+            InputError: If it holds another architecture.
+        """
+        load_weights(self.student_module, state["student"], source=source)
+        load_weights(self.teacher.module, state["teacher"], source=source)
+        if self.labeler is not self.teacher:
+            self.labeler.copy()
+            if same_method:
+                load_weights(self.labeler.module, state["labeler"], source=source)
+        if same_method:
+            self.method_state = {name: value.to(self.runtime.device) for name, value in state["method"].items()}
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.step = state["step"]
+        self.nonfinite.fill_(state["nonfinite"])

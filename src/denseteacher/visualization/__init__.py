@@ -1,0 +1,1 @@
+"""Drawing: boxes, heat maps and figures."""
