@@ -174,7 +174,7 @@ _ERASINGS = [
 
 
 def _pil_chain(picture: Image.Image) -> Tensor:
-    """The published strong view of one image (ssod_systems.md, section 3.1)."""
+    """The published strong view of one image (docs/sources.md, Dense Teacher)."""
     picture = _GRAY(_JITTER(picture))
     if np.random.random() < 0.5:  # noqa: NPY002 (as those who write such chains do)
         picture = picture.filter(ImageFilter.GaussianBlur(np.random.uniform(0.1, 2.0)))  # noqa: NPY002

@@ -12,7 +12,7 @@ COCO_NAME_OF_VOC = {
     **{"aeroplane": "airplane", "diningtable": "dining table", "motorbike": "motorcycle"},
     **{"pottedplant": "potted plant", "sofa": "couch", "tvmonitor": "tv"},
 }
-"""How COCO calls VOC's classes (ssod_systems.md, section 4.2)."""
+"""How COCO calls VOC's classes (docs/sources.md, VOC and COCO20cls)."""
 
 
 def only_voc_classes(annotations: Annotations) -> list[ImageRecord]:

@@ -1,7 +1,7 @@
 """Counter-based randomness: every draw is a pure function of what it is for.
 
 A draw is keyed by (seed, step, sample, view). So a batch has the same bytes whatever the number of workers,
-and a resumed run needs no generator state (performance_and_reliability.md, section 4.2).
+and a resumed run needs no generator state (docs/sources.md, Batches and randomness).
 """
 
 from collections.abc import Sequence

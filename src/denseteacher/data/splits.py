@@ -42,7 +42,7 @@ def published_split(data: LabeledImages, percent: float, fold: int, *, table: Pa
     """A split of COCO-Standard, as Unbiased Teacher and Dense Teacher use it.
 
     The table holds, for each percentage and fold, indices into the images sorted by id that have a box which is
-    no crowd region; images without one are in neither part (ssod_systems.md, section 4.3).
+    no crowd region; images without one are in neither part (docs/sources.md, COCO-Standard).
 
     Args:
         data: train2017.
@@ -116,7 +116,7 @@ def stac_split(image_ids: Sequence[int], percent: float, fold: int) -> Split:
     """STAC's split: a draw with replacement, so that the labeled part is a little smaller than its percentage.
 
     NumPy's legacy generator, seeded with the fold, draws positions in the order of the JSON; images drawn twice count
-    once (ssod_systems.md, section 4.3). About 1,176 of train2017's 118,287 images are labeled at 1 %.
+    once (docs/sources.md, COCO-Standard). About 1,176 of train2017's 118,287 images are labeled at 1 %.
 
     Args:
         image_ids: Of all images, in the order of the file, those without boxes included.

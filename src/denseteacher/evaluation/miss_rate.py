@@ -1,6 +1,6 @@
 """CrowdHuman's log-average miss rate (MR^-2, the paper's mMR), with the AP and the recall of its protocol.
 
-The protocol is that of CrowdHuman's evaluation code, as ``ssod_systems.md`` 4.1 describes it.
+The protocol is that of CrowdHuman's evaluation code, as docs/sources.md describes it.
 """
 
 import math

@@ -40,7 +40,7 @@ _MOST_PASTES = (METHOD_NUMBERS - 1) // NUMBERS_PER_PASTE
 class ACRST(PseudoBoxTeacher):
     """Objects from a crop bank are pasted into the student's unlabeled images, those of rare classes more often.
 
-    What is known of the paper: its abstracts, not its text (ssod_systems.md, section 3.12). From them: the bank
+    What is known of the paper: its abstracts, not its text (docs/sources.md, ACRST). From them: the bank
     of instance crops from ground truth and pseudo-labels, foreground against background balanced by pasting
     them, foreground classes balanced by drawing rare ones more often after the statistics of pseudo-labels, a
     filter of pseudo-labels in two stages, and selective supervision. Not found, so ours: every number, and

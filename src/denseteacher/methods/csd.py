@@ -23,7 +23,7 @@ class CSD(SemiSupervised):
     """The student must say the same of an image and of its mirror image, where it sees an object.
 
     No teacher, no pseudo-labels, no strong view of unlabeled images. Published (code of CSD-SSD,
-    ssod_systems.md, section 3.3) and kept: labeled and unlabeled images and their mirror images go through the
+    docs/sources.md, CSD) and kept: labeled and unlabeled images and their mirror images go through the
     student in one pass; locations are kept where it holds an object for more likely than background on the image
     itself; there, half of both Kullback-Leibler divergences, each with the other side's prediction as a
     constant (the text's name for it is Jensen-Shannon divergence), and the mean of four squared differences: of

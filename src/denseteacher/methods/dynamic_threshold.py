@@ -20,7 +20,7 @@ class DynamicThreshold(PseudoBoxTeacher):
     and count ``r_c ** -weight_power`` in the class, box and quality loss.
 
     What is known of the paper: its abstract, which has thresholds and loss weights adapted to each category,
-    after the quality of classification and localization (ssod_systems.md, section 3.10). From memory, with low
+    after the quality of classification and localization (docs/sources.md, Li et al.). From memory, with low
     confidence: the two formulas, the powers 0.05 and 0.6, and a threshold of 0.7. Ours: what exactly is
     averaged and over how long, the even start, ``least_share``, and the threshold of 0.5, since scores of a
     sigmoid are lower than those of a softmax.

@@ -22,7 +22,7 @@ _LEAST_MEAN_SCORE = 1e-3  # below, a teacher sees nothing at all, and its scores
 class HumbleTeacher(MeanTeacher):
     """The student learns the teacher's soft class scores and boxes at many proposals, and nothing elsewhere.
 
-    Published (abstract; ssod_systems.md, section 3.9): an EMA teacher, soft labels on many proposals instead of
+    Published (abstract; docs/sources.md, Humble Teacher): an EMA teacher, soft labels on many proposals instead of
     hard ones on few, and a teacher that averages over the image and its mirror image. From memory, not verified
     (the repository has no code): 640 proposals an image, as many on foreground as on background, a weight of 0.5
     on all losses on unlabeled images, and an EMA decay of 0.999.

@@ -32,7 +32,7 @@ class Pairs(NamedTuple):
 class InstantTeaching(PseudoBoxTeacher):
     """The student labels the weak views for itself, and learns on strong views mixed with labeled images.
 
-    Published (code, ssod_systems.md, section 3.6): labels by the current weights instead of an average of
+    Published (code, docs/sources.md, Instant-Teaching): labels by the current weights instead of an average of
     them; class and box learned with weight 1; half of the strong views mixed with a random labeled image of
     the process's batch, by mixup with uniform shares or as a mosaic of two tiles, each as likely; and
     co-rectify, in which two models correct each other's boxes.

@@ -19,7 +19,7 @@ class ISMT(PseudoBoxTeacher):
     A memory holds the pseudo-boxes of every unlabeled image. At each visit new detections and remembered ones
     go through one class-wise NMS; what is left is learned from, and remembered.
 
-    What is known of the paper: its abstract and readers' notes, not its text (ssod_systems.md, section 3.5).
+    What is known of the paper: its abstract and readers' notes, not its text (docs/sources.md, ISMT).
     From them: the memory of labels, its fusion by NMS instead of averaging, mean teachers. Not found, so the
     family's or ours: all thresholds and weights. Ours: boxes are kept in the pixels of the image file and
     carried to the view of the day; at most ``memory_boxes`` an image are kept; and scores fade (``forget``).

@@ -18,7 +18,7 @@ from denseteacher.structures import DenseOutput, LossDict, LossWeights, MethodSt
 class SoftTeacher(PseudoBoxTeacher):
     """Classes are learned from sure boxes against a softened background, places from boxes that are agreed on.
 
-    Published (paper and code, ssod_systems.md, section 3.11) and kept: candidates are detections above 0.5 after
+    Published (paper and code, docs/sources.md, Soft Teacher) and kept: candidates are detections above 0.5 after
     NMS. Those above a high threshold are ground truth of the class loss, in which what the student has as
     background counts as much as the teacher believes it to be background, and foreground counts fully. The box
     loss has a second set of ground truth and an assignment of its own: the candidates whose place is reliable,

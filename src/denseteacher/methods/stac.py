@@ -11,7 +11,7 @@ class STAC(PseudoBoxTeacher):
     """A teacher that was trained on the labeled images and never learns again labels the others.
 
     Published: the two stages, pseudo-boxes by a threshold after NMS, class and box learned from them with
-    weight 2, and a strong view of one color change, one affine change and cutout (ssod_systems.md, section 3.4).
+    weight 2, and a strong view of one color change, one affine change and cutout (docs/sources.md, STAC).
     Colors and cutout are the recipe's ``augment.strong``; the affine change has to be asked for with
     ``augment.affine``. Left out is its alternative inside single boxes.
 

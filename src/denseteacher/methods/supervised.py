@@ -11,7 +11,7 @@ class Supervised(Method):
     """Trains on the weak and the strong view of the labeled images.
 
     This is what Dense Teacher's authors compare with: their own run with a burn-in that never ends, so with
-    the strong view and the EMA teacher too (ssod_systems.md, section 3.1).
+    the strong view and the EMA teacher too (docs/sources.md, Dense Teacher).
     """
 
     moves_labels: ClassVar[bool] = True  # no view of an unlabeled image is ever made

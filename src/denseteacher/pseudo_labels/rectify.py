@@ -25,7 +25,7 @@ def rectify(
     that is not met is met by a score of 0, as it were: its own is halved and it stays where it is.
 
     This stands in for the RoI head of Instant-Teaching's co-rectify, which scores and regresses a given box
-    anew; the two means are published (ssod_systems.md, section 3.6). Candidates bound the memory to
+    anew; the two means are published (docs/sources.md, Instant-Teaching). Candidates bound the memory to
     B x G x ``candidates`` overlaps, whatever the number of locations: COCO has 22,000, and 200,000 anchors.
     Everything has a fixed shape, so the device is not waited for.
 

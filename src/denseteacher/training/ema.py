@@ -30,7 +30,9 @@ class Teacher:
     """Keeps a copy of a student, in eval mode and without gradients, and moves it after each step.
 
     Floating buffers (batch-norm statistics) are averaged like parameters, all others copied: averaging
-    parameters alone leaves a teacher with the statistics of an untrained network (ssod_systems.md, 5.3).
+    parameters alone leaves a teacher with the statistics of an untrained network.
+
+    Source: docs/sources.md, Batches and randomness.
     """
 
     def __init__(self, student: nn.Module) -> None:

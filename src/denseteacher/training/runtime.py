@@ -182,7 +182,7 @@ class ParallelDetector:
     """A detector whose forward runs in the run's precision and, for the student, across processes.
 
     Only the forward goes through Fabric's wrapper: other methods called through it would skip autocast or
-    refuse to run, and floating arguments would be rounded to bf16 (design.md, section 6).
+    refuse to run, and floating arguments would be rounded to bf16 (docs/sources.md, Precision).
     """
 
     def __init__(self, forward_module: nn.Module, detector: DenseDetector, runtime: Runtime) -> None:

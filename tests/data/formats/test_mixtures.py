@@ -34,7 +34,7 @@ def test_coco20cls_takes_images_of_the_twenty_classes_only(tmp_path):
 
 
 def test_coco20cls_names_are_voc_s():
-    # STAC's map (ssod_systems.md, section 4.2): COCO id to VOC's number
+    # STAC's map (docs/sources.md, VOC and COCO20cls): COCO id to VOC's number
     numbers = {1: 15, 2: 2, 3: 7, 4: 14, 5: 1, 6: 6, 7: 19, 9: 4, 16: 3, 17: 8, 18: 12, 19: 13, 20: 17, 21: 10, 44: 5}
     numbers |= {62: 9, 63: 18, 64: 16, 67: 11, 72: 20}
     ours = {COCO_ID[coco]: VOC_CLASSES.index(voc) + 1 for voc, coco in COCO_NAME_OF_VOC.items()}

@@ -26,7 +26,7 @@ _KINDS = torch.tensor([[1, 0, 0, 0, 0], [0, 1, 0, 0, 0], [0, 0, 1, 0, 0], [0, 0,
 class AffineView(Config):
     """A horizontal or a vertical shift, a turn or a shear in both directions, each as likely; zoom and flip on top.
 
-    Source: the global geometric stage of STAC and Soft Teacher (ssod_systems.md, sections 3.4 and 3.11), which
+    Source: the global geometric stage of STAC and Soft Teacher (docs/sources.md, STAC and Soft Teacher), which
     has neither zoom nor flip. A kind of change with range 0 is not among those that are drawn from. Differences:
     everything happens about the image's center, where Soft Teacher shears about its corner; a shear of an angle
     moves a pixel by its tangent, where Soft Teacher has a hyperbolic one; what comes from outside the image

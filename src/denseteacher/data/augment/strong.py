@@ -87,7 +87,7 @@ class Erasing(Config):
 class StrongView(Config):
     """The strong view: color jitter, grayscale, Gaussian blur, then erased rectangles.
 
-    Source: the published configuration (ssod_systems.md, section 3.1), with torchvision's meaning of the
+    Source: the published configuration (docs/sources.md, Dense Teacher), with torchvision's meaning of the
     settings: a strength v of brightness, contrast and saturation draws a factor from [max(0, 1 - v), 1 + v],
     hue draws a turn from [-v, v], and the four come in random order. Two deliberate differences: values are
     rounded once at the end and not after every change, and the Gaussian is a sampled one, as torchvision's,

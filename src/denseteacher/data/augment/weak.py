@@ -38,7 +38,7 @@ class Geometry(NamedTuple):
 class WeakView(Config):
     """The weak view: a random short side and a random horizontal flip.
 
-    Source: the published configuration (ssod_systems.md, section 3.1); its variant with large scale jitter
+    Source: the published configuration (docs/sources.md, Dense Teacher); its variant with large scale jitter
     is ``sampling="range"`` with a short side of 400 to 1200.
     """
 

@@ -23,7 +23,7 @@ class LabeledSampler:
     """Epochs of the labeled images, each image once an epoch, in batches of one orientation.
 
     One orientation to a batch keeps padding small (1.35 instead of 1.85 padded pixels a real one on COCO;
-    performance_and_reliability.md, section 1.3). What does not fill a batch of its orientation goes into mixed
+    docs/sources.md, Batches and randomness). What does not fill a batch of its orientation goes into mixed
     batches at random places of the epoch; the last of these is filled up with other images of the epoch.
     """
 
