@@ -7,17 +7,17 @@ from pathlib import Path
 
 import numpy as np
 
-from denseteacher.runs.build import build_trainer, find_start, finish_run, new_student, stream_settings
-from denseteacher.data.records import LabeledImages
 from denseteacher.data.open import TrainingData, Validation
+from denseteacher.data.records import LabeledImages
 from denseteacher.errors import InputError
-from denseteacher.evaluation.resampling import resampled_ap
 from denseteacher.evaluation.arrays import class_names
+from denseteacher.evaluation.resampling import resampled_ap
+from denseteacher.evaluation.summary import RunEvaluation
 from denseteacher.methods import Supervised
 from denseteacher.recipes.schema import Recipe
-from denseteacher.evaluation.summary import RunEvaluation
-from denseteacher.runs.evaluate import read_detections, read_evaluation
 from denseteacher.report.unlabeled_gain import BestTeacher, ClassGain, UnlabeledGain, by_falling_gain, write_gain
+from denseteacher.runs.build import build_trainer, find_start, finish_run, new_student, stream_settings
+from denseteacher.runs.evaluate import read_detections, read_evaluation
 from denseteacher.runs.folder import describe_run, has_checkpoint, resume_run, start_from_burn_in
 from denseteacher.runs.report import BASELINE, report_run
 from denseteacher.training.checkpoint import CheckpointFolder

@@ -8,8 +8,8 @@ import torch
 from torch import nn
 
 from denseteacher.data.loading.steps import StepDataset, StreamSettings
-from denseteacher.data.records import Category
 from denseteacher.data.open import TrainingData, Validation
+from denseteacher.data.records import Category
 from denseteacher.detectors import (
     FCOS,
     DenseDetector,
@@ -29,8 +29,8 @@ from denseteacher.recipes.schema import Recipe
 from denseteacher.report.previews import begin_previews
 from denseteacher.runs.folder import BURN_IN_DETECTOR, DETECTOR
 from denseteacher.runs.report import evaluate_run, report_run
-from denseteacher.training.student_teacher import Learner
 from denseteacher.training.runtime import Runtime
+from denseteacher.training.student_teacher import Learner
 from denseteacher.training.trainer import Preview, Progress, Trainer
 
 

@@ -4,10 +4,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from denseteacher.runs.build import stream_settings
 from denseteacher.data.open import TrainingData, open_data
 from denseteacher.errors import InputError
 from denseteacher.recipes.schema import load_recipe
+from denseteacher.runs.build import stream_settings
 from denseteacher.runs.folder import MAY_CHANGE, flat_recipe
 from denseteacher.runs.report import FinishedRun, finished_run, report_runs, same_validation, validation_file
 from denseteacher.training.metrics_log import read_metrics

@@ -3,13 +3,13 @@
 from pathlib import Path
 from typing import NamedTuple
 
-from denseteacher.runs.train import train_run
-from denseteacher.runs.build import stream_settings
 from denseteacher.data.open import open_data
 from denseteacher.errors import InputError
 from denseteacher.methods import DenseTeacher
 from denseteacher.recipes.schema import load_recipe
+from denseteacher.runs.build import stream_settings
 from denseteacher.runs.report import finished_run, report_runs
+from denseteacher.runs.train import train_run
 
 
 class DemoOutcome(NamedTuple):

@@ -4,6 +4,15 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import NamedTuple
 
+from denseteacher.check import notes_before_run
+from denseteacher.data.open import TrainingData, open_data
+from denseteacher.methods import Method
+from denseteacher.recipes.files import keys_by_hand
+from denseteacher.recipes.resolve import recipe_foreground, resolve_auto, with_processes, with_ratio
+from denseteacher.recipes.schema import Recipe, load_recipe, with_method
+from denseteacher.recipes.view_sizes import resolve_sizes
+from denseteacher.report.unlabeled_gain import UnlabeledGain
+from denseteacher.runs.baseline import check_baseline, is_reported, train_baseline
 from denseteacher.runs.build import (
     build_trainer,
     check_same_start,
@@ -13,21 +22,18 @@ from denseteacher.runs.build import (
     new_student,
     open_runtime,
 )
-from denseteacher.check import notes_before_run
-from denseteacher.recipes.resolve import recipe_foreground, with_ratio
-from denseteacher.data.open import TrainingData, open_data
-from denseteacher.recipes.resolve import resolve_auto
-from denseteacher.methods import Method
-from denseteacher.recipes.files import keys_by_hand
-from denseteacher.recipes.resolve import with_processes
-from denseteacher.recipes.schema import Recipe, load_recipe, with_method
-from denseteacher.report.unlabeled_gain import UnlabeledGain
-from denseteacher.runs.baseline import check_baseline, is_reported, train_baseline
+from denseteacher.runs.folder import (
+    choose_folder,
+    describe_run,
+    goes_on_by_itself,
+    has_checkpoint,
+    resume_run,
+    start_from_burn_in,
+    with_detector_of,
+)
 from denseteacher.runs.report import BASELINE
-from denseteacher.runs.folder import choose_folder, describe_run, goes_on_by_itself, has_checkpoint, resume_run, start_from_burn_in, with_detector_of
 from denseteacher.training.runtime import Runtime
 from denseteacher.training.trainer import Trainer
-from denseteacher.recipes.view_sizes import resolve_sizes
 
 
 class TrainResult(NamedTuple):
