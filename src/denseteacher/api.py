@@ -159,7 +159,7 @@ def evaluate(
         detector: Detector file or run folder.
         data: Annotations of any format (see ``data.formats.read_annotations``).
         images: Folder of its images; found near ``data`` if not given.
-        format: The format of ``data``; told by looking if not given.
+        format: The format of ``data``; detected if not given.
         subset: The part of ``data``, where it has several; ``test`` or ``val`` if not given.
         score_floor: Class scores at or below are no detections; the detector's own if not given.
         workers: Loader processes.
@@ -204,7 +204,7 @@ def split(
         data: Annotations of any format (see ``data.formats.read_annotations``).
         output: Folder for ``labeled.json`` and ``unlabeled.json``, which name files as ``data`` does.
         images: Folder of its images, for formats that need them.
-        format: The format of ``data``; told by looking if not given.
+        format: The format of ``data``; detected if not given.
         subset: The part of ``data``, where it has several.
         percent: Share of labeled images.
         count: Number of labeled images, instead of a share.
@@ -264,7 +264,7 @@ def check(
     Args:
         data: Annotations of any format (see ``data.formats.read_annotations``).
         images: Folder of its images; found near ``data`` if not given.
-        format: The format of ``data`` and ``val``; told by looking if not given.
+        format: The format of ``data`` and ``val``; detected if not given.
         subset: The part of ``data``, where it has several.
         unlabeled: As for ``train``.
         val: Annotations to evaluate on.

@@ -100,7 +100,7 @@ def analyze(
         data: Labeled images that the detector was not trained on, of any format; the unlabeled images of its run,
             with the labels that its split hid, if not given.
         images: Folder of the files of ``data``; found if not given.
-        format: Of ``data``; told by looking if not given.
+        format: Of ``data``; detected if not given.
         subset: The part of ``data``, where it has several.
         tables: Folder of the tables of ``reproduce``, of ``fig2ab``.
         limit: Most images looked at.

@@ -45,7 +45,7 @@ def read_truth(
     Args:
         path: See ``data.formats.read_annotations``.
         images: Folder of the image files; found if not given.
-        format: Of the annotations; told by looking if not given.
+        format: Of the annotations; detected if not given.
         subset: The part to read, where there are several.
         categories: The detector's classes.
 

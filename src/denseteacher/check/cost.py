@@ -56,10 +56,10 @@ class StepMemory(NamedTuple):
         return next((parts for parts, size in self.parts.items() if size <= room), None)
 
 
-def shape_detector(config: Recipe, classes: int) -> FCOS | RetinaNet:
+def shape_detector(recipe: Recipe, classes: int) -> FCOS | RetinaNet:
     """The recipe's detector without weights: for its shapes, anchors and assigner."""
     with torch.device("meta"):
-        detector = build_detector(config.detector.model_copy(update={"pretrained": False}), classes)
+        detector = build_detector(recipe.detector.model_copy(update={"pretrained": False}), classes)
     return detector.to(memory_format=torch.channels_last)
 
 
@@ -70,20 +70,20 @@ def worst_canvas(weak: WeakView, images: Sequence[ImageRecord]) -> tuple[int, in
     return weak.canvas_for([resized_size(*shape, short, weak.bound) for shape in shapes], short)
 
 
-def step_memory(config: Recipe, student: FCOS | RetinaNet, canvas: tuple[int, int], boxes: int) -> StepMemory:
+def step_memory(recipe: Recipe, student: FCOS | RetinaNet, canvas: tuple[int, int], boxes: int) -> StepMemory:
     """Counts what a step allocates; methods other than Dense Teacher and Supervised count as Dense Teacher.
 
     Args:
-        config: The recipe.
+        recipe: The recipe.
         student: As ``shape_detector`` gives it.
         canvas: Height and width.
         boxes: Most boxes of an image.
     """
-    teacher = shape_detector(config, student.num_classes).eval().requires_grad_(False)
-    processes = config.runtime.devices * config.runtime.nodes
-    batches = config.data.labeled_batch // processes, config.data.unlabeled_batch // processes
+    teacher = shape_detector(recipe, student.num_classes).eval().requires_grad_(False)
+    processes = recipe.runtime.devices * recipe.runtime.nodes
+    batches = recipe.data.labeled_batch // processes, recipe.data.unlabeled_batch // processes
     most = math.gcd(*batches)
-    method = Supervised() if config.method.burn_in_steps is None else _STAND_IN
+    method = Supervised() if recipe.method.burn_in_steps is None else _STAND_IN
 
     def step(parts: int) -> int:
         batch = _batch(batches[0] // parts, batches[1] // parts, canvas, boxes)
@@ -91,8 +91,8 @@ def step_memory(config: Recipe, student: FCOS | RetinaNet, canvas: tuple[int, in
 
     trainable = sum(_bytes(parameter) for parameter in student.parameters() if parameter.requires_grad)
     weights = sum(map(_bytes, [*student.parameters(), *student.buffers()]))
-    copies = 3 if config.method.static_teacher else 2
-    fixed = copies * weights + trainable * (1 if config.optim.name == "sgd" else 2)
+    copies = 3 if recipe.method.static_teacher else 2
+    fixed = copies * weights + trainable * (1 if recipe.optim.name == "sgd" else 2)
     smallest, largest = step(most), step(1)
     slope = (largest - smallest) / (1 - 1 / most) if most > 1 else 0.0
     parts = [number for number in range(1, most + 1) if most % number == 0]

@@ -40,9 +40,9 @@ def fits(ratio: float, foreground: Foreground) -> bool:
     return not foreground.share or 1 / _TOLERANCE < ratio / foreground.ratio < _TOLERANCE
 
 
-def ratio_findings(config: Recipe, foreground: Foreground) -> list[Finding]:
+def ratio_findings(recipe: Recipe, foreground: Foreground) -> list[Finding]:
     """A ``ratio`` far from what the labeled images call for."""
-    ratio = config.method.selected_share
+    ratio = recipe.method.selected_share
     if ratio is None or fits(ratio, foreground):
         return []
     example = (
@@ -60,31 +60,31 @@ class Suggestion(NamedTuple):
     reason: str
 
 
-def suggest_values(config: Recipe, parts: Parts, scales: Scales, foreground: Foreground) -> list[Suggestion]:
+def suggest_values(recipe: Recipe, parts: Parts, scales: Scales, foreground: Foreground) -> list[Suggestion]:
     """What to set, given what was measured under the recipe as it is."""
-    view, reason = _better_view(config, parts.labeled, scales)
+    view, reason = _better_view(recipe, parts.labeled, scales)
     if reason:
-        scales = measure_scales(objects_of(parts.labeled), view, config.detector)
-    views = [*_sizes(view, reason), *_levels(config, scales)]
-    return [*views, *_ratio(config, foreground, others=bool(views)), *_batches(config, parts)]
+        scales = measure_scales(objects_of(parts.labeled), view, recipe.detector)
+    views = [*_sizes(view, reason), *_levels(recipe, scales)]
+    return [*views, *_ratio(recipe, foreground, others=bool(views)), *_batches(recipe, parts)]
 
 
-def _better_view(config: Recipe, labeled: LabeledImages, scales: Scales) -> tuple[WeakView, str]:
+def _better_view(recipe: Recipe, labeled: LabeledImages, scales: Scales) -> tuple[WeakView, str]:
     """The recipe's view and no reason; or what ``auto`` sizes would be, where that is clearly better."""
-    fitting = resolve_sizes(_with_auto_sizes(config), labeled).augment.weak
+    fitting = resolve_sizes(_with_auto_sizes(recipe), labeled).augment.weak
     factor = float(np.median(scales.scale))
     if factor > ENLARGED and not scales.misses_many:
         return fitting, f"images are enlarged {factor:.1f} times, which costs time and adds no detail"
-    better = measure_scales(objects_of(labeled), fitting, config.detector)
+    better = measure_scales(objects_of(labeled), fitting, recipe.detector)
     if len(scales.missed) - len(better.missed) > scales.few:
         return fitting, f"images are shown at {factor:.2f} of their size, and small objects get lost"
-    return config.augment.weak, ""
+    return recipe.augment.weak, ""
 
 
-def _with_auto_sizes(config: Recipe) -> Recipe:
+def _with_auto_sizes(recipe: Recipe) -> Recipe:
     auto = {"short_side": "auto", "max_side": "auto"}
-    weak = config.augment.weak.model_copy(update=auto)
-    return config.model_copy(update={"augment": config.augment.model_copy(update={"weak": weak})})
+    weak = recipe.augment.weak.model_copy(update=auto)
+    return recipe.model_copy(update={"augment": recipe.augment.model_copy(update={"weak": weak})})
 
 
 def _sizes(view: WeakView, reason: str) -> list[Suggestion]:
@@ -101,11 +101,11 @@ def _sizes(view: WeakView, reason: str) -> list[Suggestion]:
     ]
 
 
-def _levels(config: Recipe, scales: Scales) -> list[Suggestion]:
+def _levels(recipe: Recipe, scales: Scales) -> list[Suggestion]:
     """Finer or coarser levels, where objects lie beyond the ranges."""
-    finest, coarsest = config.detector.levels
+    finest, coarsest = recipe.detector.levels
     count = max(len(scales.level), 1)
-    factor = config.detector.size_factor if isinstance(config.detector, FCOSConfig) else config.detector.anchor_scale
+    factor = recipe.detector.size_factor if isinstance(recipe.detector, FCOSConfig) else recipe.detector.anchor_scale
     reasons = []
     small = int((scales.longest[scales.missed] <= factor * 2**finest).sum())
     if scales.misses_many and 2 * small > len(scales.missed) and finest > 2:
@@ -118,9 +118,9 @@ def _levels(config: Recipe, scales: Scales) -> list[Suggestion]:
     return [Suggestion("detector.levels", f"[{finest},{coarsest}]", "; ".join(reasons))] if reasons else []
 
 
-def _ratio(config: Recipe, foreground: Foreground, *, others: bool) -> list[Suggestion]:
+def _ratio(recipe: Recipe, foreground: Foreground, *, others: bool) -> list[Suggestion]:
     """To measure the ratio, where it does not fit, or where nobody knows since other views or levels are suggested."""
-    ratio = config.method.selected_share
+    ratio = recipe.method.selected_share
     if ratio is None or (fits(ratio, foreground) and not others):
         return []
     measured = f"{foreground.multiple:g} times the foreground is {foreground.ratio:g} with the recipe as it is"
@@ -128,16 +128,16 @@ def _ratio(config: Recipe, foreground: Foreground, *, others: bool) -> list[Sugg
     return [Suggestion("method.ratio", "auto", reason)]
 
 
-def _batches(config: Recipe, parts: Parts) -> list[Suggestion]:
+def _batches(recipe: Recipe, parts: Parts) -> list[Suggestion]:
     """A batch that is not most of an epoch."""
-    images, batch = len(parts.labeled.images), config.data.labeled_batch
+    images, batch = len(parts.labeled.images), recipe.data.labeled_batch
     if batch * 2 <= images or batch <= 2:
         return []
     smaller = max(2, 2 ** int(math.log2(max(images // 4, 1))))
     of = f"{images} labeled image{'' if images == 1 else 's'}"
     reason = f"steps of {batch} hardly leave a choice from {of}"
     found = [Suggestion("data.labeled_batch", str(smaller), reason)] if smaller < batch else []
-    times, rest = divmod(config.data.unlabeled_batch, batch)
+    times, rest = divmod(recipe.data.unlabeled_batch, batch)
     if found and parts.unlabeled and times and not rest:
         said = "as many as labeled ones" if times == 1 else f"{times} times as many as labeled ones"
         found.append(Suggestion("data.unlabeled_batch", str(times * smaller), said))

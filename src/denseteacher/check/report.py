@@ -112,73 +112,73 @@ class CheckReport(NamedTuple):
         }
 
 
-def check_data(config: Recipe, *, quick: bool = False) -> CheckReport:
+def check_data(recipe: Recipe, *, quick: bool = False) -> CheckReport:
     """Reads everything that a run of this recipe would read, once.
 
     Args:
-        config: A recipe whose ``data`` names what to check.
+        recipe: A recipe whose ``data`` names what to check.
         quick: Leave out the content of the images: what can't be decoded, and copies under other names.
 
     Raises:
         InputError: If a part of the data can't be read at all, or the recipe's detector can't be built.
     """
-    parts, findings = read_parts(config.data)
+    parts, findings = read_parts(recipe.data)
     if not findings:  # what could not be read, or was not, is listed nowhere
         findings += unlisted_findings(parts)
     findings += _image_findings(parts, quick=quick)
     findings += class_findings(parts)
     for name, labeled in parts.labels():
         findings += [*empty_images(labeled, name), *box_findings(labeled, name)]
-    config = resolve_auto(config, labeled=len(parts.labeled.images), unlabeled=parts.unlabeled_count)
-    config = resolve_sizes(config, parts.labeled)
-    measures = _measure(config, parts, timed=not quick and _computes_on_cpu(config))
+    recipe = resolve_auto(recipe, labeled=len(parts.labeled.images), unlabeled=parts.unlabeled_count)
+    recipe = resolve_sizes(recipe, parts.labeled)
+    measures = _measure(recipe, parts, timed=not quick and _computes_on_cpu(recipe))
     if measures is None:
         findings += finding("error", "no labeled object", "labeled", ["none of the images has a box"])
     else:
         findings += scale_findings(parts.labeled, measures.scales)
-        findings += ratio_findings(config, measures.foreground)
-        config = with_ratio(config, measures.foreground)
+        findings += ratio_findings(recipe, measures.foreground)
+        recipe = with_ratio(recipe, measures.foreground)
     images = {part: len(images) for part, images in parts.images()}
     if parts.unlabeled_count:
         images["unlabeled"] = parts.unlabeled_count
-    return CheckReport(by_severity(findings), images, count_classes(parts.labeled), measures, config, not quick)
+    return CheckReport(by_severity(findings), images, count_classes(parts.labeled), measures, recipe, not quick)
 
 
-def notes_before_run(config: Recipe, detector: DenseDetector, data: TrainingData) -> list[str]:
+def notes_before_run(recipe: Recipe, detector: DenseDetector, data: TrainingData) -> list[str]:
     """Sentences on what looks wrong about the data of a run, without opening an image."""
     parts = parts_of(data)
-    scales = measure_scales(objects_of(parts.labeled), config.augment.weak, config.detector)
+    scales = measure_scales(objects_of(parts.labeled), recipe.augment.weak, recipe.detector)
     findings = [
         *duplicate_findings({part: identify(images) for part, images in parts.images()}),
         *class_findings(parts),
         *scale_findings(parts.labeled, scales),
     ]
-    if config.method.selected_share is not None:
-        findings += ratio_findings(config, recipe_foreground(config, detector, parts.labeled, steps=_NOTED_STEPS))
-    cost = batch_cost(config, detector)
+    if recipe.method.selected_share is not None:
+        findings += ratio_findings(recipe, recipe_foreground(recipe, detector, parts.labeled, steps=_NOTED_STEPS))
+    cost = batch_cost(recipe, detector)
     sentences = [_sentence(one) for one in by_severity(findings) if one.severity != "info"]
     return sentences if cost is None else [*sentences, cost]
 
 
-def _computes_on_cpu(config: Recipe) -> bool:
-    return config.runtime.device == "cpu" or (config.runtime.device == "auto" and not torch.cuda.is_available())
+def _computes_on_cpu(recipe: Recipe) -> bool:
+    return recipe.runtime.device == "cpu" or (recipe.runtime.device == "auto" and not torch.cuda.is_available())
 
 
-def _measure(config: Recipe, parts: Parts, *, timed: bool) -> Measures | None:
+def _measure(recipe: Recipe, parts: Parts, *, timed: bool) -> Measures | None:
     labeled = parts.labeled
     most = max(map(len, labeled.boxes), default=0)
     if not most:
         return None
-    detector = shape_detector(config, len(labeled.categories))
-    scales = measure_scales(objects_of(labeled), config.augment.weak, config.detector)
-    foreground = recipe_foreground(config, detector, labeled)
-    canvas = worst_canvas(config.augment.weak, [*labeled.images, *parts.unlabeled])
-    memory = step_memory(config, detector, canvas, most)
+    detector = shape_detector(recipe, len(labeled.categories))
+    scales = measure_scales(objects_of(labeled), recipe.augment.weak, recipe.detector)
+    foreground = recipe_foreground(recipe, detector, labeled)
+    canvas = worst_canvas(recipe.augment.weak, [*labeled.images, *parts.unlabeled])
+    memory = step_memory(recipe, detector, canvas, most)
     unlabeled = parts.unlabeled_count
-    duration = measure_duration(config, labeled, unlabeled=unlabeled) if timed else None
+    duration = measure_duration(recipe, labeled, unlabeled=unlabeled) if timed else None
     small = None if duration is None else shorter_run(duration, labeled, unlabeled=unlabeled)
-    suggestions = suggest_values(config, parts, scales, foreground)
-    return Measures(scales, foreground, memory, suggestions, batch_cost(config, detector), duration, small)
+    suggestions = suggest_values(recipe, parts, scales, foreground)
+    return Measures(scales, foreground, memory, suggestions, batch_cost(recipe, detector), duration, small)
 
 
 def _image_findings(parts: Parts, *, quick: bool) -> list[Finding]:

@@ -41,7 +41,7 @@ Overrides = Annotated[
 ]
 Detector = Annotated[Path, typer.Argument(metavar="DETECTOR", help="Detector file or run folder.")]
 DataFormat = Annotated[
-    Format | None, typer.Option("--format", help="Format of the annotations; told by looking if not given.")
+    Format | None, typer.Option("--format", help="Format of the annotations; detected if not given.")
 ]
 Subset = Annotated[
     str | None, typer.Option("--subset", help="Part of a data set that has several, e.g. trainval, val or test.")

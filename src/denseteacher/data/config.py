@@ -35,7 +35,7 @@ class DataConfig(Config):
     root: Path | None = None
     """Folder of a data set in its published layout; relative paths below are relative to it."""
     format: Format | None = None
-    """Of ``labeled`` and ``val``; told by looking if not given."""
+    """Of ``labeled`` and ``val``; detected if not given."""
     labeled: Path | None = None
     """Annotations of the labeled images: a COCO JSON, a VOC or YOLO data set, a CrowdHuman ``.odgt``."""
     subset: str | None = None

@@ -141,7 +141,7 @@ def load_experiment(source: str | Path) -> Experiment:
     try:
         return Experiment.model_validate(yaml.safe_load(file.read_text(encoding="utf-8")))
     except yaml.YAMLError as error:
-        raise InputError(f"experiment {text!r} is no valid YAML: {' '.join(str(error).split())[:200]}") from error
+        raise InputError(f"experiment {text!r} is not valid YAML: {' '.join(str(error).split())[:200]}") from error
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(str(part) for part in first["loc"])

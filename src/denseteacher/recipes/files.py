@@ -78,7 +78,7 @@ def read_overrides(overrides: Mapping[str, Any] | Iterable[str]) -> list[dict[st
         try:
             nested.append(_nest(key.strip(), yaml.load(value, _RecipeLoader)))
         except yaml.YAMLError as error:
-            raise InputError(f"--set {key}: {value!r} is no valid YAML value") from error
+            raise InputError(f"--set {key}: {value!r} is not a valid YAML value") from error
     return nested
 
 
@@ -111,7 +111,7 @@ def _read_yaml(source: str) -> dict[str, Any]:
         content = yaml.load(text, _RecipeLoader)
     except (yaml.YAMLError, RecursionError) as error:
         first = " ".join(str(error).split())
-        raise InputError(f"recipe {source!r} is no valid YAML: {first[:200]}") from error
+        raise InputError(f"recipe {source!r} is not valid YAML: {first[:200]}") from error
     if not isinstance(content, dict):
         raise InputError(f"recipe {source!r} must be a YAML mapping with keys such as name, data and method")
     return content

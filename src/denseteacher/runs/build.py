@@ -34,59 +34,59 @@ from denseteacher.training.student_teacher import Learner
 from denseteacher.training.trainer import Preview, Progress, Trainer
 
 
-def stream_settings(config: Recipe, rank: int = 0, world_size: int = 1) -> StreamSettings:
+def stream_settings(recipe: Recipe, rank: int = 0, world_size: int = 1) -> StreamSettings:
     """What a recipe says about its streams, for one of ``world_size`` processes."""
     return StreamSettings(
-        weak=config.augment.weak,
-        labeled_batch=config.data.labeled_batch,
-        unlabeled_batch=config.data.unlabeled_batch,
-        seed=config.seed,
-        needs_unlabeled=config.method.needs_unlabeled,
+        weak=recipe.augment.weak,
+        labeled_batch=recipe.data.labeled_batch,
+        unlabeled_batch=recipe.data.unlabeled_batch,
+        seed=recipe.seed,
+        needs_unlabeled=recipe.method.needs_unlabeled,
         rank=rank,
         world_size=world_size,
     )
 
 
-def build_evaluator(config: Recipe, validation: Validation, categories: Sequence[Category]) -> Evaluator:
+def build_evaluator(recipe: Recipe, validation: Validation, categories: Sequence[Category]) -> Evaluator:
     """Of a run's teacher and student."""
     return Evaluator(
         validation.images,
         validation.ground_truth,
         categories,
-        view=config.evaluation.view,
-        batch_size=config.evaluation.batch,
-        workers=config.runtime.workers,
+        view=recipe.evaluation.view,
+        batch_size=recipe.evaluation.batch,
+        workers=recipe.runtime.workers,
         source=validation.path,
-        metrics=config.evaluation.metrics,
+        metrics=recipe.evaluation.metrics,
     )
 
 
-def check_unlabeled(config: Recipe, data: TrainingData) -> None:
+def check_unlabeled(recipe: Recipe, data: TrainingData) -> None:
     """Sees whether a run has the images that its method needs.
 
     Raises:
         InputError: If there are none.
     """
-    last = int(config.schedule.max_steps) - 1
-    if not data.unlabeled and config.method.needs_unlabeled(last):
+    last = int(recipe.schedule.max_steps) - 1
+    if not data.unlabeled and recipe.method.needs_unlabeled(last):
         raise InputError(
-            f"method {config.method.name!r} needs unlabeled images: give --unlabeled PATH, or a data.split that "
+            f"method {recipe.method.name!r} needs unlabeled images: give --unlabeled PATH, or a data.split that "
             "leaves some, or train with --set method.name=supervised"
         )
 
 
-def open_runtime(config: Recipe) -> tuple[Recipe, Runtime]:
+def open_runtime(recipe: Recipe) -> tuple[Recipe, Runtime]:
     """Devices and processes, and the recipe with the precision that was chosen for them."""
-    runtime = Runtime(config.runtime)
-    chosen = config.runtime.model_copy(update={"precision": runtime.precision})
-    return config.model_copy(update={"runtime": chosen}), runtime
+    runtime = Runtime(recipe.runtime)
+    chosen = recipe.runtime.model_copy(update={"precision": runtime.precision})
+    return recipe.model_copy(update={"runtime": chosen}), runtime
 
 
-def find_start(config: Recipe, by_hand: Collection[str]) -> tuple[Recipe, InitialWeights | None, list[str]]:
+def find_start(recipe: Recipe, by_hand: Collection[str]) -> tuple[Recipe, InitialWeights | None, list[str]]:
     """What ``detector.init`` names, the recipe with its architecture, and what to tell the user.
 
     Args:
-        config: The recipe.
+        recipe: The recipe.
         by_hand: Options of the detector that the user has set.
 
     Returns:
@@ -97,9 +97,9 @@ def find_start(config: Recipe, by_hand: Collection[str]) -> tuple[Recipe, Initia
         InputError: If it can't be had or is no detector, or the user has set an option that contradicts it. With
             ``auto`` the run starts from the backbone's weights then.
     """
-    detector = config.detector
+    detector = recipe.detector
     if detector.init == "backbone":
-        return config, None, []
+        return recipe, None, []
     wanted = detector.model_copy(update={"init": "coco"}) if detector.init == "auto" else detector
     try:
         adopted, initial = adopt(wanted, find_initial(wanted), by_hand)
@@ -109,17 +109,17 @@ def find_start(config: Recipe, by_hand: Collection[str]) -> tuple[Recipe, Initia
         begins = "the backbone's pretrained" if detector.pretrained else "random"
         new = detector.model_copy(update={"init": "backbone"})
         note = f"detector.init=auto: starts from {begins} weights, not from a detector, since {error}"
-        return config.model_copy(update={"detector": new}), None, [note]
-    return config.model_copy(update={"detector": adopted}), initial, []
+        return recipe.model_copy(update={"detector": new}), None, [note]
+    return recipe.model_copy(update={"detector": adopted}), initial, []
 
 
-def check_same_start(config: Recipe, runtime: Runtime) -> None:
+def check_same_start(recipe: Recipe, runtime: Runtime) -> None:
     """Sees whether all processes of a run start from the same, which ``detector.init=auto`` may find differently.
 
     Raises:
         InputError: If they don't.
     """
-    new = config.detector.init == "backbone"
+    new = recipe.detector.init == "backbone"
     if not runtime.all_true(new) and not runtime.all_true(not new):
         raise InputError(
             "detector.init=auto found COCO weights in some of the run's processes alone: set it to coco or backbone"
@@ -127,34 +127,34 @@ def check_same_start(config: Recipe, runtime: Runtime) -> None:
 
 
 def new_student(
-    config: Recipe, categories: Sequence[Category], initial: InitialWeights | None = None
+    recipe: Recipe, categories: Sequence[Category], initial: InitialWeights | None = None
 ) -> tuple[Recipe, FCOS | RetinaNet, TakenOver | None]:
     """The detector that a run begins with, the same for the same seed in every process.
 
     Args:
-        config: The recipe. Where its ``detector.init`` names a detector, the backbone's weights are not asked for.
+        recipe: The recipe. Where its ``detector.init`` names a detector, the backbone's weights are not asked for.
         categories: The classes.
         initial: What it starts from, if not from the backbone's weights or a checkpoint.
 
     Returns:
         The recipe with the detector's mean and std; the detector; and what it has from ``initial``.
     """
-    torch.manual_seed(config.seed)
-    detector = config.detector
+    torch.manual_seed(recipe.seed)
+    detector = recipe.detector
     built = detector if detector.init == "backbone" else detector.model_copy(update={"pretrained": False})
     student = build_detector(built, len(categories)).to(memory_format=torch.channels_last)
     statistics = {"mean": student.config.mean, "std": student.config.std}
-    config = config.model_copy(update={"detector": detector.model_copy(update=statistics)})
+    recipe = recipe.model_copy(update={"detector": detector.model_copy(update=statistics)})
     if initial is None:
-        return config, student, None
-    return config, student, take_over(student, initial, [category.name for category in categories])
+        return recipe, student, None
+    return recipe, student, take_over(student, initial, [category.name for category in categories])
 
 
-def build_trainer(config: Recipe, data: TrainingData, student: nn.Module, runtime: Runtime, folder: Path) -> Trainer:
+def build_trainer(recipe: Recipe, data: TrainingData, student: nn.Module, runtime: Runtime, folder: Path) -> Trainer:
     """The trainer of a run at step 0.
 
     Args:
-        config: Resolved: nothing is ``auto``.
+        recipe: Resolved: nothing is ``auto``.
         data: What it trains and is evaluated on.
         student: The detector to train.
         runtime: Devices and precision.
@@ -162,78 +162,78 @@ def build_trainer(config: Recipe, data: TrainingData, student: nn.Module, runtim
     """
     evaluate_one = None
     if data.validation is not None:
-        evaluator = build_evaluator(config, data.validation, data.labeled.categories)
+        evaluator = build_evaluator(recipe, data.validation, data.labeled.categories)
 
         def evaluate_one(detector: DenseDetector) -> dict[str, float]:
             return evaluator(detector, runtime.device)[0].values
 
     def save_best(teacher: nn.Module, metrics: dict[str, float]) -> None:
-        card = _card(config, data, "teacher", trainer.step, metrics)
+        card = _card(recipe, data, "teacher", trainer.step, metrics)
         save_detector(folder / DETECTOR, teacher.state_dict(), card)
-        if trainer.step <= int(config.method.burn_in_steps or 0):
+        if trainer.step <= int(recipe.method.burn_in_steps or 0):
             save_detector(folder / BURN_IN_DETECTOR, teacher.state_dict(), card)  # for runs that start from it
 
-    settings = stream_settings(config, runtime.rank, runtime.world_size)
+    settings = stream_settings(recipe, runtime.rank, runtime.world_size)
     dataset = StepDataset(data.labeled, data.unlabeled, settings, hidden=data.hidden)
     learner = Learner(
         student=student,
-        method=config.method,
-        strong=config.augment.strong,
-        affine=config.augment.affine,
-        optim=config.optim,
-        ema=(float(config.ema.decay), int(config.ema.start)),
+        method=recipe.method,
+        strong=recipe.augment.strong,
+        affine=recipe.augment.affine,
+        optim=recipe.optim,
+        ema=(float(recipe.ema.decay), int(recipe.ema.start)),
         runtime=runtime,
         settings=settings,
         unlabeled=len(data.unlabeled),
-        max_steps=int(config.schedule.max_steps),
-        accumulate=config.schedule.accumulate,
+        max_steps=int(recipe.schedule.max_steps),
+        accumulate=recipe.schedule.accumulate,
     )
     trainer = Trainer(
         learner,
         dataset,
-        schedule=config.schedule,
-        workers=config.runtime.workers,
+        schedule=recipe.schedule,
+        workers=recipe.runtime.workers,
         folder=folder,
-        recipe=config.model_dump(mode="json"),
+        recipe=recipe.model_dump(mode="json"),
         evaluate=evaluate_one,
         save_best=save_best,
-        preview=_preview(config, dataset, runtime, folder) if runtime.is_main else None,
+        preview=_preview(recipe, dataset, runtime, folder) if runtime.is_main else None,
     )
     return trainer
 
 
-def _preview(config: Recipe, dataset: StepDataset, runtime: Runtime, folder: Path) -> Preview | None:
+def _preview(recipe: Recipe, dataset: StepDataset, runtime: Runtime, folder: Path) -> Preview | None:
     return begin_previews(
         folder / "previews",
         dataset,
-        method=config.method,
-        strong=config.augment.strong,
-        affine=config.augment.affine,
+        method=recipe.method,
+        strong=recipe.augment.strong,
+        affine=recipe.augment.affine,
         device=runtime.device,
     )
 
 
-def _card(config: Recipe, data: TrainingData, role: str, step: int, metrics: Mapping[str, float]) -> DetectorCard:
-    trained: dict[str, str | int | float] = {"recipe": config.name, "role": role, "step": step}
+def _card(recipe: Recipe, data: TrainingData, role: str, step: int, metrics: Mapping[str, float]) -> DetectorCard:
+    trained: dict[str, str | int | float] = {"recipe": recipe.name, "role": role, "step": step}
     if f"{role}/AP" in metrics:
         trained["AP"] = metrics[f"{role}/AP"]
     return DetectorCard(
-        detector=config.detector,
+        detector=recipe.detector,
         categories=tuple((category.id, category.name) for category in data.labeled.categories),
-        short_side=config.evaluation.view.short_side,
-        max_side=config.evaluation.view.max_side,
+        short_side=recipe.evaluation.view.short_side,
+        max_side=recipe.evaluation.view.max_side,
         trained=trained,
     )
 
 
-def finish_run(config: Recipe, data: TrainingData, trainer: Trainer, progress: Progress, folder: Path) -> None:
+def finish_run(recipe: Recipe, data: TrainingData, trainer: Trainer, progress: Progress, folder: Path) -> None:
     """Writes the last teacher and student, the evaluation of the best teacher, and the report."""
     for role, module in (("teacher", trainer.learner.teacher.module), ("student", trainer.learner.student_module)):
-        card = _card(config, data, role, progress.step, progress.metrics)
+        card = _card(recipe, data, role, progress.step, progress.metrics)
         save_detector(folder / f"last_{role}.safetensors", module.state_dict(), card)
     if not progress.best:  # nothing was evaluated, so the last teacher is the one to use
         shutil.copyfile(folder / "last_teacher.safetensors", folder / DETECTOR)
     if data.validation is not None:
-        evaluator = build_evaluator(config, data.validation, data.labeled.categories)
+        evaluator = build_evaluator(recipe, data.validation, data.labeled.categories)
         evaluate_run(folder, evaluator, file=data.validation.path, step=int(progress.best.get("step", progress.step)))
-    report_run(folder, config, data, stream_settings(config))
+    report_run(folder, recipe, data, stream_settings(recipe))

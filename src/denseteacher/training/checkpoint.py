@@ -80,7 +80,7 @@ class CheckpointFolder:
             report: Told one sentence for each newer checkpoint that is passed over.
 
         Returns:
-            The state with all tensors on the CPU; None where there is no valid checkpoint.
+            The state with all tensors on the CPU; None where there is not a valid checkpoint.
         """
         for found in sorted(self._checkpoints(), key=lambda one: (one.step, one.name == "step"), reverse=True):
             manifest = _manifest_path(found.path)

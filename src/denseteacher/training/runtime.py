@@ -114,16 +114,16 @@ class Runtime:
         """True in the one process that writes files."""
         return self._fabric.is_global_zero
 
-    def setup(self, student: nn.Module, optimizer: Optimizer) -> tuple["ParallelDetector", _FabricOptimizer]:
+    def setup(self, student: nn.Module, optimizer: Optimizer) -> tuple["RuntimeDetector", _FabricOptimizer]:
         """The student as a method sees it, and the optimizer, both on the device and synchronized."""
         self._compile(student)
         module, wrapped = self._fabric.setup(student, optimizer)
-        return ParallelDetector(module, cast(DenseDetector, student), self), wrapped
+        return RuntimeDetector(module, cast(DenseDetector, student), self), wrapped
 
-    def local_view(self, detector: nn.Module) -> "ParallelDetector":
+    def local_view(self, detector: nn.Module) -> "RuntimeDetector":
         """A detector in the run's precision and not synchronized: the teacher, or a student under evaluation."""
         self._compile(detector)
-        return ParallelDetector(detector, cast(DenseDetector, detector), self)
+        return RuntimeDetector(detector, cast(DenseDetector, detector), self)
 
     def _compile(self, detector: nn.Module) -> None:
         """Once, since a student is seen in two ways, at its first forward; a copy of it is compiled anew."""
@@ -140,7 +140,7 @@ class Runtime:
             self._fabric.backward(loss)
 
     @contextmanager
-    def accumulating(self, student: "ParallelDetector", more_to_come: bool) -> Iterator[None]:
+    def accumulating(self, student: "RuntimeDetector", more_to_come: bool) -> Iterator[None]:
         """Keeps gradients local while further parts of the same step follow."""
         wrapped = student.forward_module
         if more_to_come and isinstance(wrapped, _FabricModule) and self.world_size > 1:
@@ -178,7 +178,7 @@ def _set_threads(config: RuntimeConfig) -> None:
             torch.set_num_threads(most)
 
 
-class ParallelDetector:
+class RuntimeDetector:
     """A detector whose forward runs in the run's precision and, for the student, across processes.
 
     Only the forward goes through Fabric's wrapper: other methods called through it would skip autocast or

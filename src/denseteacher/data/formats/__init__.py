@@ -1,4 +1,4 @@
-"""Annotation formats: told apart by looking, and read into one form."""
+"""Annotation formats: detected, and read into one form."""
 
 import re
 from collections.abc import Sequence
@@ -71,7 +71,7 @@ def read_annotations(
         path: A COCO JSON; a VOC folder or image set; a YOLO ``data.yaml`` or folder; a CrowdHuman ``.odgt``; or a
             folder that holds one of them.
         images: Folder of the image files; found near ``path`` if not given.
-        format: The format; told by looking if not given.
+        format: The format; detected if not given.
         subset: The part to read, where ``path`` has several (``trainval``, ``val``, ...).
         role: What the data is for, which says what part is read where ``subset`` does not.
         fallback: Where the image files of a COCO JSON or ``.odgt`` are looked for if they are not near it.
@@ -129,7 +129,7 @@ def training_subset(path: Path, val_subset: str | None = None, format: Format | 
     Args:
         path: The data set.
         val_subset: Its part to evaluate on; what ``read_annotations`` takes if not given.
-        format: The format; told by looking if not given.
+        format: The format; detected if not given.
 
     Returns:
         ``train`` where that is VOC's ``val``, which ``trainval`` holds; None where there is nothing to heed.
