@@ -217,7 +217,7 @@ def test_a_run_is_the_same_in_every_table_on_every_machine():
     names = [{run.name for run in plan.runs} for plan in plans.values()]
     assert len(set.intersection(*names)) == 1  # the full method
     moved = make_plan(
-        "table1", profile="digits", folds=[2], data="/elsewhere", overrides=["runtime.threads=1", "optim.lr=0.002"]
+        "table1", profile="digits", folds=[2], root="/elsewhere", overrides=["runtime.threads=1", "optim.lr=0.002"]
     )
     assert {run.name for run in moved.runs} == names[0]
     for change in ("optim.lr=0.003", "method.cls_weight=2", "detector.name=retinanet"):
