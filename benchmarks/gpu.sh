@@ -75,7 +75,7 @@ part() { # part NAME PERCENT COMMAND...: at most this share of the time
 
 part versions 6 python3 -c 'import torch, torchvision, timm; print(torch.__version__, torchvision.__version__, timm.__version__,
 torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU")'
-part tests 17 python3 -m pytest -n 0 -rs tests/training/test_learner.py tests/training/test_pretended_cuda.py
+part tests 17 python3 -m pytest -n 0 -rs tests/training/test_student_teacher.py tests/training/test_pretended_cuda.py
 rounds=5
 [ "$device" = cuda ] || rounds=1
 # FCOS and RetinaNet, torchvision beside them, the strong views, the loader

@@ -1,4 +1,4 @@
-"""Docstrings and comments name sources that a reader of the repository can open."""
+"""Docstrings, scripts and pages name sources and files that a reader of the repository can open."""
 
 import re
 from pathlib import Path
@@ -26,3 +26,12 @@ def test_every_section_that_is_named_is_there():
 )
 def test_nothing_refers_to_a_document_that_is_not_here(word):
     assert not [str(path) for path in FILES if word in (ROOT / path).read_text()]
+
+
+@pytest.mark.parametrize("folder", ["tests", "benchmarks", "src"])
+def test_files_that_are_named_are_there(folder):
+    places = [*FILES, Path("README.md"), Path(".ci/run")]
+    named = {
+        name for path in places for name in re.findall(rf"\b{folder}/[\w/]+\.(?:py|sh)\b", (ROOT / path).read_text())
+    }
+    assert not {name for name in named if not (ROOT / name).is_file()}
