@@ -7,6 +7,7 @@ import math
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -148,6 +149,9 @@ def test_tensorboard_gets_the_finite_values_and_forgets_what_was_truncated(tmp_p
     for step in range(1, 6):
         first.write(step, {"loss": float(step), "AP": math.nan if step == 2 else 1.0})
     first.close()
+    # event files are read in the order of their names, which are those of seconds; within one, a process counts its
+    # files, and its tenth comes before its ninth
+    time.sleep(1.1)
     resumed = MetricsLog(tmp_path)
     resumed.truncate(4)
     resumed.write(4, {"loss": 40.0})
