@@ -13,7 +13,7 @@ def test_the_command(call, tmp_path):
     sets = [part for key in TINY for part in ("--set", key)]
     file, trace = tmp_path / "found.json", tmp_path / "new" / "trace.json"
     size = ["--batch", 1, "--size", "64x96", "--rounds", 1]
-    code, out, err = call("benchmark", "--recipe", "custom", *size, *sets, "--json", file, "--trace", trace)
+    code, out, err = call("benchmark", "step", "--recipe", "custom", *size, *sets, "--json", file, "--trace", trace)
     assert code == 0, err
     assert "images_per_second" in out
     content = json.loads(file.read_text())
@@ -35,6 +35,7 @@ def test_the_command(call, tmp_path):
 def test_what_can_not_be_measured_or_written_is_said_before(call, tmp_path):
     (tmp_path / "file").touch()
     wrongs = [
+        (["eval"], "benchmark measures training steps, not 'eval'"),
         (["--size", "65x96"], "multiples of 32"),
         (["--json", tmp_path], f"--json {tmp_path} can't be written: Is a directory"),
         (["--trace", tmp_path / "file" / "trace.json"], "can't be written: "),

@@ -14,6 +14,7 @@ from denseteacher.files import write_json
 
 @app.command()
 def benchmark(
+    part: Annotated[str, typer.Argument(metavar="[step]", help="What to measure: training steps.")] = "step",
     recipe: Annotated[str, typer.Option("--recipe", help="Says detector, method and views.")] = "coco_standard",
     batch: Annotated[int, typer.Option("--batch", min=1, help="Labeled images, and as many unlabeled ones.")] = 2,
     size: Annotated[str, typer.Option("--size", metavar="HxW", help="Pixels of the canvas.")] = "320x416",
@@ -31,6 +32,10 @@ def benchmark(
     """Measure training steps on made-up images."""
     from denseteacher import api
 
+    if part != "step":
+        raise InputError(
+            f"benchmark measures training steps, not {part!r}: python benchmarks/step.py measures the rest"
+        )
     canvas = _parse_size(size)
     for option, file in (("--json", json_file), ("--trace", trace)):
         if file is not None:
