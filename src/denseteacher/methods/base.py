@@ -1,5 +1,6 @@
 """What a method is: a validated value with one function, and what others may ask of it."""
 
+from abc import abstractmethod
 from typing import Annotated, ClassVar, Literal, NamedTuple, Self
 
 import torch
@@ -51,6 +52,7 @@ class Method(Config):
     static_teacher: ClassVar[bool] = False
     """Whether it is taught by the teacher as it was at the end of the burn-in."""
 
+    @abstractmethod
     def losses(
         self,
         student: DenseDetector,
@@ -68,7 +70,6 @@ class Method(Config):
             step: Optimizer steps done before this one.
             state: What the step before returned, at first ``initial_state``; None stands for that too.
         """
-        raise NotImplementedError(f"{type(self).__name__} has no losses")
 
     def needs_unlabeled(self, step: int) -> bool:
         """Whether this step's batch must hold unlabeled views."""
