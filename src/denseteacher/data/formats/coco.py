@@ -2,15 +2,14 @@
 
 import json
 import os
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any, NoReturn
 
 from denseteacher.data.formats.annotations import Annotations, Content, Fault, Report, is_number, refuse
+from denseteacher.data.formats.files import find_image_folder
 from denseteacher.data.records import ImageRecord
 from denseteacher.errors import InputError
-
-_TRIED = 20  # images that are looked for in each place; a few may be missing everywhere
 
 
 def read_coco(
@@ -248,55 +247,3 @@ def _existing(path: Path, folder: Path, images: list[dict[str, Any]], report: Re
     leads = f"leads out of {folder} by a symbolic link"
     report([Fault("image file outside", f"{path}: the file_name {name!r} {leads}") for name in linked])
     return found
-
-
-def _beside(path: Path, names: Sequence[str]) -> list[Path]:
-    """Folders beside that of the JSON which hold all of these images: ``val2017`` for ``annotations/mine_val.json``."""
-    near = path.absolute().parent
-    folders = sorted(folder for folder in near.parent.iterdir() if folder.is_dir() and folder != near)
-    return [folder for folder in folders if all((folder / name).is_file() for name in names)]
-
-
-def find_image_folder(path: Path, images: Path | None, names: Sequence[str], fallback: Path | None = None) -> Path:
-    """The folder in which the images of a JSON lie: the first place that has one of the first of them.
-
-    Args:
-        path: The JSON.
-        images: The folder given by the user, or its parent; without one, the usual places near the JSON.
-        names: ``file_name`` of the images.
-        fallback: As ``images``, to be tried after the usual places.
-
-    Raises:
-        InputError: If it is in none of them.
-    """
-    stem = path.stem.removeprefix("instances_").removeprefix("image_info_")
-
-    def below(folder: Path) -> list[Path]:
-        return [folder, folder / stem, folder / "images", folder / "images" / stem]
-
-    if images is not None:
-        candidates = below(images)
-    else:
-        near, above = path.parent, path.parent.parent
-        candidates = [
-            near,
-            near / "images",
-            near / stem,
-            above / "images",
-            above / stem,
-            above / "images" / stem,
-            above,
-            *(below(fallback) if fallback is not None else ()),
-        ]
-    for candidate in candidates:
-        if any((candidate / name).is_file() for name in names[:_TRIED]):
-            return candidate
-    beside = _beside(path, names[:_TRIED]) if images is None and names else []
-    if len(beside) == 1:
-        return beside[0]
-    if not names:
-        raise InputError(f"{path} names no image inside its folder")
-    there = [candidate for candidate in candidates if candidate.is_dir()]
-    tried = ", ".join(map(str, there or candidates))
-    how = "--images DIR" if fallback is None else "--set data.val_images=DIR, or data.unlabeled_images=DIR"
-    raise InputError(f"{path}: the image {names[0]!r} is in none of {tried}: give its folder with {how}")
