@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from denseteacher.analysis.analyze import analyze
 from denseteacher.check import CheckReport, check_data
-from denseteacher.data.choices import ExportFormat, Format, LabelFormat, Precision, Protocol
+from denseteacher.data.choices import ExportFormat, Format, Protocol
 from denseteacher.data.config import UnlabeledSource
 from denseteacher.data.formats import SplitFiles, read_annotations, with_categories, write_split
 from denseteacher.data.formats.litdata import WrittenStream, is_url
@@ -19,14 +19,15 @@ from denseteacher.experiments.costs import describe_experiments
 from denseteacher.experiments.reproduce import make_plan, reproduce
 from denseteacher.experiments.schema import experiment_names
 from denseteacher.inference.export import export_onnx
-from denseteacher.inference.label import LabelingOutcome, label_images
-from denseteacher.inference.predict import PredictionOutcome, predict_files
+from denseteacher.inference.label import label_images as label
+from denseteacher.inference.predict import predict_files as predict
 from denseteacher.inference.predictor import Predictor
 from denseteacher.methods import Method
 from denseteacher.recipes.schema import Recipe, builtin_recipes, dump_recipe, load_recipe
 from denseteacher.runs.benchmark import Size
 from denseteacher.runs.benchmark import benchmark as measure_steps
-from denseteacher.runs.compare import Comparison, compare_runs
+from denseteacher.runs.compare import Comparison
+from denseteacher.runs.compare import compare_runs as compare
 from denseteacher.runs.demo import DemoOutcome, run_demo
 from denseteacher.runs.train import TrainResult, train_run
 
@@ -103,8 +104,8 @@ def train(
             goes on unasked.
         burn_in_from: Another run of the same recipe and seed but for the method, whose burn-in to start from.
         baseline: Also train the same detector without unlabeled images, from the same burn-in and for as many steps,
-            in the folder ``baseline`` of the run folder, and say what they were worth: in ``TrainResult.gain``, in
-            ``baseline.json`` and at the top of the report. With ``resume``, what is finished is not repeated.
+            into ``baseline`` of the run folder, and say what they were worth: ``TrainResult.gain``, ``baseline.json``
+            and the top of the report. With ``resume``, what is finished is not repeated.
         devices: Processes, one a device, on each node.
         nodes: Machines.
 
@@ -113,12 +114,11 @@ def train(
         RunError: If the run can't go on.
     """
     given = _given_paths(labeled=labeled, unlabeled=unlabeled, val=val, images=images, root=root)
-    options: dict[str, Any] = {"data.format": format, "data.subset": subset, "data.val_subset": val_subset}
-    options |= {"runtime.devices": devices, "runtime.nodes": nodes}
-    known = {key: value for key, value in options.items() if value is not None}
+    options = _given_data(format=format, subset=subset, val_subset=val_subset)
+    options |= {f"runtime.{key}": value for key, value in (("devices", devices), ("nodes", nodes)) if value}
     return train_run(
         recipe,
-        [*_as_texts(given), *_as_texts(overrides), *_as_texts(known)],
+        [*_as_texts(given), *_as_texts(overrides), *_as_texts(options)],
         output=output,
         method=method,
         resume=resume,
@@ -300,87 +300,6 @@ def demo(
     return run_demo(Path(output), steps=steps, overrides=_as_texts(overrides))
 
 
-def compare(runs: Sequence[str | Path], *, output: str | Path | None = None) -> Comparison:
-    """Puts finished runs side by side; gains are over the first.
-
-    Args:
-        runs: Folders of two or more finished runs.
-        output: HTML file to write; none if not given.
-
-    Raises:
-        InputError: If there are fewer than two runs, or one is missing or not finished.
-    """
-    return compare_runs([Path(run) for run in runs], output=None if output is None else Path(output))
-
-
-def predict(
-    detector: str | Path,
-    paths: Sequence[str | Path],
-    *,
-    output: str | Path,
-    score: float = 0.5,
-    precision: Precision = "fp32",
-    compile: bool = False,
-) -> PredictionOutcome:
-    """Detects objects in files; writes COCO results and pictures with boxes. ``load`` predicts without files.
-
-    Args:
-        detector: Detector file or run folder.
-        paths: Image files, folders or glob patterns.
-        output: Folder for ``predictions.json``, ``images.json`` and ``pictures``.
-        score: Detections with a higher score are drawn.
-        precision: Of the network; ``auto`` is bf16 on a GPU made for it.
-        compile: Whether torch compiles the network.
-
-    Raises:
-        InputError: If there are no images, or ``output`` holds predictions already.
-        RunError: If the disk refuses.
-    """
-    return predict_files(
-        Path(detector), list(map(str, paths)), Path(output), draw_above=score, precision=precision, compile=compile
-    )
-
-
-def label(
-    detector: str | Path,
-    source: str | Path,
-    *,
-    to: LabelFormat,
-    output: str | Path,
-    images: str | Path | None = None,
-    score: float = 0.3,
-    top: int = 100,
-    class_scores: Mapping[str, float] | None = None,
-) -> LabelingOutcome:
-    """Writes a detector's boxes in images as annotations to correct in a labeling tool.
-
-    Args:
-        detector: Detector file or run folder.
-        source: Folder, tar shards, COCO JSON, VOC folder or text list of images.
-        to: The format (see ``data.writers``).
-        output: Folder to write to, new or empty.
-        images: Folder that a list's or a JSON's paths are relative to.
-        score: Boxes with a lower score are left out.
-        top: Most boxes an image, those with the highest scores.
-        class_scores: Another ``score`` for some classes.
-
-    Raises:
-        InputError: If there are no images or not such a class, or ``output`` is not empty.
-        RunError: If the disk refuses.
-    """
-    folder = None if images is None else Path(images)
-    return label_images(
-        Path(detector),
-        Path(source),
-        Path(output),
-        to=to,
-        images=folder,
-        score=score,
-        top=top,
-        class_scores=class_scores,
-    )
-
-
 def export(
     detector: str | Path,
     *,
@@ -477,6 +396,11 @@ def _given_paths(**paths: str | Path | Sequence[str | Path] | None) -> dict[str,
             given |= {f"data.{about}": None for about in _ABOUT.get(key, ())}
             given[f"data.{key}"] = several if len(several) > 1 else several[0]
     return given
+
+
+def _given_data(**options: str | None) -> dict[str, Any]:
+    """Recipe keys of what else is said of the data, where something is."""
+    return {f"data.{key}": value for key, value in options.items() if value is not None}
 
 
 def _as_list(paths: str | Path | Sequence[str | Path]) -> Sequence[str | Path]:

@@ -45,12 +45,12 @@ class LabelingOutcome(NamedTuple):
 
 
 def label_images(
-    detector: Path,
-    source: Path,
-    output: Path,
+    detector: str | Path,
+    source: str | Path,
+    output: str | Path,
     *,
     to: LabelFormat,
-    images: Path | None = None,
+    images: str | Path | None = None,
     score: float = 0.3,
     top: int = 100,
     class_scores: Mapping[str, float] | None = None,
@@ -61,7 +61,7 @@ def label_images(
         detector: Detector file or run folder.
         source: Unlabeled images; see ``read_unlabeled``.
         output: Folder to write to, new or empty.
-        to: The format; see ``data.formats.writers``.
+        to: The format; see ``data.writers``.
         images: Folder that a list's or a JSON's paths are relative to.
         score: Boxes with a lower score are left out.
         top: Most boxes an image, those with the highest scores.
@@ -71,15 +71,16 @@ def label_images(
         InputError: If there are no images or no such class, or ``output`` is not empty.
         RunError: If the disk refuses.
     """
+    source, output = Path(source), Path(output)
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise InputError(f"{output} is not empty: choose another --output; nothing was changed")
-    predictor, floors = _load(detector, score, class_scores or {})
+    predictor, floors = _load(Path(detector), score, class_scores or {})
     unreadable: list[str] = []
 
     def pass_over(faults: Sequence[Fault]) -> None:
         unreadable.extend(fault.message for fault in faults)
 
-    records = read_unlabeled(source, images, report=pass_over)
+    records = read_unlabeled(source, None if images is None else Path(images), report=pass_over)
     detected = predict_readable(predictor, records, load_image, lambda one: (one.height, one.width), unreadable)
     by_position = {position: _chosen(detections, floors, top) for position, _, detections in detected}
     found = [(records[position], by_position[position]) for position in sorted(by_position)]

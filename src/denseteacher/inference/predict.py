@@ -1,6 +1,7 @@
 """Prediction over files, folders and patterns."""
 
 import glob
+from collections.abc import Sequence
 from operator import itemgetter
 from pathlib import Path
 from typing import NamedTuple
@@ -27,11 +28,11 @@ class PredictionOutcome(NamedTuple):
 
 
 def predict_files(
-    detector: Path,
-    patterns: list[str],
-    output: Path,
+    detector: str | Path,
+    paths: Sequence[str | Path],
+    output: str | Path,
     *,
-    draw_above: float = 0.5,
+    score: float = 0.5,
     precision: Precision = "fp32",
     compile: bool = False,
 ) -> PredictionOutcome:
@@ -42,9 +43,9 @@ def predict_files(
 
     Args:
         detector: Detector file or run folder.
-        patterns: Image files, folders (searched with all below them) or glob patterns.
+        paths: Image files, folders (searched with all below them) or glob patterns.
         output: Folder to write to.
-        draw_above: Detections with a higher score are drawn.
+        score: Detections with a higher score are drawn.
         precision: See ``Predictor.load``.
         compile: See ``Predictor.load``.
 
@@ -52,8 +53,9 @@ def predict_files(
         InputError: If there are no images, or ``output`` holds predictions already.
         RunError: If the disk refuses.
     """
-    predictor = Predictor.load(detector, precision=precision, compile=compile)
-    files = find_images(patterns)
+    output = Path(output)
+    predictor = Predictor.load(Path(detector), precision=precision, compile=compile)
+    files = find_images([str(path) for path in paths])
     if (output / "predictions.json").exists():
         raise InputError(f"{output} holds predictions already: choose another --output; nothing was changed")
     results, infos, unreadable = [], [], list[str]()
@@ -65,7 +67,7 @@ def predict_files(
             height, width = array.shape[:2]
             infos.append({"id": number, "file_name": str(file), "width": width, "height": height})
             results.extend(coco_results(number, detections, predictor.categories))
-            picture = draw_detections(Image.fromarray(array), detections, predictor.class_names, score_floor=draw_above)
+            picture = draw_detections(Image.fromarray(array), detections, predictor.class_names, score_floor=score)
             picture.save(output / "pictures" / f"{number:06d}_{file.stem[:100]}.jpg", quality=92)
     infos.sort(key=itemgetter("id"))
     results.sort(key=itemgetter("image_id"))

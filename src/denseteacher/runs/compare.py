@@ -23,26 +23,27 @@ class Comparison(NamedTuple):
     """What must be known before comparing, in sentences."""
 
 
-def compare_runs(folders: Sequence[Path], *, output: Path | None = None) -> Comparison:
+def compare_runs(runs: Sequence[str | Path], *, output: str | Path | None = None) -> Comparison:
     """Compares finished runs; gains are over the first, and pictures show the last.
 
     Args:
-        folders: Of the runs.
+        runs: Their folders.
         output: HTML file to write; none if not given.
 
     Raises:
         InputError: If there are fewer than two runs, or one is missing or not finished.
         RunError: If the page can't be written.
     """
+    folders = [Path(run) for run in runs]
     if len({folder.resolve() for folder in folders}) < max(2, len(folders)):
         raise InputError("compare needs two or more different runs: give their folders")
     names = [folder.resolve().name for folder in folders]
     labels = names if len(set(names)) == len(names) else [str(folder) for folder in folders]
-    runs = [_finished(folder, label) for folder, label in zip(folders, labels, strict=True)]
-    differences, notes = recipe_differences(runs), _notes(runs)
+    finished = [_finished(folder, label) for folder, label in zip(folders, labels, strict=True)]
+    differences, notes = recipe_differences(finished), _notes(finished)
     if output is not None:
-        _write_page(output, runs, differences, notes)
-    return Comparison(runs, differences, notes)
+        _write_page(Path(output), finished, differences, notes)
+    return Comparison(finished, differences, notes)
 
 
 def recipe_differences(runs: Sequence[FinishedRun]) -> dict[str, list[str]]:
