@@ -16,7 +16,7 @@ import time
 import torch
 
 from denseteacher.recipes.schema import load_recipe
-from denseteacher.runs.benchmark import Size, made_up_step, make_learner
+from denseteacher.runs.benchmark import Size, made_up_step, make_student_teacher
 from denseteacher.training.runtime import Runtime
 from result_file import write_result
 
@@ -74,15 +74,15 @@ def measure_beside(busy: int, threads: int, environment: dict[str, str], seconds
 def measure(threads: int, seconds: float) -> tuple[float, float]:
     """Steps a second, and cores used, in this process."""
     recipe = load_recipe("digits", ["runtime.precision=fp32", "runtime.device=cpu"])
-    learner = make_learner(recipe, Runtime(recipe.runtime), SIZE, 10)
+    student_teacher = make_student_teacher(recipe, Runtime(recipe.runtime), SIZE, 10)
     if threads:
         torch.set_num_threads(threads)
     loaded = made_up_step(SIZE, 10)
     for _ in range(2):
-        learner.train_step(loaded)
+        student_teacher.train_step(loaded)
     start, used, steps = time.perf_counter(), time.process_time(), 0
     while time.perf_counter() - start < seconds:
-        learner.train_step(loaded)
+        student_teacher.train_step(loaded)
         steps += 1
     wall = time.perf_counter() - start
     return steps / wall, (time.process_time() - used) / wall

@@ -151,7 +151,7 @@ def step_bytes(name: str) -> int:
 
     from denseteacher.detectors import build_detector
     from denseteacher.methods import DenseTeacher
-    from denseteacher.structures import ImageBatch, SemiBatch, Targets
+    from denseteacher.structures import METHOD_RANDOM, ImageBatch, LabeledBatch, SemiBatch, Targets, UnlabeledBatch
     from denseteacher.training.optim import build_optimizer
 
     config, (height, width) = _config(name), STEPS[name]["canvas"]
@@ -175,7 +175,16 @@ def step_bytes(name: str) -> int:
     boxes = torch.tensor([[10.0, 10.0, 40.0, 40.0]]).repeat(labeled, 4, 1)
     ones = torch.ones(labeled, 4)
     targets = Targets(boxes, ones.long(), ones.bool())
-    batch = SemiBatch(images(labeled), images(labeled), targets, images(unlabeled), images(unlabeled))
+    others = UnlabeledBatch(
+        weak=images(unlabeled),
+        strong=images(unlabeled),
+        positions=torch.arange(unlabeled),
+        to_weak=torch.eye(3).repeat(unlabeled, 1, 1),
+        to_strong=None,
+        random=torch.full((unlabeled, METHOD_RANDOM), 0.5),
+        hidden_targets=None,
+    )
+    batch = SemiBatch(LabeledBatch(images(labeled), images(labeled), targets), others)
     for _ in range(2):
         losses = method.losses(student, teacher, batch, 1).losses
         torch.stack(list(losses.values())).sum().backward()

@@ -220,9 +220,8 @@ def view_pair(run: Run, *, step: int, image: int) -> tuple[ImageBatch, ImageBatc
     batch = with_strong_views(
         dataset.load(step), run.recipe.augment.strong, None, seed=run.recipe.seed, device=torch.device("cpu")
     )
-    assert batch.unlabeled_weak is not None
-    assert batch.unlabeled_strong is not None
-    return batch.unlabeled_weak, batch.unlabeled_strong
+    assert batch.unlabeled is not None
+    return batch.unlabeled.weak, batch.unlabeled.strong
 
 
 def highest(output: DenseOutput) -> torch.Tensor:

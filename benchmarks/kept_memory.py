@@ -16,7 +16,7 @@ from statistics import median
 from typing import Any
 
 from denseteacher.recipes.schema import load_recipe
-from denseteacher.runs.benchmark import Size, made_up_step, make_learner
+from denseteacher.runs.benchmark import Size, made_up_step, make_student_teacher
 from denseteacher.training import runtime
 from result_file import write_result
 
@@ -64,12 +64,12 @@ def one(name: str, *, keep: bool, steps: int) -> dict[str, Any]:
         runtime.keep_freed_memory = lambda: None
     keys = ["runtime.threads=1", "runtime.precision=fp32", "runtime.device=cpu", "detector.pretrained=false"]
     recipe = load_recipe(name, [*keys, "detector.init=backbone"])
-    learner = make_learner(recipe, runtime.Runtime(recipe.runtime), SIZES[name][0], 10)
+    student_teacher = make_student_teacher(recipe, runtime.Runtime(recipe.runtime), SIZES[name][0], 10)
     loaded = [made_up_step(size, 10) for size in SIZES[name]]
     times = []
     for step in range(_WARM + steps):
         start = time.process_time()
-        learner.train_step(loaded[step % len(loaded)])
+        student_teacher.train_step(loaded[step % len(loaded)])
         times.append(1000 * (time.process_time() - start))
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     return {"ms a step": median(times[_WARM:]), "peak MiB": peak}

@@ -23,9 +23,9 @@ from torch.profiler import ProfilerActivity, profile
 from denseteacher.detectors import build_detector
 from denseteacher.recipes.resolve import with_processes
 from denseteacher.recipes.schema import Recipe, load_recipe
-from denseteacher.runs.benchmark import Size, made_up_step, make_learner
+from denseteacher.runs.benchmark import Size, made_up_step, make_student_teacher
 from denseteacher.training.runtime import Runtime
-from denseteacher.training.student_teacher import Learner
+from denseteacher.training.student_teacher import StudentTeacher
 from denseteacher.training.throughput import pass_flops
 from harness.timing import in_turns, medians
 from result_file import write_result
@@ -100,16 +100,16 @@ def time_digits(rounds: int) -> dict[str, float]:
     """In each process: the step, the step without the exchange of gradients, and that exchange alone, in turns."""
     digits = with_processes(load_recipe("digits", ["runtime.threads=1", "runtime.precision=fp32"]))
     runtime = Runtime(digits.runtime)
-    learner = make_learner(digits, runtime, DIGITS, 10)
+    student_teacher = make_student_teacher(digits, runtime, DIGITS, 10)
     loaded = made_up_step(DIGITS, 10, seed=runtime.rank)
-    exchanged = collectives(learner, DIGITS)
-    pieces = {"step": lambda: learner.train_step(loaded)}
+    exchanged = collectives(student_teacher, DIGITS)
+    pieces = {"step": lambda: student_teacher.train_step(loaded)}
     if runtime.world_size > 1:
         numbers = torch.zeros(exchanged["gradient bytes"] // 4)
 
         def quiet_step() -> None:
-            with runtime.accumulating(learner.student, more_to_come=True):
-                learner.train_step(loaded)
+            with runtime.accumulating(student_teacher.student, more_to_come=True):
+                student_teacher.train_step(loaded)
 
         pieces |= {"quiet": quiet_step, "all-reduce": lambda: dist.all_reduce(numbers)}
     seconds = medians(in_turns(pieces, rounds=rounds, warm=2, device=runtime.device))
@@ -126,15 +126,15 @@ def time_digits(rounds: int) -> dict[str, float]:
 def count_published() -> dict[str, int]:
     """In each process: what the paper's network exchanges."""
     recipe = with_processes(published())
-    return collectives(make_learner(recipe, Runtime(recipe.runtime), TINY_R50, 80), TINY_R50)
+    return collectives(make_student_teacher(recipe, Runtime(recipe.runtime), TINY_R50, 80), TINY_R50)
 
 
-def collectives(learner: Learner, size: Size) -> dict[str, int]:
+def collectives(student_teacher: StudentTeacher, size: Size) -> dict[str, int]:
     """What a step exchanges with other processes, counted after DDP has ordered its buckets in a first one."""
-    loaded = made_up_step(size, learner.student.num_classes)
-    learner.train_step(loaded)
+    loaded = made_up_step(size, student_teacher.student.num_classes)
+    student_teacher.train_step(loaded)
     with profile(activities=[ProfilerActivity.CPU], record_shapes=True) as profiler:
-        learner.train_step(loaded)
+        student_teacher.train_step(loaded)
     shapes = [event.input_shapes[0] for event in profiler.events() if event.name.startswith("gloo:")]
     buckets = [shape[0] for shape in shapes if shape]
     return {

@@ -22,7 +22,7 @@ from denseteacher.data.augment.strong import StrongView
 from denseteacher.data.randomness import Draw
 from denseteacher.recipes.schema import load_recipe
 from denseteacher.runs.benchmark import Size, made_up_step
-from denseteacher.structures import ImageBatch
+from denseteacher.structures import to
 from harness.data import measure_data
 from harness.peers import measure_loader, measure_strong_views, measure_supervised
 from harness.step import measure_step
@@ -141,7 +141,7 @@ def strong_views_ms(strong: StrongView, *, rounds: int) -> float:
     """Of 32 images at 800 x 1344 that are on the GPU."""
     device = torch.device("cuda", torch.cuda.current_device())
     images = made_up_step(Size(32, 0, 800, 1344, 1), CLASSES).labeled
-    images = ImageBatch(images.pixels.to(device), images.sizes.to(device))
+    images = to(images, device)
     steps = count()
     views = {
         "views": lambda: strong(images, seed=0, step=next(steps), samples=range(32), draw=Draw.UNLABELED_STRONG),

@@ -23,10 +23,10 @@ from denseteacher.detectors import DetectorConfig, build_detector, frozen_norm
 from denseteacher.ops.padding import real_area
 from denseteacher.recipes.schema import load_recipe
 from denseteacher.runs import benchmark as step_module
-from denseteacher.runs.benchmark import Size, as_loaded, made_up_step, make_learner
+from denseteacher.runs.benchmark import Size, as_loaded, made_up_step, make_student_teacher
 from denseteacher.structures import ImageBatch
 from denseteacher.training.runtime import Runtime, RuntimeConfig
-from denseteacher.training.student_teacher import Learner
+from denseteacher.training.student_teacher import StudentTeacher
 from harness.parts import StepParts
 from harness.timing import in_turns, medians, ratio_of_medians
 from result_file import write_result
@@ -74,9 +74,9 @@ def main() -> None:
         "runtime.precision": "bf16" if on_gpu else "fp32",
     }
     work = steps(base, size, compiled=not arguments.skip_compile and "compile" in RuntimeConfig.model_fields)
-    learner = learner_of(base, size)
-    work |= parts_of(learner, size)
-    seconds = in_turns(work, rounds=arguments.rounds, device=learner.runtime.device)
+    student_teacher = learner_of(base, size)
+    work |= parts_of(student_teacher, size)
+    seconds = in_turns(work, rounds=arguments.rounds, device=student_teacher.runtime.device)
     seconds[f"step, {base['runtime.precision']}"] = seconds["step"]
     rows, ratios = [], {}
     for trick in TRICKS:
@@ -126,13 +126,16 @@ def steps(base: dict[str, Any], size: Size, *, compiled: bool) -> Works:
     with patch.object(step_module, "build_detector", nchw_detector):
         learners["step, NCHW"] = learner_of(base, size)
     loaded = as_loaded(made_up_step(size, CLASSES), learners["step"].runtime.device)
-    return {name: lambda learner=learner: learner.train_step(loaded) for name, learner in learners.items()}
+    return {
+        name: lambda student_teacher=student_teacher: student_teacher.train_step(loaded)
+        for name, student_teacher in learners.items()
+    }
 
 
-def learner_of(settings: dict[str, Any], size: Size) -> Learner:
+def learner_of(settings: dict[str, Any], size: Size) -> StudentTeacher:
     """The published recipe with these keys."""
     recipe = load_recipe("coco_standard", [f"{key}={value}" for key, value in settings.items()])
-    return make_learner(recipe, Runtime(recipe.runtime), size, CLASSES)
+    return make_student_teacher(recipe, Runtime(recipe.runtime), size, CLASSES)
 
 
 def nchw_detector(config: DetectorConfig, classes: int) -> nn.Module:
@@ -153,25 +156,25 @@ def nchw_detector(config: DetectorConfig, classes: int) -> nn.Module:
     return detector
 
 
-def parts_of(learner: Learner, size: Size) -> Works:
+def parts_of(student_teacher: StudentTeacher, size: Size) -> Works:
     """Parts of a step, as they are and as they would be without their trick."""
-    loaded = as_loaded(made_up_step(size, CLASSES), learner.runtime.device)
-    batch = with_strong_views(loaded, learner.strong, None, seed=1, device=learner.runtime.device)
-    whole = StepParts(learner, batch)
-    assert batch.unlabeled_strong is not None
-    views = (batch.labeled_weak, batch.labeled_strong, batch.unlabeled_strong)
-    plain = torch.optim.SGD(learner.parameters, lr=0.0, momentum=0.9, foreach=False, fused=False)
-    fused = torch.optim.SGD(learner.parameters, lr=0.0, momentum=0.9, fused=True)
+    loaded = as_loaded(made_up_step(size, CLASSES), student_teacher.runtime.device)
+    batch = with_strong_views(loaded, student_teacher.strong, None, seed=1, device=student_teacher.runtime.device)
+    whole = StepParts(student_teacher, batch)
+    assert batch.unlabeled is not None
+    views = (batch.labeled.weak, batch.labeled.strong, batch.unlabeled.strong)
+    plain = torch.optim.SGD(student_teacher.parameters, lr=0.0, momentum=0.9, foreach=False, fused=False)
+    fused = torch.optim.SGD(student_teacher.parameters, lr=0.0, momentum=0.9, fused=True)
 
     def passes(images: tuple[ImageBatch, ...]) -> None:
         for one in images:
-            output = learner.student(one)
+            output = student_teacher.student(one)
             assert output.quality is not None
-            learner.runtime.backward(output.logits.sum() + output.deltas.sum() + output.quality.sum())
-        learner.optimizer.zero_grad(set_to_none=True)
+            student_teacher.runtime.backward(output.logits.sum() + output.deltas.sum() + output.quality.sum())
+        student_teacher.optimizer.zero_grad(set_to_none=True)
 
     def optimize(optimizer: torch.optim.Optimizer) -> None:
-        for parameter, gradient in zip(learner.parameters, whole.gradients, strict=True):
+        for parameter, gradient in zip(student_teacher.parameters, whole.gradients, strict=True):
             parameter.grad = gradient
         optimizer.step()
 
@@ -180,8 +183,8 @@ def parts_of(learner: Learner, size: Size) -> Works:
         "student, three passes": lambda: passes(views),
         "SGD": lambda: optimize(fused),
         "SGD, loop": lambda: optimize(plain),
-        "EMA": lambda: learner.teacher.update(0.999),
-        "EMA, loop": lambda: _loop_ema(learner.teacher.module, learner.student_module, 0.999),
+        "EMA": lambda: student_teacher.ema.update(0.999),
+        "EMA, loop": lambda: _loop_ema(student_teacher.ema.module, student_teacher.student_module, 0.999),
     }
 
 

@@ -6,45 +6,43 @@ import torch
 from torch import Tensor
 
 from denseteacher.detectors import DenseDetector
-from denseteacher.methods.base import concatenate, split_output
-from denseteacher.methods.mean_teacher import Lesson, MeanTeacher
+from denseteacher.methods.mean_teacher import MeanTeacher, StudentTask
 from denseteacher.ops.assigners import BACKGROUND
 from denseteacher.runs.benchmark import Size, made_up_targets
-from denseteacher.structures import DenseOutput, ImageBatch, LossDict, SemiBatch, Targets
+from denseteacher.structures import DenseOutput, ImageBatch, LossDict, SemiBatch, Targets, cat, chunk, to
 from denseteacher.training.optim import clip_gradients
-from denseteacher.training.student_teacher import Learner
+from denseteacher.training.student_teacher import StudentTeacher
 
 _SURE = 2.0  # logit of a score of 0.88
 
 
 class StepParts:
-    """What a learner does to one batch, part by part. Nothing is learned."""
+    """What a step does to one batch, part by part. Nothing is learned."""
 
-    def __init__(self, learner: Learner, batch: SemiBatch) -> None:
+    def __init__(self, student_teacher: StudentTeacher, batch: SemiBatch) -> None:
         """Makes what the parts begin with.
 
         Args:
-            learner: Whose networks, losses and optimizer they are.
-            batch: Made-up, on the learner's device.
+            student_teacher: Whose networks, losses and optimizer they are.
+            batch: Made-up, on the device of the networks.
         """
-        self.learner, self.batch = learner, batch
-        views = [batch.labeled_weak, batch.labeled_strong]
-        if batch.unlabeled_strong is not None:
-            views.append(batch.unlabeled_strong)
-        self.views = concatenate(*views)
+        self.student_teacher, self.batch = student_teacher, batch
+        labeled, unlabeled = batch
+        self.views = cat(labeled.weak, labeled.strong, *([] if unlabeled is None else [unlabeled.strong]))
         with torch.no_grad():
-            self.output = learner.student(self.views)
-            self.guess = None if batch.unlabeled_weak is None else self._guess(batch.unlabeled_weak)
-        self.gradients = [torch.randn_like(parameter) * 1e-6 for parameter in learner.parameters]
+            self.output = student_teacher.student(self.views)
+            self.teacher_output = None if unlabeled is None else self._teacher_output(unlabeled.weak)
+        self.gradients = [torch.randn_like(parameter) * 1e-6 for parameter in student_teacher.parameters]
 
-    def _guess(self, weak: ImageBatch) -> DenseOutput:
+    def _teacher_output(self, weak: ImageBatch) -> DenseOutput:
         images, _, height, width = weak.pixels.shape
         rng = torch.Generator().manual_seed(1)
-        size = Size(0, images, height, width, max(1, self.batch.targets.mask.shape[1]))
-        targets = made_up_targets(images, size, self.learner.student.num_classes, rng)
-        device = self.learner.runtime.device
-        on_device = type(targets)(*(field.to(device) for field in targets))
-        return with_objects(self.learner.labeler_view(weak), self.learner.student, on_device)
+        size = Size(0, images, height, width, max(1, self.batch.labeled.targets.mask.shape[1]))
+        targets = made_up_targets(images, size, self.student_teacher.student.num_classes, rng)
+        device = self.student_teacher.runtime.device
+        return with_objects(
+            self.student_teacher.pseudo_labeler(weak), self.student_teacher.student, to(targets, device)
+        )
 
     def bare(self) -> None:
         """The networks' passes and nothing else."""
@@ -53,37 +51,46 @@ class StepParts:
 
     def student(self) -> None:
         """Forward and backward over all views that the student is trained on."""
-        output = self.learner.student(self.views)
+        output = self.student_teacher.student(self.views)
         predictions = [output.logits, output.deltas, *([] if output.quality is None else [output.quality])]
-        self.learner.runtime.backward(torch.stack([one.sum() for one in predictions]).sum())
-        self.learner.optimizer.zero_grad(set_to_none=True)
+        self.student_teacher.runtime.backward(torch.stack([one.sum() for one in predictions]).sum())
+        self.student_teacher.optimizer.zero_grad(set_to_none=True)
 
     @torch.no_grad()
     def teacher(self) -> None:
         """Forward over the weak views of the unlabeled images."""
-        if self.batch.unlabeled_weak is not None:
-            self.learner.labeler_view(self.batch.unlabeled_weak)
+        if self.batch.unlabeled is not None:
+            self.student_teacher.pseudo_labeler(self.batch.unlabeled.weak)
 
     def pseudo_label(self) -> None:
         """From the teacher's predictions to what the student is to learn from them."""
-        assert isinstance(self.learner.method, MeanTeacher)
-        self._lesson(self.learner.method)
+        assert isinstance(self.student_teacher.method, MeanTeacher)
+        self._student_task(self.student_teacher.method)
 
     @torch.no_grad()
-    def _lesson(self, method: MeanTeacher) -> Lesson:
-        assert self.guess is not None
-        return method.lesson(self.learner.student, self.guess, self.batch, self.learner.method_state)
+    def _student_task(self, method: MeanTeacher) -> StudentTask:
+        assert self.teacher_output is not None
+        assert self.batch.unlabeled is not None
+        return method.student_task(
+            self.student_teacher.student,
+            self.teacher_output,
+            self.batch.labeled,
+            self.batch.unlabeled,
+            self.student_teacher.method_state,
+        )
 
     def losses(self) -> Callable[[], None]:
-        """All losses of a lesson that has been made, forward and backward to the student's predictions."""
-        method, student = self.learner.method, self.learner.student
-        lesson = self._lesson(method) if isinstance(method, MeanTeacher) and self.guess is not None else None
+        """All losses of a task that has been made, forward and backward to the student's predictions."""
+        method, student = self.student_teacher.method, self.student_teacher.student
+        task = (
+            self._student_task(method) if isinstance(method, MeanTeacher) and self.teacher_output is not None else None
+        )
 
         def run() -> None:
             labeled, unlabeled = self._predictions()
-            losses = student.supervised_losses(labeled, self.batch.targets)
-            if lesson is not None:
-                losses = losses | {f"unsup/{name}": value for name, value in lesson.losses(unlabeled).items()}
+            losses = student.supervised_losses(labeled, self.batch.labeled.targets)
+            if task is not None:
+                losses = losses | {f"unsup/{name}": value for name, value in task.loss(unlabeled).items()}
             torch.autograd.backward(_total(losses))
 
         return run
@@ -93,7 +100,7 @@ class StepParts:
 
         def run() -> None:
             _, unlabeled = self._predictions()
-            torch.autograd.backward(_total(self._lesson(method).losses(unlabeled)))
+            torch.autograd.backward(_total(self._student_task(method).loss(unlabeled)))
 
         return run
 
@@ -106,15 +113,17 @@ class StepParts:
             deltas=output.deltas.detach().requires_grad_(),
             quality=quality,
         )
-        return split_output(leaf, 2 * self.batch.labeled_weak.pixels.shape[0])
+        labeled = 2 * len(self.batch.labeled.weak.sizes)
+        on_labeled, on_unlabeled = chunk(leaf, [labeled, len(leaf.logits) - labeled])
+        return on_labeled, on_unlabeled
 
     def optimize(self) -> None:
         """Clipping and the optimizer's step."""
-        for parameter, gradient in zip(self.learner.parameters, self.gradients, strict=True):
+        for parameter, gradient in zip(self.student_teacher.parameters, self.gradients, strict=True):
             parameter.grad = gradient
-        clip_gradients(self.learner.parameters, self.learner.optim)
-        self.learner.optimizer.step()
-        self.learner.optimizer.zero_grad(set_to_none=True)
+        clip_gradients(self.student_teacher.parameters, self.student_teacher.optim)
+        self.student_teacher.optimizer.step()
+        self.student_teacher.optimizer.zero_grad(set_to_none=True)
 
 
 def _total(losses: LossDict) -> Tensor:

@@ -19,9 +19,9 @@ from denseteacher.data.augment.strong import StrongView
 from denseteacher.data.loading.steps import StepDataset, StepPlan, with_strong_views
 from denseteacher.data.randomness import Draw
 from denseteacher.recipes.schema import Recipe
-from denseteacher.runs.benchmark import Size, made_up_step, make_learner
+from denseteacher.runs.benchmark import Size, made_up_step, make_student_teacher
 from denseteacher.runs.build import stream_settings
-from denseteacher.structures import ImageBatch, SemiBatch, Targets
+from denseteacher.structures import ImageBatch, SemiBatch, Targets, to
 from denseteacher.training.runtime import Runtime
 from harness.data import made_up_files
 from harness.timing import in_turns, medians, ratio_of_medians
@@ -45,7 +45,7 @@ def measure_supervised(recipe: Recipe, size: Size, *, classes: int, rounds: int)
         config = recipe.model_copy(update={"runtime": recipe.runtime.model_copy(update={"precision": precision})})
         runtime = Runtime(config.runtime)
         device = runtime.device
-        work[precision] = _own_step(config, runtime, size, classes, _on(loaded.labeled, device), loaded.targets)
+        work[precision] = _own_step(config, runtime, size, classes, to(loaded.labeled, device), loaded.targets)
     work["torchvision fp32"] = _torchvision_step(loaded.labeled.pixels, loaded.targets, classes, device)
     seconds = in_turns(work, rounds=rounds, device=device)
     ratios = {
@@ -58,14 +58,14 @@ def measure_supervised(recipe: Recipe, size: Size, *, classes: int, rounds: int)
 def _own_step(
     recipe: Recipe, runtime: Runtime, size: Size, classes: int, images: ImageBatch, targets: Targets
 ) -> Callable[[], None]:
-    learner = make_learner(recipe, runtime, size, classes)
-    on_device = Targets(*(field.to(runtime.device) for field in targets))
+    student_teacher = make_student_teacher(recipe, runtime, size, classes)
+    on_device = to(targets, runtime.device)
 
     def run() -> None:
-        losses = learner.student.supervised_losses(learner.student(images), on_device)
+        losses = student_teacher.student.supervised_losses(student_teacher.student(images), on_device)
         runtime.backward(torch.stack(list(losses.values())).sum())
-        learner.optimizer.step()
-        learner.optimizer.zero_grad(set_to_none=True)
+        student_teacher.optimizer.step()
+        student_teacher.optimizer.zero_grad(set_to_none=True)
 
     return run
 
@@ -183,7 +183,3 @@ def _pil_chain(picture: Image.Image) -> Tensor:
         pixels = erasing(pixels)
     rounded: Tensor = v2.functional.to_dtype(pixels, torch.uint8, scale=True)
     return rounded
-
-
-def _on(images: ImageBatch, device: torch.device) -> ImageBatch:
-    return ImageBatch(images.pixels.to(device), images.sizes.to(device))

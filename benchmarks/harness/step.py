@@ -22,10 +22,10 @@ from denseteacher.data.loading.steps import (
 from denseteacher.methods import DenseTeacher, UnbiasedTeacher
 from denseteacher.methods.mean_teacher import MeanTeacher
 from denseteacher.recipes.schema import Recipe
-from denseteacher.runs.benchmark import Size, as_loaded, made_up_step, make_learner
+from denseteacher.runs.benchmark import Size, as_loaded, made_up_step, make_student_teacher
 from denseteacher.runs.build import stream_settings
 from denseteacher.training.runtime import Runtime
-from denseteacher.training.student_teacher import Learner
+from denseteacher.training.student_teacher import StudentTeacher
 from denseteacher.training.throughput import peak_speed
 from harness.data import made_up_files
 from harness.parts import StepParts
@@ -80,28 +80,28 @@ def measure_step(recipe: Recipe, size: Size, *, classes: int, rounds: int) -> St
     runtime = Runtime(recipe.runtime)
     device = runtime.device
     forget_peak_memory(device)
-    learner = make_learner(recipe, runtime, size, classes)
+    student_teacher = make_student_teacher(recipe, runtime, size, classes)
     loaded = as_loaded(made_up_step(size, classes), device)
-    batch = with_strong_views(loaded, learner.strong, None, seed=1, device=device)
+    batch = with_strong_views(loaded, student_teacher.strong, None, seed=1, device=device)
     in_loader = loads_strong_views(device, recipe.runtime.workers)
     if in_loader:
         loaded = loaded._replace(batch=batch)
     for _ in range(2):
-        learner.train_step(loaded)
+        student_teacher.train_step(loaded)
     peak_gib = peak_memory(device)
-    parts = StepParts(learner, batch)
-    work = _work(learner, loaded, parts)
+    parts = StepParts(student_teacher, batch)
+    work = _work(student_teacher, loaded, parts)
     seconds = in_turns(work, rounds=rounds, device=device)
     pair = {name: work[name] for name in ("step", "bare")}
     pair_seconds = in_turns(pair, rounds=rounds, device=device, clock=undisturbed_clock(device))
     ratios = {"step_over_bare": ratio_of_medians(pair_seconds, "step", "bare")}
-    if isinstance(learner.method, DenseTeacher) and parts.guess is not None:
+    if isinstance(student_teacher.method, DenseTeacher) and parts.teacher_output is not None:
         ratios["unlabeled_part_over_pseudo_box"] = ratio_of_medians(seconds, "unlabeled part", "pseudo-box part")
     with FlopCounterMode(display=False) as counter, torch.compiler.set_stance("force_eager"):
         parts.bare()
-    found = medians(seconds) | {"data wait": _data_wait(recipe, learner, size, rounds)}
+    found = medians(seconds) | {"data wait": _data_wait(recipe, student_teacher, size, rounds)}
     if device.type == "cuda":
-        found["step of several"] = _queued_step(learner, loaded)
+        found["step of several"] = _queued_step(student_teacher, loaded)
     step = found.get("step of several", found["step"])
     peak, source = peak_speed(device, runtime.dtype)
     tflop = counter.get_total_flops() / 1e12
@@ -122,22 +122,22 @@ def measure_step(recipe: Recipe, size: Size, *, classes: int, rounds: int) -> St
     )
 
 
-def _work(learner: Learner, loaded: LoadedStep, parts: StepParts) -> dict[str, Callable[[], object]]:
+def _work(student_teacher: StudentTeacher, loaded: LoadedStep, parts: StepParts) -> dict[str, Callable[[], object]]:
     """The step, its bare networks and its parts."""
-    device = learner.runtime.device
+    device = student_teacher.runtime.device
     work: dict[str, Callable[[], object]] = {
-        "step": lambda: learner.train_step(loaded),
+        "step": lambda: student_teacher.train_step(loaded),
         "bare": parts.bare,
-        "strong views": lambda: with_strong_views(loaded, learner.strong, None, seed=1, device=device),
+        "strong views": lambda: with_strong_views(loaded, student_teacher.strong, None, seed=1, device=device),
         "student": parts.student,
         "teacher": parts.teacher,
         "losses": parts.losses(),
         "clip and optimizer": parts.optimize,
-        "EMA": lambda: learner.teacher.update(0.99),
+        "EMA": lambda: student_teacher.ema.update(0.99),
     }
-    if isinstance(learner.method, MeanTeacher) and parts.guess is not None:
+    if isinstance(student_teacher.method, MeanTeacher) and parts.teacher_output is not None:
         work["pseudo-label"] = parts.pseudo_label
-        work |= {"unlabeled part": parts.unlabeled_part(learner.method)}
+        work |= {"unlabeled part": parts.unlabeled_part(student_teacher.method)}
         work |= {"pseudo-box part": parts.unlabeled_part(UnbiasedTeacher(box=True, burn_in=0, ramp=0))}
     return work
 
@@ -148,18 +148,18 @@ def _shares(seconds: dict[str, float], without: Collection[str]) -> dict[str, fl
     return shares | {"rest": 1 - sum(shares.values())}
 
 
-def _queued_step(learner: Learner, loaded: LoadedStep) -> float:
+def _queued_step(student_teacher: StudentTeacher, loaded: LoadedStep) -> float:
     """Seconds of a step among several that a GPU is given without waiting in between, as a run does."""
-    device = learner.runtime.device
+    device = student_teacher.runtime.device
     wait(device)
     start = time.perf_counter()
     for _ in range(_QUEUED_STEPS):
-        learner.train_step(loaded)
+        student_teacher.train_step(loaded)
     wait(device)
     return (time.perf_counter() - start) / _QUEUED_STEPS
 
 
-def _data_wait(recipe: Recipe, learner: Learner, size: Size, steps: int) -> float:
+def _data_wait(recipe: Recipe, student_teacher: StudentTeacher, size: Size, steps: int) -> float:
     """Median seconds that a step waits for its images, which the recipe's loader makes of JPEG files meanwhile."""
     with TemporaryDirectory() as folder:
         images = made_up_files(Path(folder), max(size.labeled, size.unlabeled))
@@ -169,11 +169,11 @@ def _data_wait(recipe: Recipe, learner: Learner, size: Size, steps: int) -> floa
             unlabeled_batch=max(1, size.unlabeled),
             needs_unlabeled=lambda _: size.unlabeled > 0,
         )
-        device = learner.runtime.device
+        device = student_teacher.runtime.device
         dataset = StepDataset(images, images.images, settings)
         loads = loads_strong_views(device, recipe.runtime.workers)
         loader = step_loader(
-            StepsWithStrongViews(dataset, learner.strong, None) if loads else dataset,
+            StepsWithStrongViews(dataset, student_teacher.strong, None) if loads else dataset,
             range(steps + 1),
             workers=recipe.runtime.workers,
             pin_memory=device.type == "cuda",
@@ -182,7 +182,7 @@ def _data_wait(recipe: Recipe, learner: Learner, size: Size, steps: int) -> floa
         for loaded in loader:
             seconds.append(time.perf_counter() - start)
             assert isinstance(loaded, LoadedStep)
-            learner.train_step(loaded)
+            student_teacher.train_step(loaded)
             wait(device)
             start = time.perf_counter()
     return median(seconds[1:])  # the first waits for the workers' start

@@ -1,13 +1,21 @@
-"""The values that travel between the rooms of the package: typed tuples, no logic.
+"""The tensors that travel between the rooms of the package: typed tuples, and four verbs on them.
+
+``to``, ``take``, ``cat`` and ``chunk`` work on any of the tuples and on tuples of them. A field that is None stays
+None; ``anchors``, which all images of a batch share, stay as they are.
 
 Letters used for shapes everywhere: B images, H x W canvas in pixels, N locations (or anchors) over all
 pyramid levels, K classes, G padded ground-truth boxes of an image, D detections of an image. Boxes are
 ``(x1, y1, x2, y2)`` in pixels of the canvas, fp32. Sizes are ``(height, width)``.
 """
 
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from typing import NamedTuple, TypeVar
 
+import torch
 from torch import Tensor
+
+Tree = TypeVar("Tree", bound=NamedTuple)
+"""A named tuple of tensors, None and other such tuples."""
 
 LossDict = dict[str, Tensor]
 """Named scalar tensors."""
@@ -68,38 +76,50 @@ class Detections(NamedTuple):
     """(D,) int64 class indices."""
 
 
-class Provenance(NamedTuple):
-    """What is known of a step's B unlabeled images besides their pixels."""
+METHOD_RANDOM = 16
+"""Uniform random numbers a step and unlabeled image that a method may use."""
 
+
+class LabeledBatch(NamedTuple):
+    """The labeled images of a step.
+
+    A strong view is a photometric change of its weak view: same canvas, same sizes, same boxes.
+    """
+
+    weak: ImageBatch
+    strong: ImageBatch
+    targets: Targets
+    """On both views."""
+
+
+class UnlabeledBatch(NamedTuple):
+    """The B unlabeled images of a step.
+
+    A strong view is a photometric change of its weak view, and may have moved where the run says so.
+    """
+
+    weak: ImageBatch
+    """What the teacher sees."""
+    strong: ImageBatch
+    """What the student sees."""
     positions: Tensor
     """(B,) int64 places in the list of unlabeled images."""
     to_weak: Tensor
     """(B, 3, 3) fp32: homogeneous pixel coordinates of the image file to those of the weak view."""
     to_strong: Tensor | None
     """(B, 3, 3) fp32: those of the weak view to those of the strong one; None where they are the same."""
-    numbers: Tensor
-    """(B, ``METHOD_NUMBERS``) uniform in [0, 1), on the host: all that a method decides by chance comes from them."""
-    hidden: Targets | None
+    random: Tensor
+    """(B, ``METHOD_RANDOM``) uniform in [0, 1), on the host: all that a method decides by chance comes from them."""
+    hidden_targets: Targets | None
     """Labels that the images have after all, on the weak view; only in analyses that ask for them."""
 
 
-METHOD_NUMBERS = 16
-"""Uniform numbers a step and unlabeled image that a method may use."""
-
-
 class SemiBatch(NamedTuple):
-    """All views of one step. The unlabeled ones are None while a method does not need them (burn-in).
+    """All views of one step, on one canvas."""
 
-    A strong view is a photometric change of its weak view: same canvas, same sizes, same boxes. Only those of
-    unlabeled images may have moved, where the run says so (``Provenance.to_strong``).
-    """
-
-    labeled_weak: ImageBatch
-    labeled_strong: ImageBatch
-    targets: Targets
-    unlabeled_weak: ImageBatch | None
-    unlabeled_strong: ImageBatch | None
-    provenance: Provenance | None = None
+    labeled: LabeledBatch
+    unlabeled: UnlabeledBatch | None
+    """None while the method does not need them (burn-in)."""
 
 
 MethodState = dict[str, Tensor]
@@ -115,3 +135,67 @@ class MethodOutput(NamedTuple):
     """Detached numbers that are only watched."""
     state: MethodState | None = None
     """What the next step is given; None leaves it as it is."""
+
+
+_SHARED = frozenset({"anchors"})
+"""Fields without a row an image."""
+
+
+def to(tree: Tree, device: torch.device) -> Tree:
+    """All tensors on a device; a copy from pinned memory is not waited for."""
+    return _map(lambda fields: fields[0].to(device, non_blocking=True), tree, shared=True)
+
+
+def take(tree: Tree, rows: Tensor | slice) -> Tree:
+    """Some of the images.
+
+    Args:
+        tree: Of B images.
+        rows: (n,) int64 of the wanted ones, on the tensors' device; or a slice.
+    """
+    return _map(lambda fields: fields[0][rows], tree)
+
+
+def cat(*trees: Tree) -> Tree:
+    """Several batches of one canvas as one, so that a step costs one pass and one all-reduce."""
+    return _map(torch.cat, *trees)
+
+
+def chunk(tree: Tree, parts: int | Sequence[int]) -> list[Tree]:
+    """A batch cut into consecutive ones.
+
+    All are cut in one go: the gradients of single slices would each be a whole tensor of zeros, and their sum.
+
+    Args:
+        tree: Of B images.
+        parts: How many equal ones, or how many images each has.
+    """
+    count = parts if isinstance(parts, int) else len(parts)
+    columns: list[Sequence[object]] = []
+    for name, value in zip(tree._fields, tree, strict=True):
+        if value is None or name in _SHARED:
+            columns.append([value] * count)
+        elif isinstance(value, Tensor):
+            columns.append(value.chunk(parts) if isinstance(parts, int) else torch.split(value, list(parts)))
+        else:
+            columns.append(chunk(value, parts))
+    return [tree._make(fields) for fields in zip(*columns, strict=True)]
+
+
+def _map(change: Callable[[tuple[Tensor, ...]], Tensor], *trees: Tree, shared: bool = False) -> Tree:
+    """Tuples of one form as one of that form, each tensor made from those in its place.
+
+    Args:
+        change: What becomes of them.
+        *trees: The tuples.
+        shared: Change fields of ``_SHARED`` too; else the first tuple's stay.
+    """
+    fields: list[object] = []
+    for name, values in zip(trees[0]._fields, zip(*trees, strict=True), strict=True):
+        if values[0] is None or (name in _SHARED and not shared):
+            fields.append(values[0])
+        elif isinstance(values[0], Tensor):
+            fields.append(change(values))
+        else:
+            fields.append(_map(change, *values, shared=shared))
+    return trees[0]._make(fields)

@@ -27,7 +27,7 @@ from denseteacher.runs.build import stream_settings
 from denseteacher.runs.evaluate import read_detections, read_evaluation
 from denseteacher.runs.report import report_run
 from denseteacher.training.metrics_log import read_metrics
-from denseteacher.training.student_teacher import Learner
+from denseteacher.training.student_teacher import StudentTeacher
 from denseteacher.training.trainer import Trainer
 from support import TIMING, assert_same, last_state
 from support.finished_runs import with_detections
@@ -105,8 +105,10 @@ def test_stopped_in_both_halves_it_becomes_the_same(call, whole, coco, unlabeled
         assert not (tmp_path / "run" / "baseline.json").exists()
 
     trained = []
-    original = Learner.train_step
-    monkeypatch.setattr(Learner, "train_step", lambda own, loaded: trained.append(own.step) or original(own, loaded))
+    original = StudentTeacher.train_step
+    monkeypatch.setattr(
+        StudentTeacher, "train_step", lambda own, loaded: trained.append(own.step) or original(own, loaded)
+    )
     report = (tmp_path / "run" / "evaluation.json").stat().st_mtime_ns
     code, out, err = call(*train, "--resume")
     assert code == 0, err

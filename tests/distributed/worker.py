@@ -11,22 +11,22 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 from denseteacher import cli
-from denseteacher.training.student_teacher import Learner
+from denseteacher.training.student_teacher import StudentTeacher
 from denseteacher.training.trainer import Trainer
 
 WATCHED = 4  # a step with unlabeled images, after a checkpoint
 # registered first, so called last
 atexit.register(lambda: print("in a group at exit:", torch.distributed.is_initialized()))
-train_step, fit, save = Learner.train_step, Trainer.fit, Trainer._save
+train_step, fit, save = StudentTeacher.train_step, Trainer.fit, Trainer._save
 
 
-def watched_step(learner, loaded):
-    if learner.step != WATCHED:
-        return train_step(learner, loaded)
+def watched_step(student_teacher, loaded):
+    if student_teacher.step != WATCHED:
+        return train_step(student_teacher, loaded)
     with profile(activities=[ProfilerActivity.CPU], record_shapes=True) as profiler:
-        train_step(learner, loaded)
+        train_step(student_teacher, loaded)
     found = [(event.name, event.input_shapes) for event in profiler.events() if event.name.startswith("gloo:")]
-    if learner.runtime.is_main:
+    if student_teacher.runtime.is_main:
         folder = Path(sys.argv[sys.argv.index("--output") + 1])
         (folder / "collectives.json").write_text(json.dumps(found))
 
@@ -43,6 +43,6 @@ def fatal_save(trainer, name="step"):
         os.kill(os.getpid(), signal.SIGKILL)
 
 
-Learner.train_step, Trainer.fit, Trainer._save = watched_step, told_fit, fatal_save
+StudentTeacher.train_step, Trainer.fit, Trainer._save = watched_step, told_fit, fatal_save
 if __name__ == "__main__":
     cli.main()

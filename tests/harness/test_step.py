@@ -8,7 +8,7 @@ import torch
 from conftest import TINY
 from denseteacher.detectors import build_detector
 from denseteacher.recipes.schema import load_recipe
-from denseteacher.runs.benchmark import Size, made_up_step, made_up_targets, make_learner
+from denseteacher.runs.benchmark import Size, made_up_step, made_up_targets, make_student_teacher
 from denseteacher.training.runtime import Runtime
 from denseteacher.training.throughput import pass_flops
 from harness.data import measure_data
@@ -78,12 +78,14 @@ def test_supervised_steps_have_no_unlabeled_part():
 def test_the_measured_step_has_everything():
     recipe = load_recipe("custom", TINY)
     size = Size(2, 2, 64, 64, 3)
-    learner = make_learner(recipe, Runtime(recipe.runtime), size, 4)
-    before = [value.clone() for value in learner.teacher.module.parameters()]
-    learner.train_step(made_up_step(size, 4))
-    assert {"sup/cls", "unsup/cls", "unsup/box", "unsup/quality"} <= learner.values.keys()
-    assert learner.values["unsup/cls"] > 0
-    assert any(not torch.equal(old, new) for old, new in zip(before, learner.teacher.module.parameters(), strict=True))
+    student_teacher = make_student_teacher(recipe, Runtime(recipe.runtime), size, 4)
+    before = [value.clone() for value in student_teacher.ema.module.parameters()]
+    student_teacher.train_step(made_up_step(size, 4))
+    assert {"sup/cls", "unsup/cls", "unsup/box", "unsup/quality"} <= student_teacher.values.keys()
+    assert student_teacher.values["unsup/cls"] > 0
+    assert any(
+        not torch.equal(old, new) for old, new in zip(before, student_teacher.ema.module.parameters(), strict=True)
+    )
 
 
 @pytest.mark.parametrize("boxes", [0, 1, 20])

@@ -145,7 +145,7 @@ def test_a_moved_view_reaches_the_method_with_its_matrix_in_every_part(coco, tin
     from denseteacher.data.loading.steps import StepDataset, with_strong_views
     from denseteacher.data.open import open_data
     from denseteacher.runs.build import stream_settings
-    from denseteacher.training.accumulation import split_batch
+    from denseteacher.structures import chunk
 
     overrides = ["data.split=seeded", "data.count=6", "data.hidden_labels=true", "method.burn_in=2", "method.ramp=0"]
     recipe = load_recipe("custom", [*tiny, *overrides, f"data.labeled={coco}"])
@@ -155,20 +155,20 @@ def test_a_moved_view_reaches_the_method_with_its_matrix_in_every_part(coco, tin
     strong, device = recipe.augment.strong, torch.device("cpu")
     still = with_strong_views(loaded, strong, None, seed=1, device=device)
     moved = with_strong_views(loaded, strong, AffineView(translation=0), seed=1, device=device)
-    assert still.provenance.to_strong is None
-    assert not torch.equal(moved.unlabeled_strong.pixels, still.unlabeled_strong.pixels)
-    assert torch.equal(moved.labeled_strong.pixels, still.labeled_strong.pixels)
-    positions = moved.provenance.positions.tolist()
+    assert still.unlabeled.to_strong is None
+    assert not torch.equal(moved.unlabeled.strong.pixels, still.unlabeled.strong.pixels)
+    assert torch.equal(moved.labeled.strong.pixels, still.labeled.strong.pixels)
+    positions = moved.unlabeled.positions.tolist()
     for row, position in enumerate(positions):
-        boxes, matrix = data.hidden.boxes[position], moved.provenance.to_weak[row].numpy()
-        assert int(moved.provenance.hidden.mask[row].sum()) == len(boxes)
-        for box, seen in zip(boxes, moved.provenance.hidden.boxes[row].tolist(), strict=False):
+        boxes, matrix = data.hidden.boxes[position], moved.unlabeled.to_weak[row].numpy()
+        assert int(moved.unlabeled.hidden_targets.mask[row].sum()) == len(boxes)
+        for box, seen in zip(boxes, moved.unlabeled.hidden_targets.boxes[row].tolist(), strict=False):
             x1, x2 = sorted((matrix[0, 0] * box[[0, 2]] + matrix[0, 2]).tolist())
             assert seen == pytest.approx([x1, matrix[1, 1] * box[1], x2, matrix[1, 1] * box[3]], abs=1e-3)
-    halves = split_batch(moved, 2)
-    assert [half.provenance.positions.tolist() for half in halves] == [positions[:1], positions[1:]]
-    assert torch.equal(torch.cat([half.provenance.to_strong for half in halves]), moved.provenance.to_strong)
-    assert all(half.provenance.hidden.boxes.shape[0] == 1 for half in halves)
+    halves = chunk(moved, 2)
+    assert [half.unlabeled.positions.tolist() for half in halves] == [positions[:1], positions[1:]]
+    assert torch.equal(torch.cat([half.unlabeled.to_strong for half in halves]), moved.unlabeled.to_strong)
+    assert all(half.unlabeled.hidden_targets.boxes.shape[0] == 1 for half in halves)
 
 
 def test_auto_values_follow_the_data():

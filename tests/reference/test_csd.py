@@ -50,7 +50,7 @@ def test_losses_agree_with_numpy(student, threshold):
     batch = semi_batch(2)
     output = method.losses(student, None, batch, 20)
     with torch.no_grad():
-        images = concatenate(batch.labeled_weak, batch.unlabeled_weak)
+        images = concatenate(batch.labeled.weak, batch.unlabeled.weak)
         plain, mirror = student(images), student(mirror_images(images))
         back = mirror_back(student, mirror, images)
         boxes = student.decode_boxes(plain).double().numpy()

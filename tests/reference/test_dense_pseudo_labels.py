@@ -63,12 +63,14 @@ def test_at_least_one_location_is_selected():
 
 @pytest.mark.parametrize("logit", [-80.0, 80.0])
 def test_teacher_that_says_nothing_or_everything_gives_finite_losses(logit):
-    guess = dense_output(0, batch=2, locations=50, classes=3)
-    guess = guess._replace(logits=torch.full_like(guess.logits, logit))
+    teacher_output = dense_output(0, batch=2, locations=50, classes=3)
+    teacher_output = teacher_output._replace(logits=torch.full_like(teacher_output.logits, logit))
     student = dense_output(1, batch=2, locations=50, classes=3)
     student.logits.requires_grad_()
     method = DenseTeacher(ratio=0.1)
-    losses = method.lesson(Decoder(), guess, semi_batch(unlabeled=len(guess.logits)), None).losses(student)
+    losses = method.student_task(
+        Decoder(), teacher_output, semi_batch(unlabeled=len(teacher_output.logits)), None
+    ).losses(student)
     total = sum(losses.values())
     total.backward()
     assert total.isfinite()
@@ -111,21 +113,25 @@ class Decoder:
 @pytest.mark.parametrize("group", [1, 2, None])
 def test_unlabeled_losses_equal_the_paper(group, weights):
     """Or weigh the region's locations by the teacher's scores, as ``region_weights`` says."""
-    guess = dense_output(5, batch=4, locations=80, classes=6)
+    teacher_output = dense_output(5, batch=4, locations=80, classes=6)
     student = dense_output(6, batch=4, locations=80, classes=6)
     method = DenseTeacher(ratio=0.15, group_size=group, cls_weight=1, region_weights=weights)
-    losses = method.lesson(Decoder(), guess, semi_batch(unlabeled=len(guess.logits)), None).losses(student)
+    losses = method.student_task(
+        Decoder(), teacher_output, semi_batch(unlabeled=len(teacher_output.logits)), None
+    ).losses(student)
 
     size = group or 4
-    targets, selected, normalizer = reference(guess.logits.numpy(), guess.valid.numpy(), 0.15, size, True)
+    targets, selected, normalizer = reference(
+        teacher_output.logits.numpy(), teacher_output.valid.numpy(), 0.15, size, True
+    )
     logits = student.logits.numpy().astype(np.float64)
     entropy = np.logaddexp(0, logits) - logits * targets
     focal = (np.abs(targets - sigmoid64(logits)) ** 2 * entropy).sum((1, 2)).reshape(-1, size).sum(1)
     assert_close_to_scale(losses["cls"], (focal / normalizer).mean())
 
-    boxes = [Decoder().decode_boxes(output).numpy() for output in (student, guess)]
+    boxes = [Decoder().decode_boxes(output).numpy() for output in (student, teacher_output)]
     overlaps = giou_rows(boxes[0].reshape(-1, 4), boxes[1].reshape(-1, 4)).reshape(4, 80)
-    target = sigmoid64(guess.quality.numpy().astype(np.float64))
+    target = sigmoid64(teacher_output.quality.numpy().astype(np.float64))
     quality = student.quality.numpy().astype(np.float64)
     quality_entropy = np.logaddexp(0, quality) - quality * target
     box, quality_mean = [], []

@@ -60,9 +60,9 @@ def test_rare_classes_get_lower_thresholds_and_higher_weights(pair, monkeypatch)
     seen = {}
     find = DynamicThreshold.find
 
-    def watched(self, detector, guess, given, threshold):
+    def watched(self, detector, teacher_output, given, threshold):
         seen["threshold"] = threshold
-        seen["found"] = find(self, detector, guess, given, threshold)
+        seen["found"] = find(self, detector, teacher_output, given, threshold)
         return seen["found"]
 
     monkeypatch.setattr(DynamicThreshold, "find", watched)
@@ -73,9 +73,9 @@ def test_rare_classes_get_lower_thresholds_and_higher_weights(pair, monkeypatch)
     for label in range(3):
         assert (found.scores[found.mask & (found.labels == label)] > 0.3 * share[label] ** 0.2 - 1e-6).all()
 
-    views = torch.cat([batch.labeled_weak.pixels, batch.labeled_strong.pixels, batch.unlabeled_strong.pixels])
-    sizes = torch.cat([batch.labeled_weak.sizes, batch.labeled_strong.sizes, batch.unlabeled_strong.sizes])
-    _, unlabeled = split_output(student(type(batch.labeled_weak)(views, sizes)), 4)
+    views = torch.cat([batch.labeled.weak.pixels, batch.labeled.strong.pixels, batch.unlabeled.strong.pixels])
+    sizes = torch.cat([batch.labeled.weak.sizes, batch.labeled.strong.sizes, batch.unlabeled.strong.sizes])
+    _, unlabeled = split_output(student(type(batch.labeled.weak)(views, sizes)), 4)
     weights = torch.from_numpy((share**-0.6).astype(np.float32))[found.labels]
     expected = student.supervised_losses(unlabeled, found.targets, LossWeights(boxes=weights))
     assert_close_to_scale(output.losses["unsup/cls"], 4 * expected["cls"])

@@ -26,24 +26,29 @@ class Detector:
 
 @pytest.fixture
 def scene():
-    guess = dense_output(1, batch=BATCH, locations=LOCATIONS, classes=CLASSES)
+    teacher_output = dense_output(1, batch=BATCH, locations=LOCATIONS, classes=CLASSES)
     student = dense_output(2, batch=BATCH, locations=LOCATIONS, classes=CLASSES)
     mask = torch.rand((BATCH, LOCATIONS), generator=torch.Generator().manual_seed(3)) < 0.4
     batch = semi_batch(unlabeled=BATCH)
     hidden = random_targets(5, batch=BATCH, boxes=2, classes=CLASSES)
-    return Detector(mask), guess, student, batch._replace(provenance=batch.provenance._replace(hidden=hidden))
+    return (
+        Detector(mask),
+        teacher_output,
+        student,
+        batch._replace(unlabeled=batch.unlabeled._replace(hidden_targets=hidden)),
+    )
 
 
 def _losses(scene, region):
-    detector, guess, student, batch = scene
+    detector, teacher_output, student, batch = scene
     method = DenseTeacher(ratio=0.3, region=region, cls_weight=1, box=True)
-    return method.lesson(detector, guess, batch, None).losses(student)
+    return method.student_task(detector, teacher_output, batch, None).losses(student)
 
 
 @pytest.mark.parametrize("region", ["suppress", "ignore"])
 def test_class_loss_at_hard_negatives(scene, region):
-    detector, guess, student, _ = scene
-    scores = sigmoid64(guess.logits.numpy()).reshape(-1, CLASSES)
+    detector, teacher_output, student, _ = scene
+    scores = sigmoid64(teacher_output.logits.numpy()).reshape(-1, CLASSES)
     logits = student.logits.numpy().astype(np.float64).reshape(-1, CLASSES)
     richness = scores.max(1)
     selected = np.zeros(len(richness), bool)
@@ -62,13 +67,15 @@ def test_class_loss_at_hard_negatives(scene, region):
 
 
 def test_boxes_are_learned_in_the_true_foreground_alone(scene):
-    detector, guess, student, batch = scene
+    detector, teacher_output, student, batch = scene
     losses = _losses(scene, "ignore")
     outside = ~detector.mask
     changed = student._replace(deltas=torch.where(outside[..., None], student.deltas + 50, student.deltas))
-    again = _losses((detector, guess, changed, batch), "ignore")
+    again = _losses((detector, teacher_output, changed, batch), "ignore")
     assert_close_to_scale(again["box"], losses["box"])
-    assert not torch.isclose(_losses((detector, guess, changed, batch), "top")["box"], _losses(scene, "top")["box"])
+    assert not torch.isclose(
+        _losses((detector, teacher_output, changed, batch), "top")["box"], _losses(scene, "top")["box"]
+    )
 
 
 def test_with_everything_foreground_the_strategies_are_one(scene):
@@ -81,7 +88,7 @@ def test_with_everything_foreground_the_strategies_are_one(scene):
 
 
 def test_without_hidden_labels_the_analysis_is_refused(scene):
-    detector, guess, student, batch = scene
-    blind = batch._replace(provenance=batch.provenance._replace(hidden=None))
+    detector, teacher_output, student, batch = scene
+    blind = batch._replace(unlabeled=batch.unlabeled._replace(hidden_targets=None))
     with pytest.raises(ValueError, match="needs the hidden labels"):
-        _losses((detector, guess, student, blind), "suppress")
+        _losses((detector, teacher_output, student, blind), "suppress")

@@ -39,11 +39,11 @@ def _random_output(detector, seed, *, batch, side=64):
 def test_the_guess_is_that_of_images_and_mirror_images(detector):
     batch = semi_batch()
     with torch.no_grad():
-        both = HumbleTeacher().guess(detector, detector, batch)
+        both = HumbleTeacher().teacher_output(detector, detector, batch)
         plain, mirrored = split_output(both, 2)
-        assert_close_to_scale(plain.logits, detector(batch.unlabeled_weak).logits)
-        assert_close_to_scale(mirrored.logits, detector(mirror_images(batch.unlabeled_weak)).logits)
-        assert len(HumbleTeacher(mirror=False).guess(detector, detector, batch).logits) == 2
+        assert_close_to_scale(plain.logits, detector(batch.unlabeled.weak).logits)
+        assert_close_to_scale(mirrored.logits, detector(mirror_images(batch.unlabeled.weak)).logits)
+        assert len(HumbleTeacher(mirror=False).teacher_output(detector, detector, batch).logits) == 2
 
 
 def test_the_ensemble_is_the_mean_where_there_are_two(detector):
@@ -120,15 +120,15 @@ def test_each_other_location_is_as_likely_a_proposal():
 def test_losses_agree_with_numpy(detector, mirror):
     method = HumbleTeacher(ratio=0.2, mirror=mirror, cls_weight=1, box_weight=1, quality_weight=1)
     batch = semi_batch(3)
-    guess = _random_output(detector, 5, batch=4 if mirror else 2)
+    teacher_output = _random_output(detector, 5, batch=4 if mirror else 2)
     student = _random_output(detector, 6, batch=2)
-    lesson = method.lesson(detector, guess, batch, None)
-    losses = lesson.losses(student)
+    student_task = method.student_task(detector, teacher_output, batch, None)
+    losses = student_task.losses(student)
 
-    belief = method.belief(detector, guess, batch.unlabeled_weak)
+    belief = method.belief(detector, teacher_output, batch.unlabeled.weak)
     richness = belief.scores.amax(-1)
-    chosen = balanced_proposals(richness, belief.valid, ratio=0.2, draws=batch.provenance.numbers[:, 0])
-    assert lesson.metrics["pseudo/locations"] == chosen.sum() / 2
+    chosen = balanced_proposals(richness, belief.valid, ratio=0.2, draws=batch.unlabeled.random[:, 0])
+    assert student_task.metrics["pseudo/locations"] == chosen.sum() / 2
     assert len(richness) == 2
     logits, targets = student.logits[chosen].double().numpy(), belief.scores[chosen].double().numpy()
     p = sigmoid64(logits)
@@ -146,13 +146,13 @@ def test_losses_agree_with_numpy(detector, mirror):
 
 def test_nothing_is_learned_elsewhere(detector):
     batch = semi_batch()
-    guess, student = _random_output(detector, 5, batch=4), _random_output(detector, 6, batch=2)
+    teacher_output, student = _random_output(detector, 5, batch=4), _random_output(detector, 6, batch=2)
     method = HumbleTeacher(ratio=0.1)
-    belief = method.belief(detector, guess, batch.unlabeled_weak)
-    chosen = balanced_proposals(belief.scores.amax(-1), belief.valid, ratio=0.1, draws=batch.provenance.numbers[:, 0])
+    belief = method.belief(detector, teacher_output, batch.unlabeled.weak)
+    chosen = balanced_proposals(belief.scores.amax(-1), belief.valid, ratio=0.1, draws=batch.unlabeled.random[:, 0])
     student.logits.requires_grad_()
     student.deltas.requires_grad_()
-    sum(method.lesson(detector, guess, batch, None).losses(student).values()).backward()
+    sum(method.student_task(detector, teacher_output, batch, None).losses(student).values()).backward()
     assert torch.equal(student.logits.grad.any(-1), chosen)
     assert not student.deltas.grad[~chosen].any()
     assert student.deltas.grad[chosen].any()
@@ -160,11 +160,11 @@ def test_nothing_is_learned_elsewhere(detector):
 
 @pytest.mark.parametrize("logit", [-80.0, 80.0])
 def test_a_teacher_that_sees_nothing_or_everything_gives_finite_losses(detector, logit):
-    guess = _random_output(detector, 5, batch=4)
-    guess = guess._replace(logits=torch.full_like(guess.logits, logit))
+    teacher_output = _random_output(detector, 5, batch=4)
+    teacher_output = teacher_output._replace(logits=torch.full_like(teacher_output.logits, logit))
     student = _random_output(detector, 6, batch=2)
     student.logits.requires_grad_()
-    losses = HumbleTeacher(ratio=0.2).lesson(detector, guess, semi_batch(), None).losses(student)
+    losses = HumbleTeacher(ratio=0.2).student_task(detector, teacher_output, semi_batch(), None).losses(student)
     total = sum(losses.values())
     total.backward()
     assert total.isfinite()
@@ -172,10 +172,10 @@ def test_a_teacher_that_sees_nothing_or_everything_gives_finite_losses(detector,
 
 
 def test_a_share_must_be_set(detector):
-    guess = _random_output(detector, 5, batch=4)
+    teacher_output = _random_output(detector, 5, batch=4)
     with pytest.raises(ValueError, match="ratio is still 'auto'"):
-        HumbleTeacher(ratio="auto").lesson(detector, guess, semi_batch(), None)
+        HumbleTeacher(ratio="auto").student_task(detector, teacher_output, semi_batch(), None)
     with pytest.raises(ValueError, match="less than or equal to 1"):
         HumbleTeacher(ratio=1.5)
-    without = HumbleTeacher(ratio=0.2, box=False).lesson(detector, guess, semi_batch(), None)
+    without = HumbleTeacher(ratio=0.2, box=False).student_task(detector, teacher_output, semi_batch(), None)
     assert set(without.losses(_random_output(detector, 6, batch=2))) == {"cls"}

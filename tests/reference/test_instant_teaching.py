@@ -9,7 +9,7 @@ from denseteacher.detectors import FCOS, RetinaNet
 from denseteacher.methods import InstantTeaching, PseudoBoxTeacher
 from denseteacher.pseudo_labels.boxes import PseudoBoxes, pseudo_boxes
 from denseteacher.pseudo_labels.rectify import rectify
-from denseteacher.structures import METHOD_NUMBERS, ImageBatch, Targets
+from denseteacher.structures import METHOD_RANDOM, Targets, take
 from support import image_batch, semi_batch, tensors_of
 from support.closeness import assert_close_to_scale
 
@@ -21,7 +21,7 @@ class Boxes(PseudoBoxTeacher):
 
 
 def numbers(count=2000, seed=0):
-    return torch.from_numpy(np.random.default_rng(seed).random((count, METHOD_NUMBERS), dtype=np.float32))
+    return torch.from_numpy(np.random.default_rng(seed).random((count, METHOD_RANDOM), dtype=np.float32))
 
 
 @pytest.fixture(params=[FCOS, RetinaNet])
@@ -158,8 +158,8 @@ def test_co_rectified_labels_are_what_both_believe(pair):
     batch = semi_batch()
     method = InstantTeaching(threshold=0.4)
     with torch.no_grad():
-        both = method.labels(student, method.guess(student, teacher, batch), batch)
-        swapped = method.labels(student, method.guess(teacher, student, batch), batch)
+        both = method.labels(student, method.teacher_output(student, teacher, batch), batch)
+        swapped = method.labels(student, method.teacher_output(teacher, student, batch), batch)
     assert both.mask.any()
     assert (both.scores[both.mask] > 0.4).all()
     # who comes first decides nothing but between equal scores
@@ -171,10 +171,10 @@ def test_what_the_other_does_not_see_goes(pair):
     batch = semi_batch()
     method = InstantTeaching(threshold=0.5)  # of a single score no more than 0.5 is left
     with torch.no_grad():
-        assert method.labels(student, method.guess(student, student, batch), batch).mask.any()
+        assert method.labels(student, method.teacher_output(student, student, batch), batch).mask.any()
         teacher.head.cls.bias -= 100
         for one, other in ((student, teacher), (teacher, student)):
-            assert not method.labels(student, method.guess(one, other, batch), batch).mask.any()
+            assert not method.labels(student, method.teacher_output(one, other, batch), batch).mask.any()
 
 
 # --- what is mixed ---------------------------------------------------------------------------------------
@@ -210,7 +210,7 @@ def test_decisions_are_functions_of_an_images_own_numbers():
 
 
 def test_a_partner_is_always_there():
-    most = torch.full((4, METHOD_NUMBERS), 1 - 2**-24)
+    most = torch.full((4, METHOD_RANDOM), 1 - 2**-24)
     most[:, :2] = 0
     for partners in (1, 2, 3, 1000, 2**20):
         assert InstantTeaching().pairs(most, partners=partners)[1].partners.tolist() == [partners - 1] * 4
@@ -221,7 +221,7 @@ def mixing_batch(labeled=3, unlabeled=5, seed=0):
     batch = semi_batch(seed, labeled=labeled, unlabeled=unlabeled)
     sizes = [(64, 40), (48, 64), (64, 64)]
     strong = image_batch(9, batch=labeled, height=64, width=64, sizes=sizes[:labeled])
-    return batch._replace(labeled_strong=strong)
+    return batch._replace(labeled=batch.labeled._replace(strong=strong))
 
 
 def some_boxes(images):
@@ -236,22 +236,18 @@ def test_each_image_becomes_what_its_decision_says():
     batch = mixing_batch()
     # no mixing, mixup with the first, mosaic with the last side by side, mosaic on top of another, mixup
     decisions = [[0.5, 0, 0, 0], [0, 0.9, 0.1, 0.3], [0, 0.1, 0.9, 0.5], [0.1, 0, 0.4, 0.2], [0.49, 0.5, 0.4, 1]]
-    chance = torch.full((5, METHOD_NUMBERS), 0.1)
+    chance = torch.full((5, METHOD_RANDOM), 0.1)
     chance[:, :4] = torch.tensor(decisions)
     chance[3, 4] = 0.9
-    batch = batch._replace(provenance=batch.provenance._replace(numbers=chance))
+    batch = batch._replace(unlabeled=batch.unlabeled._replace(random=chance))
     found = some_boxes(5)
-    mixed = InstantTeaching().mix(found, batch)
+    mixed = InstantTeaching().mix(found, *batch)
 
     def single(row):
-        return ImageBatch(*(field[row : row + 1] for field in batch.unlabeled_strong)), Targets(
-            *(field[row : row + 1] for field in found)
-        )
+        return take(batch.unlabeled.strong, slice(row, row + 1)), take(found, slice(row, row + 1))
 
     def partner(row):
-        return ImageBatch(*(field[row : row + 1] for field in batch.labeled_strong)), Targets(
-            *(field[row : row + 1] for field in batch.targets)
-        )
+        return take(batch.labeled.strong, slice(row, row + 1)), take(batch.labeled.targets, slice(row, row + 1))
 
     expected = {
         1: mixup(*single(1), *partner(0), torch.tensor([0.3])),
@@ -262,7 +258,7 @@ def test_each_image_becomes_what_its_decision_says():
     for row, one in expected.items():
         for whole, part in zip(tensors_of(mixed), tensors_of(one), strict=True):
             assert_close_to_scale(whole[row], part[0])
-    assert torch.equal(mixed.images.pixels[0], batch.unlabeled_strong.pixels[0])
+    assert torch.equal(mixed.images.pixels[0], batch.unlabeled.strong.pixels[0])
     assert torch.equal(mixed.targets.boxes[0, :2], found.boxes[0])
     assert mixed.targets.mask[0].tolist() == [True, True, False, False, False]
     assert torch.equal(mixed.weights[0], torch.ones(5))
@@ -273,8 +269,8 @@ def test_without_mixing_the_strong_views_are_shown(pair):
     batch = mixing_batch()
     method = InstantTeaching(burn_in=10, threshold=0.3, mix_probability=0)
     found = some_boxes(5)
-    mixed = method.mix(found, batch)
-    assert torch.equal(mixed.images.pixels, batch.unlabeled_strong.pixels)
+    mixed = method.mix(found, *batch)
+    assert torch.equal(mixed.images.pixels, batch.unlabeled.strong.pixels)
     assert torch.equal(mixed.targets.boxes[:, :2], found.boxes)
     assert not mixed.targets.mask[:, 2:].any()
     assert torch.equal(mixed.weights, torch.ones_like(mixed.weights))
@@ -291,12 +287,14 @@ def test_boxes_move_with_the_strong_view_before_they_are_mixed(pair):
     shift[:, 0, 2] = 10
     method = InstantTeaching(burn_in=10, threshold=0.3, mix_probability=0)
     with torch.no_grad():
-        guess = method.guess(student, teacher, batch)
-        lessons = [
-            method.lesson(student, guess, batch._replace(provenance=batch.provenance._replace(to_strong=matrix)), None)
+        teacher_output = method.teacher_output(student, teacher, batch.unlabeled)
+        tasks = [
+            method.student_task(
+                student, teacher_output, batch.labeled, batch.unlabeled._replace(to_strong=matrix), None
+            )
             for matrix in (None, shift)
         ]
-    still, moved = (lesson.losses.args[1] for lesson in lessons)
+    still, moved = (task.loss.args[1] for task in tasks)
     inside = still.mask & (still.boxes[..., 2] < 50)
     assert inside.any()
     assert_close_to_scale(moved.boxes[inside], still.boxes[inside] + torch.tensor([10.0, 0, 10, 0]))

@@ -166,12 +166,12 @@ def _guess(detector, seed, *, noise=0.02, side=64):
     return DenseOutput(logits, encode(boxes, anchors), quality, anchors, valid)
 
 
-def _student(guess, seed):
+def _student(teacher_output, seed):
     rng = torch.Generator().manual_seed(seed)
-    return guess._replace(
-        logits=torch.randn(guess.logits.shape, generator=rng) - 2,
-        deltas=torch.rand(guess.deltas.shape, generator=rng) * 2,
-        quality=None if guess.quality is None else torch.randn(guess.quality.shape, generator=rng),
+    return teacher_output._replace(
+        logits=torch.randn(teacher_output.logits.shape, generator=rng) - 2,
+        deltas=torch.rand(teacher_output.deltas.shape, generator=rng) * 2,
+        quality=None if teacher_output.quality is None else torch.randn(teacher_output.quality.shape, generator=rng),
     )
 
 
@@ -182,11 +182,11 @@ def _focal(logit, target):
 
 @pytest.mark.parametrize("seed", range(3))
 def test_losses_agree_with_numpy(detector, seed):
-    guess, batch = _guess(detector, seed), semi_batch(seed)
-    student = _student(guess, seed)
-    found = SoftTeacher().find(detector, guess, batch, 0.4)
-    scores, sizes = detector.scores(guess), batch.unlabeled_weak.sizes
-    spread = relative_spread(found, detector.decode_boxes(guess), scores, sizes)
+    teacher_output, batch = _guess(detector, seed), semi_batch(seed)
+    student = _student(teacher_output, seed)
+    found = SoftTeacher().find(detector, teacher_output, batch, 0.4)
+    scores, sizes = detector.scores(teacher_output), batch.unlabeled.weak.sizes
+    spread = relative_spread(found, detector.decode_boxes(teacher_output), scores, sizes)
     score_limit, spread_limit = (float(values[found.mask].quantile(0.45)) for values in (found.scores, spread))
     sure, reliable = found.scores > score_limit, spread < spread_limit
     assert 0 < sure.sum() < found.mask.sum()
@@ -196,13 +196,13 @@ def test_losses_agree_with_numpy(detector, seed):
     method = SoftTeacher(
         threshold=score_limit, candidate_threshold=0.4, box_spread=spread_limit, cls_weight=1, box_weight=1
     )
-    lesson = method.lesson(detector, guess, batch, None)
-    losses = lesson.losses(student)
-    assert lesson.metrics["pseudo/boxes"] == sure.sum() / 2
-    assert lesson.metrics["pseudo/reliable_boxes"] == reliable.sum() / 2
+    student_task = method.student_task(detector, teacher_output, batch, None)
+    losses = student_task.losses(student)
+    assert student_task.metrics["pseudo/boxes"] == sure.sum() / 2
+    assert student_task.metrics["pseudo/reliable_boxes"] == reliable.sum() / 2
 
-    labels, *_ = detector.assign(guess.anchors, found.targets._replace(mask=sure))
-    background = 1 - sigmoid64(guess.logits).max(-1)
+    labels, *_ = detector.assign(teacher_output.anchors, found.targets._replace(mask=sure))
+    background = 1 - sigmoid64(teacher_output.logits).max(-1)
     total, count = 0.0, int((labels >= 0).sum())
     for image, location in np.ndindex(*labels.shape):
         label = int(labels[image, location])
@@ -214,7 +214,7 @@ def test_losses_agree_with_numpy(detector, seed):
     assert count > 0
     assert_close_to_scale(losses["cls"], total / count)
 
-    labels, boxes, _ = detector.assign(guess.anchors, found.targets._replace(mask=reliable))
+    labels, boxes, _ = detector.assign(teacher_output.anchors, found.targets._replace(mask=reliable))
     foreground = labels >= 0
     assert foreground.any()
     overlap = giou_rows(detector.decode_boxes(student)[foreground].numpy(), boxes[foreground].numpy())
@@ -223,18 +223,18 @@ def test_losses_agree_with_numpy(detector, seed):
 
 
 def test_unsure_background_counts_less(detector):
-    guess, batch = _guess(detector, 0), semi_batch()
-    student = _student(guess, 0)
+    teacher_output, batch = _guess(detector, 0), semi_batch()
+    student = _student(teacher_output, 0)
     student.logits.requires_grad_()
-    scores = SoftTeacher().find(detector, guess, batch, 0.4).scores
+    scores = SoftTeacher().find(detector, teacher_output, batch, 0.4).scores
     method = SoftTeacher(threshold=float(scores[:, 0].min()) - 1e-4, candidate_threshold=0.4, cls_weight=1)
-    method.lesson(detector, guess, batch, None).losses(student)["cls"].backward()
+    method.student_task(detector, teacher_output, batch, None).losses(student)["cls"].backward()
     weighted = student.logits.grad.clone()
     student.logits.grad = None
-    targets = method.find(detector, guess, batch, method.threshold).targets
+    targets = method.find(detector, teacher_output, batch, method.threshold).targets
     detector.supervised_losses(student, targets)["cls"].backward()
-    foreground = detector.foreground(guess.anchors, targets)
-    share = (1 - guess.logits.sigmoid().amax(-1)).masked_fill(foreground, 1)
+    foreground = detector.foreground(teacher_output.anchors, targets)
+    share = (1 - teacher_output.logits.sigmoid().amax(-1)).masked_fill(foreground, 1)
     assert_close_to_scale(weighted, student.logits.grad * share[..., None])
     assert foreground.any(1).all()
     assert share[~foreground].min() < 0.1
@@ -242,22 +242,22 @@ def test_unsure_background_counts_less(detector):
 
 
 def test_an_image_without_a_sure_box_teaches_no_class(detector):
-    guess, batch = _guess(detector, 0), semi_batch()
-    guess = guess._replace(logits=guess.logits - torch.tensor([0.0, 20.0])[:, None, None])
-    student = _student(guess, 0)
+    teacher_output, batch = _guess(detector, 0), semi_batch()
+    teacher_output = teacher_output._replace(logits=teacher_output.logits - torch.tensor([0.0, 20.0])[:, None, None])
+    student = _student(teacher_output, 0)
     student.logits.requires_grad_()
-    SoftTeacher().lesson(detector, guess, batch, None).losses(student)["cls"].backward()
+    SoftTeacher().student_task(detector, teacher_output, batch, None).losses(student)["cls"].backward()
     assert student.logits.grad[0].any()
     assert not student.logits.grad[1].any()
 
 
 @pytest.mark.parametrize("shift", [-80.0, 80.0])
 def test_a_teacher_that_sees_nothing_or_everything_gives_finite_losses(detector, shift):
-    guess = _guess(detector, 0)
-    guess = guess._replace(logits=torch.full_like(guess.logits, shift))
-    student = _student(guess, 0)
+    teacher_output = _guess(detector, 0)
+    teacher_output = teacher_output._replace(logits=torch.full_like(teacher_output.logits, shift))
+    student = _student(teacher_output, 0)
     student.logits.requires_grad_()
-    losses = SoftTeacher().lesson(detector, guess, semi_batch(), None).losses(student)
+    losses = SoftTeacher().student_task(detector, teacher_output, semi_batch(), None).losses(student)
     total = sum(losses.values())
     total.backward()
     assert total.isfinite()
@@ -265,7 +265,11 @@ def test_a_teacher_that_sees_nothing_or_everything_gives_finite_losses(detector,
 
 
 def test_without_boxes_there_is_a_class_loss_alone(detector):
-    guess = _guess(detector, 0)
-    losses = SoftTeacher(box=False).lesson(detector, guess, semi_batch(), None).losses(_student(guess, 0))
+    teacher_output = _guess(detector, 0)
+    losses = (
+        SoftTeacher(box=False)
+        .student_task(detector, teacher_output, semi_batch(), None)
+        .losses(_student(teacher_output, 0))
+    )
     assert set(losses) == {"cls"}
     assert not SoftTeacher().moves_labels

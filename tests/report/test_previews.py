@@ -80,8 +80,8 @@ def test_the_first_views_are_those_of_the_first_step(dataset):
         for one, other, (height, width) in zip(shown.pixels, seen.pixels, seen.sizes.tolist(), strict=True):
             # unlabeled images, which a burn-in leaves out, may have made the canvas larger
             assert torch.equal(one[:, :height, :width], other[:, :height, :width])
-    assert views.unlabeled_weak.pixels.shape[0] == 2
-    assert len(first_views(steps, strong, None, most=1).labeled_weak.sizes) == 1
+    assert views.unlabeled.weak.pixels.shape[0] == 2
+    assert len(first_views(steps, strong, None, most=1).labeled.weak.sizes) == 1
 
 
 @pytest.mark.parametrize(
@@ -96,7 +96,7 @@ def test_every_method_can_be_shown(dataset, tiny, name):
     views = first_views(steps, recipe.augment.strong, None)
     told = unlabeled_examples(method, detector, views, torch.device("cpu"))
     assert len(told) == 2
-    for one, (height, width) in zip(told, views.unlabeled_weak.sizes.tolist(), strict=True):
+    for one, (height, width) in zip(told, views.unlabeled.weak.sizes.tolist(), strict=True):
         assert one.weak.shape == one.strong.shape == (height, width, 3)
         assert one.scores.shape == (height, width)
         assert (one.region is not None) == (name == "dense_teacher")

@@ -5,7 +5,15 @@ import signal
 import numpy as np
 import torch
 
-from denseteacher.structures import METHOD_NUMBERS, DenseOutput, ImageBatch, Provenance, SemiBatch, Targets
+from denseteacher.structures import (
+    METHOD_RANDOM,
+    DenseOutput,
+    ImageBatch,
+    LabeledBatch,
+    SemiBatch,
+    Targets,
+    UnlabeledBatch,
+)
 
 TIMING = {"data_wait", "step_seconds", "images_per_second", "mfu"}
 """Keys of ``metrics.jsonl`` that differ between two runs of the same recipe."""
@@ -64,17 +72,19 @@ def random_targets(seed, *, batch, boxes, classes, extent=96):
 def semi_batch(seed=0, *, labeled=2, unlabeled=2, side=64, classes=3):
     rng = torch.Generator().manual_seed(seed)
     return SemiBatch(
-        image_batch(seed, batch=labeled, height=side, width=side),
-        image_batch(seed + 1, batch=labeled, height=side, width=side),
-        random_targets(seed, batch=labeled, boxes=3, classes=classes, extent=side),
-        image_batch(seed + 2, batch=unlabeled, height=side, width=side),
-        image_batch(seed + 3, batch=unlabeled, height=side, width=side),
-        Provenance(
+        LabeledBatch(
+            image_batch(seed, batch=labeled, height=side, width=side),
+            image_batch(seed + 1, batch=labeled, height=side, width=side),
+            random_targets(seed, batch=labeled, boxes=3, classes=classes, extent=side),
+        ),
+        UnlabeledBatch(
+            weak=image_batch(seed + 2, batch=unlabeled, height=side, width=side),
+            strong=image_batch(seed + 3, batch=unlabeled, height=side, width=side),
             positions=torch.randperm(20, generator=rng)[:unlabeled],
             to_weak=torch.eye(3).repeat(unlabeled, 1, 1),
             to_strong=None,
-            numbers=torch.rand((unlabeled, METHOD_NUMBERS), generator=rng),
-            hidden=random_targets(seed + 4, batch=unlabeled, boxes=3, classes=classes, extent=side),
+            random=torch.rand((unlabeled, METHOD_RANDOM), generator=rng),
+            hidden_targets=random_targets(seed + 4, batch=unlabeled, boxes=3, classes=classes, extent=side),
         ),
     )
 

@@ -74,32 +74,32 @@ def test_resume_is_bitwise_equal(run, monkeypatch, method, options):
 
 @pytest.mark.parametrize("method", METHODS)
 def test_a_step_that_is_skipped_is_not_remembered(run, monkeypatch, method):
-    from denseteacher.training.student_teacher import Learner
+    from denseteacher.training.student_teacher import StudentTeacher
 
-    original, seen = Learner.train_step, {}
+    original, seen = StudentTeacher.train_step, {}
 
-    def poisoned(learner, loaded):
-        before = {name: value.clone() for name, value in learner.method_state.items()}
-        losses = learner.method.losses
-        if learner.step == 5:
+    def poisoned(student_teacher, loaded):
+        before = {name: value.clone() for name, value in student_teacher.method_state.items()}
+        losses = student_teacher.method.losses
+        if student_teacher.step == 5:
 
             class Broken:
                 static_teacher = False
-                needs_unlabeled = learner.method.needs_unlabeled
+                needs_unlabeled = student_teacher.method.needs_unlabeled
 
                 def losses(self, *args):
                     output = losses(*args)
                     seen["offered"] = output.state
                     return output._replace(losses={name: value * torch.nan for name, value in output.losses.items()})
 
-            learner.method, kept = Broken(), learner.method
-            original(learner, loaded)
-            learner.method = kept
-            seen["before"], seen["after"] = before, learner.method_state
+            student_teacher.method, kept = Broken(), student_teacher.method
+            original(student_teacher, loaded)
+            student_teacher.method = kept
+            seen["before"], seen["after"] = before, student_teacher.method_state
         else:
-            original(learner, loaded)
+            original(student_teacher, loaded)
 
-    monkeypatch.setattr(Learner, "train_step", poisoned)
+    monkeypatch.setattr(StudentTeacher, "train_step", poisoned)
     assert run("run", method).step == 8
     assert_same(seen["before"], seen["after"])
     assert any(not torch.equal(value, seen["before"][name]) for name, value in seen["offered"].items())
@@ -162,7 +162,7 @@ def test_other_numbers_paste_other_objects():
     assert isinstance(provenance, Provenance)
     results = []
     for numbers in (provenance.numbers, provenance.numbers, provenance.numbers.flip(1)):
-        changed = batch._replace(provenance=provenance._replace(numbers=numbers))
+        changed = batch._replace(unlabeled=provenance._replace(numbers=numbers))
         assert isinstance(changed, SemiBatch)
         results.append(method.losses(student, teacher, changed, 10, state))
     assert torch.equal(results[0].losses["unsup/cls"], results[1].losses["unsup/cls"])

@@ -11,7 +11,7 @@ from denseteacher.data.augment.strong import StrongView
 from denseteacher.evaluation.evaluator import detect_batch
 from denseteacher.methods import DenseTeacher, MethodConfig
 from denseteacher.recipes.schema import load_recipe
-from denseteacher.runs.benchmark import Size, as_loaded, made_up_step, made_up_targets, make_learner
+from denseteacher.runs.benchmark import Size, as_loaded, made_up_step, made_up_targets, make_student_teacher
 from denseteacher.training.runtime import Runtime
 from support.pretended_cuda import backward, pretended_cuda
 
@@ -43,39 +43,44 @@ WAITS = {
 """Every method, and where the host waits for the device in a step of it."""
 
 
-def waits_of_a_step(method, detector, *overrides, prepare=lambda learner: None, hidden=False):
+def waits_of_a_step(method, detector, *overrides, prepare=lambda student_teacher: None, hidden=False):
     """The learner after two steps, and where the second one waited: what is kept for a canvas is made by the first."""
     recipe = load_recipe(
         "custom",
         [*TINY, f"method.name={method}", f"detector.name={detector}", "runtime.device=cuda", *overrides],
     )
     with pretended_cuda() as gpu:
-        learner = make_learner(recipe, Runtime(recipe.runtime), SIZE, CLASSES)
-        learner.strong = EVERY_CHANGE
-        learner.affine = AffineView() if learner.method.moves_labels else None
-        prepare(learner)
+        student_teacher = make_student_teacher(recipe, Runtime(recipe.runtime), SIZE, CLASSES)
+        student_teacher.strong = EVERY_CHANGE
+        student_teacher.affine = AffineView() if student_teacher.method.moves_labels else None
+        prepare(student_teacher)
         loaded = made_up_step(SIZE, CLASSES)
         if hidden:
             targets = made_up_targets(2, SIZE, CLASSES, torch.Generator().manual_seed(1))
             loaded = loaded._replace(unlabeled=loaded.unlabeled._replace(hidden=targets))
-        loaded = as_loaded(loaded, learner.runtime.device)
-        learner.train_step(loaded)
+        loaded = as_loaded(loaded, student_teacher.runtime.device)
+        student_teacher.train_step(loaded)
         gpu.waits.clear()
         gpu.updated = 0
-        learner.train_step(loaded)
-    assert gpu.updated == len(learner.parameters)
-    return learner, set(gpu.waits)
+        student_teacher.train_step(loaded)
+    assert gpu.updated == len(student_teacher.parameters)
+    return student_teacher, set(gpu.waits)
 
 
 @pytest.mark.parametrize("detector", ["fcos", "retinanet"])
 @pytest.mark.parametrize("method", list(WAITS))
 def test_a_step_is_on_one_device_and_waits_only_where_it_must(method, detector):
     overrides = ["method.mix_probability=1"] if method == "instant_teaching" else []
-    learner, waits = waits_of_a_step(method, detector, "runtime.precision=bf16", *overrides)
+    student_teacher, waits = waits_of_a_step(method, detector, "runtime.precision=bf16", *overrides)
     assert waits == WAITS[method]
-    kept = [*learner.student_module.state_dict().values(), *learner.teacher.module.state_dict().values()]
-    kept += [*learner.method_state.values(), learner.nonfinite, learner.values["loss"], learner.values["gradient_norm"]]
-    kept += [value for state in learner.optimizer.state.values() for value in state.values()]
+    kept = [*student_teacher.student_module.state_dict().values(), *student_teacher.ema.module.state_dict().values()]
+    kept += [
+        *student_teacher.method_state.values(),
+        student_teacher.nonfinite,
+        student_teacher.values["loss"],
+        student_teacher.values["gradient_norm"],
+    ]
+    kept += [value for state in student_teacher.optimizer.state.values() for value in state.values()]
     assert {str(value.device) for value in kept} == {"cuda:0"}
 
 
@@ -86,9 +91,11 @@ def test_every_method_is_among_them():
 def test_other_settings_wait_for_nothing():
     settings = ["optim.name=adamw", "optim.clip_norm=1.0", "optim.clip_value=1.0", "runtime.precision=fp32"]
 
-    def in_parts(learner):
-        learner.accumulate = 2
-        learner.method = learner.method.model_copy(update={"region": "ignore", "count_padding": False, "group_size": 1})
+    def in_parts(student_teacher):
+        student_teacher.accumulate = 2
+        student_teacher.method = student_teacher.method.model_copy(
+            update={"region": "ignore", "count_padding": False, "group_size": 1}
+        )
 
     assert not waits_of_a_step("dense_teacher", "fcos", *settings, prepare=in_parts, hidden=True)[1]
 
@@ -96,30 +103,34 @@ def test_other_settings_wait_for_nothing():
 class OnTheHost(DenseTeacher):
     """Forgets to say where its factor is needed."""
 
-    def lesson(self, detector, guess, batch, state):
-        factors = torch.ones(guess.logits.shape[-1])
-        return super().lesson(detector, guess._replace(logits=guess.logits * factors), batch, state)
+    def student_task(self, detector, teacher_output, batch, state):
+        factors = torch.ones(teacher_output.logits.shape[-1])
+        return super().student_task(
+            detector, teacher_output._replace(logits=teacher_output.logits * factors), batch, state
+        )
 
 
 class Reading(DenseTeacher):
     """Looks at a number."""
 
-    def lesson(self, detector, guess, batch, state):
-        assert float(guess.logits.amax()) < 1e6
-        return super().lesson(detector, guess, batch, state)
+    def student_task(self, detector, teacher_output, batch, state):
+        assert float(teacher_output.logits.amax()) < 1e6
+        return super().student_task(detector, teacher_output, batch, state)
 
 
 class Sending(DenseTeacher):
     """Makes its numbers on the host and has the device wait for them."""
 
-    def lesson(self, detector, guess, batch, state):
-        offsets = torch.zeros(guess.logits.shape[-1]).to(guess.logits.device)
-        return super().lesson(detector, guess._replace(logits=guess.logits + offsets), batch, state)
+    def student_task(self, detector, teacher_output, batch, state):
+        offsets = torch.zeros(teacher_output.logits.shape[-1]).to(teacher_output.logits.device)
+        return super().student_task(
+            detector, teacher_output._replace(logits=teacher_output.logits + offsets), batch, state
+        )
 
 
 def taught_by(kind):
-    def prepare(learner):
-        learner.method = kind(**learner.method.model_dump())
+    def prepare(student_teacher):
+        student_teacher.method = kind(**student_teacher.method.model_dump())
 
     return prepare
 
@@ -155,9 +166,9 @@ def test_the_backward_pass_is_torchs_own():
 def test_detections_come_back_to_the_host(detector):
     recipe = load_recipe("custom", [*TINY, f"detector.name={detector}", "runtime.device=cuda"])
     with pretended_cuda():
-        learner = make_learner(recipe, Runtime(recipe.runtime), SIZE, CLASSES)
+        student_teacher = make_student_teacher(recipe, Runtime(recipe.runtime), SIZE, CLASSES)
         images = made_up_step(SIZE, CLASSES).labeled
-        found = detect_batch(learner.teacher_view, images, [(128, 192)] * 2, learner.runtime.device)
+        found = detect_batch(student_teacher.teacher, images, [(128, 192)] * 2, student_teacher.runtime.device)
     assert len(found) == 2
     assert {field.device.type for detections in found for field in detections} == {"cpu"}
 
@@ -165,7 +176,7 @@ def test_detections_come_back_to_the_host(detector):
 def test_what_was_pretended_is_forgotten():
     waits_of_a_step("humble_teacher", "retinanet")
     recipe = load_recipe("custom", [*TINY, "method.name=humble_teacher", "detector.name=retinanet"])
-    learner = make_learner(recipe, Runtime(recipe.runtime), SIZE, CLASSES)
-    learner.train_step(made_up_step(SIZE, CLASSES))
-    assert learner.values["loss"].isfinite()
+    student_teacher = make_student_teacher(recipe, Runtime(recipe.runtime), SIZE, CLASSES)
+    student_teacher.train_step(made_up_step(SIZE, CLASSES))
+    assert student_teacher.values["loss"].isfinite()
     assert torch.cuda.is_available() is (torch.cuda.device_count() > 0)

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import denseteacher
-from denseteacher.training.student_teacher import Learner
+from denseteacher.training.student_teacher import StudentTeacher
 from support import assert_same, last_state, stop_after
 
 STAC = ["method.name=stac", "method.burn_in=3", "method.ramp=2", "method.threshold=0.01"]
@@ -37,17 +37,17 @@ def same(first, second):
 def history(monkeypatch):
     """Teacher and labeler after each step of the runs that follow, and whether the step had unlabeled images."""
     seen = []
-    original = Learner.train_step
+    original = StudentTeacher.train_step
 
-    def step(learner, loaded):
-        original(learner, loaded)
+    def step(student_teacher, loaded):
+        original(student_teacher, loaded)
         copies = [
             {name: value.clone() for name, value in part.module.state_dict().items()}
-            for part in (learner.teacher, learner.labeler)
+            for part in (student_teacher.teacher, student_teacher.labeler)
         ]
         seen.append((loaded.unlabeled is not None, *copies))
 
-    monkeypatch.setattr(Learner, "train_step", step)
+    monkeypatch.setattr(StudentTeacher, "train_step", step)
     return seen
 
 
@@ -72,21 +72,21 @@ def test_the_labeler_is_the_teacher_until_the_burn_in_ends_and_stays(run, histor
 
 def test_the_labeler_labels(run, monkeypatch):
     asked = []
-    original = Learner.train_step
+    original = StudentTeacher.train_step
 
-    def step(learner, loaded):
-        views = {"teacher": learner.teacher_view, "labeler": learner.labeler_view}
-        modules = {"teacher": learner.teacher.module, "labeler": learner.labeler.module}
+    def step(student_teacher, loaded):
+        views = {"teacher": student_teacher.teacher, "labeler": student_teacher.pseudo_labeler}
+        modules = {"teacher": student_teacher.ema.module, "labeler": student_teacher.labeler.module}
         assert views["teacher"] is not views["labeler"]
         hooks = [
-            module.register_forward_hook(lambda *_, name=name: asked.append((learner.step, name)))
+            module.register_forward_hook(lambda *_, name=name: asked.append((student_teacher.step, name)))
             for name, module in modules.items()
         ]
-        original(learner, loaded)
+        original(student_teacher, loaded)
         for hook in hooks:
             hook.remove()
 
-    monkeypatch.setattr(Learner, "train_step", step)
+    monkeypatch.setattr(StudentTeacher, "train_step", step)
     run("run")
     assert asked == [(step, "labeler") for step in range(BURN_IN + 1, 8)]
 

@@ -9,7 +9,7 @@ from denseteacher.detectors import FCOS, RetinaNet
 from denseteacher.errors import InputError
 from denseteacher.methods import DenseTeacher
 from denseteacher.recipes.schema import load_recipe
-from denseteacher.runs.benchmark import Size, as_loaded, made_up_step, made_up_targets, make_learner
+from denseteacher.runs.benchmark import Size, as_loaded, made_up_step, made_up_targets, make_student_teacher
 from denseteacher.structures import ImageBatch
 from denseteacher.training.runtime import Runtime
 from harness.parts import with_objects
@@ -37,27 +37,27 @@ class NoReading(TorchDispatchMode):
 def test_a_step_reads_nothing_back(method, detector):
     recipe = load_recipe("custom", [*TINY, f"method.name={method}", f"detector.name={detector}"])
     size = SIZE._replace(unlabeled=0) if method == "supervised" else SIZE
-    learner = make_learner(recipe, Runtime(recipe.runtime), size, CLASSES)
+    student_teacher = make_student_teacher(recipe, Runtime(recipe.runtime), size, CLASSES)
     loaded = made_up_step(size, CLASSES)
-    learner.train_step(loaded)  # what is kept for a canvas is made by its first step
+    student_teacher.train_step(loaded)  # what is kept for a canvas is made by its first step
     with NoReading():
-        learner.train_step(loaded)
-    assert learner.values["loss"].isfinite()
+        student_teacher.train_step(loaded)
+    assert student_teacher.values["loss"].isfinite()
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no GPU")
 @pytest.mark.parametrize("method", METHODS)
 def test_a_gpu_is_waited_for_in_no_step(method):
     recipe = load_recipe("custom", [*TINY, f"method.name={method}", "runtime.device=cuda"])
-    learner = make_learner(recipe, Runtime(recipe.runtime), SIZE, CLASSES)
-    loaded = as_loaded(made_up_step(SIZE, CLASSES), learner.runtime.device)
-    learner.train_step(loaded)
+    student_teacher = make_student_teacher(recipe, Runtime(recipe.runtime), SIZE, CLASSES)
+    loaded = as_loaded(made_up_step(SIZE, CLASSES), student_teacher.runtime.device)
+    student_teacher.train_step(loaded)
     torch.cuda.set_sync_debug_mode("error")
     try:
-        learner.train_step(loaded)
+        student_teacher.train_step(loaded)
     finally:
         torch.cuda.set_sync_debug_mode("default")
-    assert learner.values["loss"].isfinite()
+    assert student_teacher.values["loss"].isfinite()
 
 
 @pytest.fixture(params=[FCOS, RetinaNet])
@@ -85,16 +85,16 @@ def test_supervised_losses_are_one_graph(seen):
 
 
 def test_the_dense_lesson_is_one_graph(seen):
-    detector, guess, _ = seen
+    detector, teacher_output, _ = seen
     method = DenseTeacher(ratio=0.1, burn_in=0, ramp=0)
 
-    def unlabeled_losses(guess, output):
-        labels = method.pseudo_labels(guess)
-        return method._losses(detector, guess, labels, None, output)
+    def unlabeled_losses(teacher_output, output):
+        labels = method.pseudo_labels(teacher_output)
+        return method._losses(detector, teacher_output, labels, None, output)
 
-    shifted = guess._replace(logits=guess.logits + 0.3)
-    expected = unlabeled_losses(guess, shifted)
-    found = compiled(unlabeled_losses)(guess, shifted)
+    shifted = teacher_output._replace(logits=teacher_output.logits + 0.3)
+    expected = unlabeled_losses(teacher_output, shifted)
+    found = compiled(unlabeled_losses)(teacher_output, shifted)
     for name, value in expected.items():
         assert_close_to_scale(found[name], value)
 
@@ -124,10 +124,10 @@ def test_a_compiled_run_has_the_losses_of_an_eager_one(monkeypatch):
     values = {}
     for compile_it in ("false", "true"):
         recipe = load_recipe("custom", [*TINY, f"runtime.compile={compile_it}"])
-        learner = make_learner(recipe, Runtime(recipe.runtime), SIZE, CLASSES)
+        student_teacher = make_student_teacher(recipe, Runtime(recipe.runtime), SIZE, CLASSES)
         for _ in range(2):
-            learner.train_step(made_up_step(SIZE, CLASSES))
-        values[compile_it] = {name: float(value) for name, value in learner.values.items()}
+            student_teacher.train_step(made_up_step(SIZE, CLASSES))
+        values[compile_it] = {name: float(value) for name, value in student_teacher.values.items()}
         assert bool(compiled) == (compile_it == "true")
     assert_close_to_scale(values["true"], values["false"])
     networks = [function for function in compiled if getattr(function, "__name__", "") == "_call_impl"]

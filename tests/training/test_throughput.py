@@ -13,7 +13,7 @@ import denseteacher
 from conftest import TINY
 from denseteacher.detectors import build_detector
 from denseteacher.recipes.schema import load_recipe
-from denseteacher.runs.benchmark import Size, made_up_step, make_learner
+from denseteacher.runs.benchmark import Size, made_up_step, make_student_teacher
 from denseteacher.structures import ImageBatch
 from denseteacher.training import throughput
 from denseteacher.training.metrics_log import read_metrics
@@ -62,18 +62,18 @@ def test_passes_are_counted_without_being_computed(name):
 
 def test_mfu_is_what_was_counted_over_what_could_have_been(monkeypatch):
     recipe = load_recipe("custom", TINY)
-    learner = make_learner(recipe, Runtime(recipe.runtime), SIZE, 4)
+    student_teacher = make_student_teacher(recipe, Runtime(recipe.runtime), SIZE, 4)
     loaded = made_up_step(SIZE, 4)
     with FlopCounterMode(display=False) as counter:
-        learner.train_step(loaded)
+        student_teacher.train_step(loaded)
     clock = iter([10.0, 10.5, 20.0, 21.5])
     monkeypatch.setattr(throughput, "time", SimpleNamespace(perf_counter=lambda: next(clock)))
     monkeypatch.setattr(throughput, "peak_speed", lambda *_: (0.5, "test"))
-    rates = Throughput(learner)
+    rates = Throughput(student_teacher)
     for wait in (1.0, 2.0):
         with rates.step(loaded, wait):
-            learner.train_step(loaded)
-        learner.labeler_view(loaded.labeled)  # not a step's: not counted
+            student_teacher.train_step(loaded)
+        student_teacher.pseudo_labeler(loaded.labeled)  # not a step's: not counted
     found = rates.read()
     assert found["data_wait"] == 1.5
     assert found["step_seconds"] == 2.5
@@ -85,11 +85,11 @@ def test_mfu_is_what_was_counted_over_what_could_have_been(monkeypatch):
 
 def test_a_utilization_above_one_is_not_known(monkeypatch):
     recipe = load_recipe("custom", TINY)
-    learner = make_learner(recipe, Runtime(recipe.runtime), SIZE, 4)
+    student_teacher = make_student_teacher(recipe, Runtime(recipe.runtime), SIZE, 4)
     monkeypatch.setattr(throughput, "peak_speed", lambda *_: (1e-9, "measured while other programs had the cores"))
-    rates = Throughput(learner)
+    rates = Throughput(student_teacher)
     with rates.step(made_up_step(SIZE, 4), 0.0):
-        learner.train_step(made_up_step(SIZE, 4))
+        student_teacher.train_step(made_up_step(SIZE, 4))
     assert math.isnan(rates.read()["mfu"])
 
 

@@ -137,24 +137,24 @@ def test_resume_with_another_recipe_names_the_key(run, monkeypatch):
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
 @pytest.mark.parametrize("step", [0, 5])
 def test_a_nonfinite_loss_leaves_the_student_as_it_was(run, monkeypatch, optimizer, step):
-    from denseteacher.training.student_teacher import Learner
+    from denseteacher.training.student_teacher import StudentTeacher
 
-    original, seen = Learner.train_step, {}
+    original, seen = StudentTeacher.train_step, {}
 
     def floats(module):
         return {name: value.clone() for name, value in module.state_dict().items() if value.is_floating_point()}
 
-    def poisoned(learner, loaded):
-        if learner.step != step:
-            return original(learner, loaded)
-        seen["before"], seen["teacher"] = floats(learner.student_module), floats(learner.teacher.module)
-        method, learner.method = learner.method, Broken(learner.method)
-        original(learner, loaded)
-        learner.method = method
-        seen["after"], seen["averaged"] = floats(learner.student_module), floats(learner.teacher.module)
-        assert int(learner.nonfinite) == 1
+    def poisoned(student_teacher, loaded):
+        if student_teacher.step != step:
+            return original(student_teacher, loaded)
+        seen["before"], seen["teacher"] = floats(student_teacher.student_module), floats(student_teacher.ema.module)
+        method, student_teacher.method = student_teacher.method, Broken(student_teacher.method)
+        original(student_teacher, loaded)
+        student_teacher.method = method
+        seen["after"], seen["averaged"] = floats(student_teacher.student_module), floats(student_teacher.ema.module)
+        assert int(student_teacher.nonfinite) == 1
 
-    monkeypatch.setattr(Learner, "train_step", poisoned)
+    monkeypatch.setattr(StudentTeacher, "train_step", poisoned)
     result = run("run", f"optim.name={optimizer}")
     assert result.step == 8
     assert_same(seen["before"], seen["after"])

@@ -18,7 +18,7 @@ from denseteacher.methods import UnbiasedTeacher
 from denseteacher.ops.assigners import Assignment
 from denseteacher.ops.boxes import centers
 from denseteacher.pseudo_labels.boxes import PseudoBoxes, pseudo_boxes
-from denseteacher.structures import DenseOutput, ImageBatch, Targets
+from denseteacher.structures import DenseOutput, ImageBatch, Targets, to
 
 BATCH = 8
 """Images a forward. They share one selection of the learning region, as those of a training step do."""
@@ -67,14 +67,14 @@ class DetectorOutputs:
         places = range(start, min(start + self._batch_size, len(self)))
         pixels, objects, ignored = zip(*(self._view(place) for place in places), strict=True)
         device = self.predictor.device
-        images = ImageBatch(*(tensor.to(device) for tensor in pad_batch(pixels)))
+        images = to(pad_batch(pixels), device)
         targets = pad_targets(objects, [self.truth.objects.labels[place] for place in places])
         regions = pad_targets(ignored, [self.truth.ignored.labels[place] for place in places])
         return OutputBatch(
             images,
             self.detector(images),
-            Targets(*(tensor.to(device) for tensor in targets)),
-            Targets(*(tensor.to(device) for tensor in regions)),
+            to(targets, device),
+            to(regions, device),
         )
 
     def _view(self, place: int) -> tuple[Tensor, Boxes, Boxes]:

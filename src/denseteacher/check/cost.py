@@ -22,7 +22,7 @@ from denseteacher.recipes.object_scales import middle_scale
 from denseteacher.recipes.resolve import resolve_auto
 from denseteacher.recipes.schema import Recipe, load_recipe
 from denseteacher.recipes.view_sizes import resolve_sizes
-from denseteacher.structures import ImageBatch, SemiBatch, Targets
+from denseteacher.structures import METHOD_RANDOM, ImageBatch, LabeledBatch, SemiBatch, Targets, UnlabeledBatch
 from denseteacher.training.forecast import SMALL_RECIPE, duration
 from denseteacher.training.throughput import pass_flops, step_flops
 
@@ -115,7 +115,16 @@ def _batch(labeled: int, unlabeled: int, canvas: tuple[int, int], boxes: int) ->
         torch.zeros((labeled, boxes), dtype=torch.int64, device=_META),
         torch.zeros((labeled, boxes), dtype=torch.bool, device=_META),
     )
-    return SemiBatch(images(labeled), images(labeled), targets, images(unlabeled), images(unlabeled))
+    others = UnlabeledBatch(
+        images(unlabeled),
+        images(unlabeled),
+        positions=torch.arange(unlabeled, device=_META),
+        to_weak=torch.eye(3, device=_META).repeat(unlabeled, 1, 1),
+        to_strong=None,
+        random=torch.full((unlabeled, METHOD_RANDOM), 0.5),
+        hidden_targets=None,
+    )
+    return SemiBatch(LabeledBatch(images(labeled), images(labeled), targets), others)
 
 
 def _forward_backward(method: Method, student: FCOS | RetinaNet, teacher: FCOS | RetinaNet, batch: SemiBatch) -> None:

@@ -12,7 +12,7 @@ from denseteacher.methods.dynamic_threshold import DynamicThreshold
 from denseteacher.methods.humble_teacher import HumbleTeacher
 from denseteacher.methods.instant_teaching import InstantTeaching
 from denseteacher.methods.ismt import ISMT
-from denseteacher.methods.mean_teacher import Lesson, MeanTeacher, SemiSupervised
+from denseteacher.methods.mean_teacher import MeanTeacher, SemiSupervised, StudentTask
 from denseteacher.methods.pseudo_box import PseudoBoxTeacher, to_strong_view
 from denseteacher.methods.soft_teacher import SoftTeacher
 from denseteacher.methods.stac import STAC
@@ -44,7 +44,6 @@ __all__ = [
     "DynamicThreshold",
     "HumbleTeacher",
     "InstantTeaching",
-    "Lesson",
     "MeanTeacher",
     "Method",
     "MethodConfig",
@@ -52,6 +51,7 @@ __all__ = [
     "SemiSupervised",
     "Shown",
     "SoftTeacher",
+    "StudentTask",
     "Supervised",
     "UnbiasedTeacher",
     "to_strong_view",

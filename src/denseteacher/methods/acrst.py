@@ -5,7 +5,6 @@ from typing import Literal, Self
 
 import torch
 from pydantic import Field, PositiveFloat, model_validator
-from torch import Tensor
 
 from denseteacher.data.augment.copy_paste import (
     NUMBERS_PER_PASTE,
@@ -19,22 +18,24 @@ from denseteacher.data.augment.copy_paste import (
 )
 from denseteacher.data.randomness import to_device
 from denseteacher.detectors.base import DenseDetector
-from denseteacher.methods.base import concatenate, provenance_of, state_or_initial
-from denseteacher.methods.mean_teacher import Lesson
+from denseteacher.methods.base import state_or_initial
+from denseteacher.methods.mean_teacher import StudentTask
 from denseteacher.methods.pseudo_box import PseudoBoxTeacher, to_strong_view
 from denseteacher.pseudo_labels.boxes import PseudoBoxes
 from denseteacher.pseudo_labels.class_statistics import accumulate_mass, even_mass, relative_mass
 from denseteacher.structures import (
-    METHOD_NUMBERS,
+    METHOD_RANDOM,
     DenseOutput,
+    LabeledBatch,
     LossDict,
     LossWeights,
     MethodState,
-    SemiBatch,
     Targets,
+    UnlabeledBatch,
+    cat,
 )
 
-_MOST_PASTES = (METHOD_NUMBERS - 1) // NUMBERS_PER_PASTE
+_MOST_PASTES = (METHOD_RANDOM - 1) // NUMBERS_PER_PASTE
 
 
 class ACRST(PseudoBoxTeacher):
@@ -93,49 +94,54 @@ class ACRST(PseudoBoxTeacher):
         """``mass``: (K,) fp32, even; and an empty bank, see ``pseudo_labels.crops``."""
         return {"mass": even_mass(classes)} | empty_bank(classes, self.crops, self.crop_side)
 
-    def lesson(
-        self, detector: DenseDetector, guess: DenseOutput, batch: SemiBatch, state: MethodState | None
-    ) -> Lesson:
+    def student_task(
+        self,
+        detector: DenseDetector,
+        teacher_output: DenseOutput,
+        labeled: LabeledBatch,
+        unlabeled: UnlabeledBatch,
+        state: MethodState | None,
+    ) -> StudentTask:
         """See ``MeanTeacher``; what is pasted is from the steps before."""
-        state = state_or_initial(self, state, detector, batch)
-        found = self.find(detector, guess, batch, self.threshold)
-        collage = self.paste(batch, to_strong_view(found.targets, batch), state)
-        after = self.remember(batch, found, state)
-        lesson = self.teach(detector, batch, collage.targets, images=collage.images, state=after)
+        state = state_or_initial(self, state, detector, unlabeled)
+        found = self.pseudo_boxes(detector, teacher_output, unlabeled.weak, self.threshold)
+        collage = self.paste(unlabeled, to_strong_view(found.targets, unlabeled), state)
+        after = self.remember(labeled, unlabeled, found, state)
+        task = self.box_task(detector, unlabeled, collage.targets, images=collage.images, state=after)
         pasted = collage.targets.mask[:, found.mask.shape[1] :].sum() / len(found.mask)
         losses = partial(self.selective_losses, detector, collage)
-        return lesson._replace(losses=losses, metrics=lesson.metrics | {"pseudo/pasted": pasted})
+        return task._replace(loss=losses, metrics=task.metrics | {"pseudo/pasted": pasted})
 
-    def paste(self, batch: SemiBatch, targets: Targets, state: MethodState) -> Collage:
+    def paste(self, unlabeled: UnlabeledBatch, targets: Targets, state: MethodState) -> Collage:
         """The strong views with objects of the bank in them, and the boxes of both."""
-        assert batch.unlabeled_strong is not None
-        collage = Collage(batch.unlabeled_strong, targets, torch.zeros_like(targets.mask))
-        numbers = to_device(targets.mask.device, provenance_of(batch).numbers)
-        wanted = (numbers[:, 0] * (self.pastes + 1)).long()
+        collage = Collage(unlabeled.strong, targets, torch.zeros_like(targets.mask))
+        random = to_device(targets.mask.device, unlabeled.random)
+        wanted = (random[:, 0] * (self.pastes + 1)).long()
         odds = relative_mass(state["mass"], least=self.least_share) ** -self.balance
         rule = PasteRule(self.zoom, self.largest_side, self.most_covered)
-        own = torch.split(numbers[:, 1:], NUMBERS_PER_PASTE, dim=1)[: self.pastes]
+        own = torch.split(random[:, 1:], NUMBERS_PER_PASTE, dim=1)[: self.pastes]
         for number, share in enumerate(own):
             crops = draw(state, odds, share[:, :2])
             crops = crops._replace(mask=crops.mask & (wanted > number))
             collage = paste(collage, crops, share[:, 2:], rule)
         return collage
 
-    def remember(self, batch: SemiBatch, found: PseudoBoxes, state: MethodState) -> MethodState:
+    def remember(
+        self, labeled: LabeledBatch, unlabeled: UnlabeledBatch, found: PseudoBoxes, state: MethodState
+    ) -> MethodState:
         """The state with this step's objects: ground truth of the labeled images, and confident pseudo-boxes."""
-        assert batch.unlabeled_weak is not None
         sure = found.targets._replace(mask=found.mask & (found.scores > self.crop_threshold))
-        objects = _together(batch.targets, sure)
-        true = torch.arange(len(objects.mask), device=objects.mask.device) < len(batch.targets.mask)
+        objects = _together(labeled.targets, sure)
+        true = torch.arange(len(objects.mask), device=objects.mask.device) < len(labeled.targets.mask)
         crops = cut_out(
-            concatenate(batch.labeled_weak, batch.unlabeled_weak),
+            cat(labeled.weak, unlabeled.weak),
             objects,
             true[:, None].expand_as(objects.mask),
             classes=len(state["mass"]),
             count=self.crops_per_step,
             side=self.crop_side,
         )
-        everything = _together(batch.targets, found.targets)
+        everything = _together(labeled.targets, found.targets)
         mass = accumulate_mass(state["mass"], everything.labels, everything.mask, memory=self.memory)
         return {"mass": mass} | deposit(state, crops)
 
@@ -151,9 +157,10 @@ class ACRST(PseudoBoxTeacher):
 def _together(first: Targets, second: Targets) -> Targets:
     """The boxes of two batches of images as those of one, padded alike."""
     room = max(first.mask.shape[1], second.mask.shape[1])
-    return Targets(*(torch.cat([_padded(field, room) for field in pair]) for pair in zip(first, second, strict=True)))
+    return cat(_padded(first, room), _padded(second, room))
 
 
-def _padded(field: Tensor, room: int) -> Tensor:
-    """(B, G, ...) with zeros up to ``room`` rows an image."""
-    return torch.cat((field, field.new_zeros(len(field), room - field.shape[1], *field.shape[2:])), dim=1)
+def _padded(targets: Targets, room: int) -> Targets:
+    """Ground truth with zeros up to ``room`` rows an image."""
+    spare = room - targets.mask.shape[1]
+    return Targets(*(torch.cat((rows, rows.new_zeros(len(rows), spare, *rows.shape[2:])), dim=1) for rows in targets))

@@ -3,23 +3,21 @@
 from abc import abstractmethod
 from typing import Annotated, ClassVar, Literal, NamedTuple, Self
 
-import torch
 from pydantic import Field
 from torch import Tensor
 
 from denseteacher.config import Config
 from denseteacher.detectors.base import DenseDetector
 from denseteacher.structures import (
-    METHOD_NUMBERS,
     DenseOutput,
     Detections,
     ImageBatch,
     LossDict,
     MethodOutput,
     MethodState,
-    Provenance,
     SemiBatch,
     Targets,
+    UnlabeledBatch,
 )
 
 PAPER_MULTIPLE = 2.5
@@ -126,8 +124,8 @@ class Method(Config):
         """The method with the share of locations that was measured, where it left it open."""
         return self
 
-    def show(self, detector: DenseDetector, output: DenseOutput, batch: SemiBatch) -> Shown:
-        """What there is to draw of the teacher's output for the unlabeled weak views of a batch."""
+    def show(self, detector: DenseDetector, teacher_output: DenseOutput, weak: ImageBatch) -> Shown:
+        """What there is to draw of the teacher's output for unlabeled weak views."""
         return Shown()
 
     def legend(self) -> str:
@@ -135,62 +133,15 @@ class Method(Config):
         return "The teacher's scores and detections; bright is high."
 
 
-def provenance_of(batch: SemiBatch) -> Provenance:
-    """What is known of the unlabeled images; without it they are the first ones, at their own size."""
-    if batch.provenance is not None:
-        return batch.provenance
-    assert batch.unlabeled_weak is not None
-    sizes = batch.unlabeled_weak.sizes
-    count = len(sizes)
-    return Provenance(
-        positions=torch.arange(count, device=sizes.device),
-        to_weak=torch.eye(3, device=sizes.device).repeat(count, 1, 1),
-        to_strong=None,
-        numbers=torch.full((count, METHOD_NUMBERS), 0.5),
-        hidden=None,
-    )
-
-
 def state_or_initial(
-    method: Method, state: MethodState | None, detector: DenseDetector, batch: SemiBatch
+    method: Method, state: MethodState | None, detector: DenseDetector, unlabeled: UnlabeledBatch
 ) -> MethodState:
     """What a step is given; without it what the method remembers at first of the classes and images that occur."""
     if state is not None:
         return state
-    positions = provenance_of(batch).positions
+    positions = unlabeled.positions
     fresh = method.initial_state(classes=detector.num_classes, unlabeled=int(positions.max()) + 1)
     return {name: value.to(positions.device) for name, value in fresh.items()}
-
-
-def concatenate(*batches: ImageBatch) -> ImageBatch:
-    """Image batches of one canvas as one batch, so that a step costs one pass and one all-reduce."""
-    return ImageBatch(torch.cat([batch.pixels for batch in batches]), torch.cat([batch.sizes for batch in batches]))
-
-
-def split_output(output: DenseOutput, first: int) -> tuple[DenseOutput, DenseOutput]:
-    """The predictions of the first images of a batch, and those of the others."""
-    # cut in one go: the gradients of two slices would be two whole tensors of zeros, and their sum
-    sizes = [first, len(output.logits) - first]
-    one, other = torch.split(output.quality, sizes) if output.quality is not None else (None, None)
-    logits, deltas, valid = (torch.split(field, sizes) for field in (output.logits, output.deltas, output.valid))
-    return (
-        DenseOutput(logits[0], deltas[0], one, output.anchors, valid[0]),
-        DenseOutput(logits[1], deltas[1], other, output.anchors, valid[1]),
-    )
-
-
-def join_outputs(first: DenseOutput, second: DenseOutput) -> DenseOutput:
-    """Predictions on one canvas as those of one batch: what ``split_output`` takes apart."""
-    quality = None
-    if first.quality is not None and second.quality is not None:
-        quality = torch.cat([first.quality, second.quality])
-    return DenseOutput(
-        torch.cat([first.logits, second.logits]),
-        torch.cat([first.deltas, second.deltas]),
-        quality,
-        first.anchors,
-        torch.cat([first.valid, second.valid]),
-    )
 
 
 def weighted(prefix: str, losses: LossDict, weight: float = 1.0) -> LossDict:

@@ -7,14 +7,14 @@ from pydantic import Field
 from torch import Tensor
 
 from denseteacher.detectors.base import DenseDetector
-from denseteacher.methods.base import boxes_per_image, concatenate, split_output, weighted
+from denseteacher.methods.base import boxes_per_image, weighted
 from denseteacher.methods.mean_teacher import SemiSupervised
 from denseteacher.methods.supervised import Supervised
 from denseteacher.ops.boxes import centers
 from denseteacher.ops.distributed import mean_over_processes
 from denseteacher.ops.losses import bernoulli_divergence
 from denseteacher.pseudo_labels.flip_ensemble import mirror_back, mirror_images
-from denseteacher.structures import MethodOutput, MethodState, SemiBatch
+from denseteacher.structures import MethodOutput, MethodState, SemiBatch, cat, chunk
 
 _LEAST_SIDE = 1.0  # pixels; keeps the logarithm of a collapsed box finite
 
@@ -61,14 +61,14 @@ class CSD(SemiSupervised):
     ) -> MethodOutput:
         """See ``Method``: the supervised losses, and ``unsup/cls`` and ``unsup/box`` over all images."""
         ramp = self.unlabeled_weight(step)
-        if ramp == 0 or batch.unlabeled_weak is None:
+        if ramp == 0 or batch.unlabeled is None:
             return Supervised().losses(student, teacher, batch, step)
-        images = concatenate(batch.labeled_weak, batch.unlabeled_weak)
-        output = student(concatenate(batch.labeled_strong, images, mirror_images(images)))
-        labeled = len(batch.labeled_weak.sizes)
-        supervised, _ = split_output(output, 2 * labeled)
-        _, both = split_output(output, labeled)
-        plain, mirror = split_output(both, len(images.sizes))
+        weak, strong, targets = batch.labeled
+        images = cat(weak, batch.unlabeled.weak)
+        output = student(cat(strong, images, mirror_images(images)))
+        labeled, seen = len(weak.sizes), len(images.sizes)
+        supervised, _ = chunk(output, [2 * labeled, 2 * seen - labeled])
+        _, plain, mirror = chunk(output, [labeled, seen, seen])
         mirrored = mirror_back(student, mirror, images)
 
         kept = mirrored.valid & (plain.logits.detach().sigmoid().amax(-1) > self.threshold)
@@ -78,10 +78,10 @@ class CSD(SemiSupervised):
         if self.box:
             difference = box_difference(student.decode_boxes(plain), mirrored.boxes)
             consistency["box"] = (difference * kept).sum() / count
-        losses = weighted("sup", student.supervised_losses(supervised, batch.targets))
+        losses = weighted("sup", student.supervised_losses(supervised, targets))
         losses |= weighted("unsup", consistency, self.weight * ramp)
         metrics = {
-            "labeled/boxes": boxes_per_image(batch.targets),
+            "labeled/boxes": boxes_per_image(targets),
             "consistency/locations": kept.sum() / kept.shape[0],
         }
         return MethodOutput(losses, metrics)

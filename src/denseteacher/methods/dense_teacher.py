@@ -7,11 +7,19 @@ from pydantic import Field
 from torch import Tensor
 
 from denseteacher.detectors.base import DenseDetector
-from denseteacher.methods.base import PAPER_MULTIPLE, PAPER_RATIO, Ratio, Shown, provenance_of
-from denseteacher.methods.mean_teacher import Lesson, MeanTeacher
+from denseteacher.methods.base import PAPER_MULTIPLE, PAPER_RATIO, Ratio, Shown
+from denseteacher.methods.mean_teacher import MeanTeacher, StudentTask
 from denseteacher.ops.losses import giou_loss, quality_focal_loss, quality_loss
 from denseteacher.pseudo_labels.dense import DensePseudoLabels, dense_pseudo_labels
-from denseteacher.structures import DenseOutput, LossDict, MethodState, SemiBatch, Targets
+from denseteacher.structures import (
+    DenseOutput,
+    ImageBatch,
+    LabeledBatch,
+    LossDict,
+    MethodState,
+    Targets,
+    UnlabeledBatch,
+)
 
 
 class DenseTeacher(MeanTeacher):
@@ -86,9 +94,9 @@ class DenseTeacher(MeanTeacher):
         """See ``Method``."""
         return self.model_copy(update={"ratio": ratio}) if self.ratio == "auto" else self
 
-    def show(self, detector: DenseDetector, output: DenseOutput, batch: SemiBatch) -> Shown:
+    def show(self, detector: DenseDetector, teacher_output: DenseOutput, weak: ImageBatch) -> Shown:
         """See ``Method``: the highest score of a dense pseudo-label, all images in one group."""
-        return Shown(region=self.model_copy(update={"group_size": None}).pseudo_labels(output).targets.amax(-1))
+        return Shown(region=self.model_copy(update={"group_size": None}).pseudo_labels(teacher_output).targets.amax(-1))
 
     def legend(self) -> str:
         """See ``Method``."""
@@ -99,41 +107,45 @@ class DenseTeacher(MeanTeacher):
             "slider to see which."
         )
 
-    def pseudo_labels(self, guess: DenseOutput) -> DensePseudoLabels:
+    def pseudo_labels(self, teacher_output: DenseOutput) -> DensePseudoLabels:
         """The teacher's predictions as this method's training targets, hard negatives included."""
         if isinstance(self.ratio, str):
             raise ValueError("ratio is still 'auto': give a share, or train through a recipe, which sets it")
         return dense_pseudo_labels(
-            guess,
+            teacher_output,
             ratio=1.0 if self.region == "all" else self.ratio,
             group_size=self.group_size,
             count_padding=self.count_padding,
         )
 
-    def lesson(
-        self, detector: DenseDetector, guess: DenseOutput, batch: SemiBatch, state: MethodState | None
-    ) -> Lesson:
+    def student_task(
+        self,
+        detector: DenseDetector,
+        teacher_output: DenseOutput,
+        labeled: LabeledBatch,
+        unlabeled: UnlabeledBatch,
+        state: MethodState | None,
+    ) -> StudentTask:
         """See ``MeanTeacher``: ``cls``, ``box`` and ``quality`` against the dense pseudo-labels, mean over groups."""
-        assert batch.unlabeled_strong is not None
-        labels = self.pseudo_labels(guess)
+        labels = self.pseudo_labels(teacher_output)
         ignored = None
         if self.needs_hidden_labels:
-            hidden = provenance_of(batch).hidden
+            hidden = unlabeled.hidden_targets
             if hidden is None:
                 raise ValueError(f"region {self.region!r} needs the hidden labels of the unlabeled images")
-            labels, hard = _without_hard_negatives(labels, detector, guess, hidden)
+            labels, hard = _without_hard_negatives(labels, detector, teacher_output, hidden)
             ignored = hard if self.region == "ignore" else None
         metrics = {
             "pseudo/locations": labels.selected.sum() / labels.selected.shape[0],
             "pseudo/score": labels.normalizer.sum() / labels.selected.sum(),
         }
-        losses = partial(self._losses, detector, guess, labels, ignored)
-        return Lesson(batch.unlabeled_strong, losses, metrics)
+        losses = partial(self._losses, detector, teacher_output, labels, ignored)
+        return StudentTask(unlabeled.strong, losses, metrics)
 
     def _losses(
         self,
         detector: DenseDetector,
-        guess: DenseOutput,
+        teacher_output: DenseOutput,
         labels: DensePseudoLabels,
         ignored: Tensor | None,
         output: DenseOutput,
@@ -144,10 +156,10 @@ class DenseTeacher(MeanTeacher):
         groups = labels.normalizer.shape[0]
         losses: LossDict = {"cls": self.cls_weight * (entropy.view(groups, -1).sum(1) / labels.normalizer).mean()}
         if self.box:
-            error = giou_loss(detector.decode_boxes(output), detector.decode_boxes(guess))
+            error = giou_loss(detector.decode_boxes(output), detector.decode_boxes(teacher_output))
             losses["box"] = self.box_weight * self._mean_over_region(error, labels)
-        if self.quality and output.quality is not None and guess.quality is not None:
-            error = quality_loss(output.quality, guess.quality.sigmoid())
+        if self.quality and output.quality is not None and teacher_output.quality is not None:
+            error = quality_loss(output.quality, teacher_output.quality.sigmoid())
             losses["quality"] = self.quality_weight * self._mean_over_region(error, labels)
         return losses
 
@@ -164,13 +176,13 @@ class DenseTeacher(MeanTeacher):
 
 
 def _without_hard_negatives(
-    labels: DensePseudoLabels, detector: DenseDetector, guess: DenseOutput, hidden: Targets
+    labels: DensePseudoLabels, detector: DenseDetector, teacher_output: DenseOutput, hidden: Targets
 ) -> tuple[DensePseudoLabels, Tensor]:
     """The pseudo-labels in true foreground alone, and the (B, N) selected locations outside of it.
 
     The normalizer stays that of the whole selection, so that the strategies of Table 5 differ in what is
     learned at hard negatives and not in the scale of the loss elsewhere.
     """
-    hard = labels.selected & ~detector.foreground(guess.anchors, hidden)
+    hard = labels.selected & ~detector.foreground(teacher_output.anchors, hidden)
     kept = labels._replace(targets=labels.targets.masked_fill(hard[..., None], 0), selected=labels.selected & ~hard)
     return kept, hard

@@ -6,10 +6,10 @@ from pydantic import Field
 
 from denseteacher.detectors.base import DenseDetector
 from denseteacher.methods.base import state_or_initial
-from denseteacher.methods.mean_teacher import Lesson
+from denseteacher.methods.mean_teacher import StudentTask
 from denseteacher.methods.pseudo_box import PseudoBoxTeacher, to_strong_view
 from denseteacher.pseudo_labels.class_statistics import accumulate_mass, even_mass, relative_mass
-from denseteacher.structures import DenseOutput, LossWeights, MethodState, SemiBatch
+from denseteacher.structures import DenseOutput, LabeledBatch, LossWeights, MethodState, UnlabeledBatch
 
 
 class DynamicThreshold(PseudoBoxTeacher):
@@ -46,16 +46,21 @@ class DynamicThreshold(PseudoBoxTeacher):
         """``mass``: (K,) fp32, even."""
         return {"mass": even_mass(classes)}
 
-    def lesson(
-        self, detector: DenseDetector, guess: DenseOutput, batch: SemiBatch, state: MethodState | None
-    ) -> Lesson:
+    def student_task(
+        self,
+        detector: DenseDetector,
+        teacher_output: DenseOutput,
+        labeled: LabeledBatch,
+        unlabeled: UnlabeledBatch,
+        state: MethodState | None,
+    ) -> StudentTask:
         """See ``MeanTeacher``; thresholds and weights are those of the steps before."""
-        mass = state_or_initial(self, state, detector, batch)["mass"]
+        mass = state_or_initial(self, state, detector, unlabeled)["mass"]
         share = relative_mass(mass, least=self.least_share)
         thresholds = self.threshold * share**self.threshold_power
-        found = self.find(detector, guess, batch, thresholds)
+        found = self.pseudo_boxes(detector, teacher_output, unlabeled.weak, thresholds)
         weights = LossWeights(boxes=(share**-self.weight_power)[found.labels])
         after = {"mass": accumulate_mass(mass, found.labels, found.scores, memory=self.memory)}
-        targets = to_strong_view(found.targets, batch)
-        lesson = self.teach(detector, batch, targets, weights=weights, state=after)
-        return lesson._replace(metrics=lesson.metrics | {"pseudo/threshold": thresholds.mean()})
+        targets = to_strong_view(found.targets, unlabeled)
+        task = self.box_task(detector, unlabeled, targets, weights=weights, state=after)
+        return task._replace(metrics=task.metrics | {"pseudo/threshold": thresholds.mean()})

@@ -8,13 +8,22 @@ from pydantic import Field
 from torch import Tensor
 
 from denseteacher.detectors.base import DenseDetector
-from denseteacher.methods.base import Ratio, concatenate, provenance_of, split_output
-from denseteacher.methods.mean_teacher import Lesson, MeanTeacher
+from denseteacher.methods.base import Ratio
+from denseteacher.methods.mean_teacher import MeanTeacher, StudentTask
 from denseteacher.ops.distributed import mean_over_processes
 from denseteacher.ops.losses import bernoulli_divergence, giou_loss, quality_loss
 from denseteacher.pseudo_labels.flip_ensemble import Belief, belief_of, mirror_ensemble, mirror_images
 from denseteacher.pseudo_labels.proposals import balanced_proposals
-from denseteacher.structures import DenseOutput, ImageBatch, LossDict, MethodState, SemiBatch
+from denseteacher.structures import (
+    DenseOutput,
+    ImageBatch,
+    LabeledBatch,
+    LossDict,
+    MethodState,
+    UnlabeledBatch,
+    cat,
+    chunk,
+)
 
 _LEAST_MEAN_SCORE = 1e-3  # below, a teacher sees nothing at all, and its scores are no divisor
 
@@ -63,34 +72,37 @@ class HumbleTeacher(MeanTeacher):
         """See ``Method``."""
         return self.model_copy(update={"ratio": ratio}) if self.ratio == "auto" else self
 
-    def guess(self, student: DenseDetector, teacher: DenseDetector, batch: SemiBatch) -> DenseOutput:
+    def teacher_output(self, student: DenseDetector, teacher: DenseDetector, unlabeled: UnlabeledBatch) -> DenseOutput:
         """The teacher's predictions on the B weak views and then, with ``mirror``, on their B mirror images."""
-        assert batch.unlabeled_weak is not None
-        weak = batch.unlabeled_weak
-        return teacher(concatenate(weak, mirror_images(weak)) if self.mirror else weak)
+        weak = unlabeled.weak
+        return teacher(cat(weak, mirror_images(weak)) if self.mirror else weak)
 
-    def belief(self, detector: DenseDetector, guess: DenseOutput, images: ImageBatch) -> Belief:
+    def belief(self, detector: DenseDetector, teacher_output: DenseOutput, images: ImageBatch) -> Belief:
         """What the guess says of the images, B of them."""
         if not self.mirror:
-            return belief_of(detector, guess)
-        return mirror_ensemble(detector, *split_output(guess, len(images.sizes)), images)
+            return belief_of(detector, teacher_output)
+        plain, mirrored = chunk(teacher_output, 2)
+        return mirror_ensemble(detector, plain, mirrored, images)
 
-    def lesson(
-        self, detector: DenseDetector, guess: DenseOutput, batch: SemiBatch, state: MethodState | None
-    ) -> Lesson:
-        """See ``MeanTeacher``: ``cls``, ``box`` and ``quality`` at the proposals; the guess is that of ``guess``."""
-        assert batch.unlabeled_weak is not None
-        assert batch.unlabeled_strong is not None
+    def student_task(
+        self,
+        detector: DenseDetector,
+        teacher_output: DenseOutput,
+        labeled: LabeledBatch,
+        unlabeled: UnlabeledBatch,
+        state: MethodState | None,
+    ) -> StudentTask:
+        """See ``MeanTeacher``: ``cls``, ``box`` and ``quality`` at the proposals."""
         if isinstance(self.ratio, str):
             raise ValueError("ratio is still 'auto': give a share, or train through a recipe, which sets it")
-        belief = self.belief(detector, guess, batch.unlabeled_weak)
+        belief = self.belief(detector, teacher_output, unlabeled.weak)
         richness = belief.scores.amax(-1)
-        chosen = balanced_proposals(richness, belief.valid, ratio=self.ratio, draws=provenance_of(batch).numbers[:, 0])
+        chosen = balanced_proposals(richness, belief.valid, ratio=self.ratio, draws=unlabeled.random[:, 0])
         metrics = {
             "pseudo/locations": chosen.sum() / chosen.shape[0],
             "pseudo/score": (richness * chosen).sum() / chosen.sum().clamp(min=1),
         }
-        return Lesson(batch.unlabeled_strong, partial(self._losses, detector, belief, chosen), metrics)
+        return StudentTask(unlabeled.strong, partial(self._losses, detector, belief, chosen), metrics)
 
     def _losses(self, detector: DenseDetector, belief: Belief, chosen: Tensor, output: DenseOutput) -> LossDict:
         weight = belief.scores.amax(-1) * chosen

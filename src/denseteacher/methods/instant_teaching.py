@@ -8,12 +8,23 @@ from torch import Tensor
 from denseteacher.data.augment.mix import Mixed, mixup, mosaic, unmixed, with_rows
 from denseteacher.data.randomness import to_device
 from denseteacher.detectors.base import DenseDetector
-from denseteacher.methods.base import boxes_per_image, join_outputs, provenance_of, split_output
-from denseteacher.methods.mean_teacher import Lesson
+from denseteacher.methods.base import boxes_per_image
+from denseteacher.methods.mean_teacher import StudentTask
 from denseteacher.methods.pseudo_box import PseudoBoxTeacher, to_strong_view
 from denseteacher.pseudo_labels.boxes import PseudoBoxes, fuse
 from denseteacher.pseudo_labels.rectify import rectify
-from denseteacher.structures import DenseOutput, ImageBatch, LossWeights, MethodState, SemiBatch, Targets
+from denseteacher.structures import (
+    DenseOutput,
+    ImageBatch,
+    LabeledBatch,
+    LossWeights,
+    MethodState,
+    Targets,
+    UnlabeledBatch,
+    cat,
+    chunk,
+    take,
+)
 
 
 class Pairs(NamedTuple):
@@ -58,60 +69,66 @@ class InstantTeaching(PseudoBoxTeacher):
     mix_probability: float = Field(0.5, ge=0, le=1)
     """Of mixing a strong view with a labeled image."""
 
-    def guess(self, student: DenseDetector, teacher: DenseDetector, batch: SemiBatch) -> DenseOutput:
+    def teacher_output(self, student: DenseDetector, teacher: DenseDetector, unlabeled: UnlabeledBatch) -> DenseOutput:
         """The student's predictions on the B weak views; with ``co_rectify`` the teacher's on them come after.
 
         The student stays in training mode, as published: a batch norm that is not frozen sees these views too.
         """
-        assert batch.unlabeled_weak is not None
-        own = student(batch.unlabeled_weak)
-        return join_outputs(own, teacher(batch.unlabeled_weak)) if self.co_rectify else own
+        own = student(unlabeled.weak)
+        return cat(own, teacher(unlabeled.weak)) if self.co_rectify else own
 
-    def lesson(
-        self, detector: DenseDetector, guess: DenseOutput, batch: SemiBatch, state: MethodState | None
-    ) -> Lesson:
+    def student_task(
+        self,
+        detector: DenseDetector,
+        teacher_output: DenseOutput,
+        labeled: LabeledBatch,
+        unlabeled: UnlabeledBatch,
+        state: MethodState | None,
+    ) -> StudentTask:
         """See ``MeanTeacher``: the losses on mixed images, against their joint boxes."""
-        found = to_strong_view(self.labels(detector, guess, batch).targets, batch)
-        mixed = self.mix(found, batch)
+        found = to_strong_view(self.labels(detector, teacher_output, unlabeled.weak).targets, unlabeled)
+        mixed = self.mix(found, labeled, unlabeled)
         weights = LossWeights(boxes=mixed.weights)
-        lesson = self.teach(detector, batch, mixed.targets, images=mixed.images, weights=weights)
-        return lesson._replace(metrics={"pseudo/boxes": boxes_per_image(found)})
+        task = self.box_task(detector, unlabeled, mixed.targets, images=mixed.images, weights=weights)
+        return task._replace(metrics={"pseudo/boxes": boxes_per_image(found)})
 
-    def labels(self, detector: DenseDetector, guess: DenseOutput, batch: SemiBatch) -> PseudoBoxes:
+    def labels(self, detector: DenseDetector, teacher_output: DenseOutput, weak: ImageBatch) -> PseudoBoxes:
         """What is believed to be on the weak views."""
         if not self.co_rectify:
-            return self.find(detector, guess, batch, self.threshold)
-        assert batch.unlabeled_weak is not None
-        sizes = batch.unlabeled_weak.sizes
-        own, other = split_output(guess, len(sizes))
+            return self.pseudo_boxes(detector, teacher_output, weak, self.threshold)
+        own, other = chunk(teacher_output, 2)
         rectified = []
         for one, judge in ((own, other), (other, own)):
-            found = self.find(detector, one, batch, self.threshold)
-            new = rectify(found, detector.decode_boxes(judge), detector.scores(judge), sizes)
+            found = self.pseudo_boxes(detector, one, weak, self.threshold)
+            new = rectify(found, detector.decode_boxes(judge), detector.scores(judge), weak.sizes)
             rectified.append(new._replace(mask=new.mask & (new.scores > self.threshold)))
         return fuse(*rectified, classes=detector.num_classes, nms_threshold=self.nms_threshold)
 
-    def mix(self, found: Targets, batch: SemiBatch) -> Mixed:
+    def mix(self, found: Targets, labeled: LabeledBatch, unlabeled: UnlabeledBatch) -> Mixed:
         """The strong views and the boxes on them, some mixed with labeled strong views of the batch."""
-        assert batch.unlabeled_strong is not None
-        strong, labeled = batch.unlabeled_strong, batch.labeled_strong
-        mixed = unmixed(strong, found, room=batch.targets.mask.shape[1])
-        kinds = self.pairs(provenance_of(batch).numbers, partners=len(labeled.sizes))
+        strong = unlabeled.strong
+        mixed = unmixed(strong, found, room=labeled.targets.mask.shape[1])
+        kinds = self.pairs(unlabeled.random, partners=len(labeled.strong.sizes))
         for pairs, tiles in zip(kinds, (False, True), strict=True):
             if len(pairs.rows):
                 rows, partners, share, beside = (to_device(strong.sizes.device, field) for field in pairs)
-                both = (*_at(rows, strong, found), *_at(partners, labeled, batch.targets))
+                both = (
+                    take(strong, rows),
+                    take(found, rows),
+                    take(labeled.strong, partners),
+                    take(labeled.targets, partners),
+                )
                 mixed = with_rows(mixed, rows, mosaic(*both, share, beside) if tiles else mixup(*both, share))
         return mixed
 
-    def pairs(self, numbers: Tensor, *, partners: int) -> tuple[Pairs, Pairs]:
+    def pairs(self, random: Tensor, *, partners: int) -> tuple[Pairs, Pairs]:
         """The images for mixup, and those for a mosaic.
 
         Args:
-            numbers: (B, ``METHOD_NUMBERS``) uniform in [0, 1) on the host. Every decision has its own.
+            random: (B, ``METHOD_RANDOM``) uniform in [0, 1) on the host. Every decision has its own.
             partners: Number of labeled images that there are to choose from.
         """
-        gate, kind, partner, share, direction = numbers[:, :5].unbind(1)
+        gate, kind, partner, share, direction = random[:, :5].unbind(1)
         # a number that close to 1 may be rounded up to the count
         chosen = (partner * partners).long().clamp(max=partners - 1)
         mixed, tiles = gate < self.mix_probability, kind < 0.5
@@ -120,8 +137,3 @@ class InstantTeaching(PseudoBoxTeacher):
             rows = those.nonzero()[:, 0]
             pairs.append(Pairs(rows, chosen[rows], shares[rows], direction[rows] < 0.5))
         return pairs[0], pairs[1]
-
-
-def _at(rows: Tensor, images: ImageBatch, targets: Targets) -> tuple[ImageBatch, Targets]:
-    """Some images and their boxes."""
-    return ImageBatch(*(field[rows] for field in images)), Targets(*(field[rows] for field in targets))

@@ -5,12 +5,12 @@ from typing import Literal
 from pydantic import Field
 
 from denseteacher.detectors.base import DenseDetector
-from denseteacher.methods.base import boxes_per_image, provenance_of, state_or_initial
-from denseteacher.methods.mean_teacher import Lesson
+from denseteacher.methods.base import boxes_per_image, state_or_initial
+from denseteacher.methods.mean_teacher import StudentTask
 from denseteacher.methods.pseudo_box import PseudoBoxTeacher, to_strong_view
 from denseteacher.pseudo_labels.boxes import fuse
 from denseteacher.pseudo_labels.label_memory import empty_memory, memorize, recall
-from denseteacher.structures import DenseOutput, MethodState, SemiBatch
+from denseteacher.structures import DenseOutput, LabeledBatch, MethodState, UnlabeledBatch
 
 
 class ISMT(PseudoBoxTeacher):
@@ -41,27 +41,30 @@ class ISMT(PseudoBoxTeacher):
         """An empty memory, see ``pseudo_labels.memory``."""
         return empty_memory(unlabeled, self.memory_boxes)
 
-    def lesson(
-        self, detector: DenseDetector, guess: DenseOutput, batch: SemiBatch, state: MethodState | None
-    ) -> Lesson:
+    def student_task(
+        self,
+        detector: DenseDetector,
+        teacher_output: DenseOutput,
+        labeled: LabeledBatch,
+        unlabeled: UnlabeledBatch,
+        state: MethodState | None,
+    ) -> StudentTask:
         """See ``MeanTeacher``: the losses against what is found and remembered."""
-        assert batch.unlabeled_weak is not None
-        state = state_or_initial(self, state, detector, batch)
-        seen = provenance_of(batch)
+        state = state_or_initial(self, state, detector, unlabeled)
         remembered = recall(
             state,
-            seen.positions,
-            seen.to_weak,
-            batch.unlabeled_weak.sizes,
+            unlabeled.positions,
+            unlabeled.to_weak,
+            unlabeled.weak.sizes,
             threshold=self.threshold,
             forget=self.forget,
         )
         fused = fuse(
-            self.find(detector, guess, batch, self.threshold),
+            self.pseudo_boxes(detector, teacher_output, unlabeled.weak, self.threshold),
             remembered,
             classes=detector.num_classes,
             nms_threshold=self.nms_threshold,
         )
-        after = memorize(state, seen.positions, seen.to_weak, fused)
-        lesson = self.teach(detector, batch, to_strong_view(fused.targets, batch), state=after)
-        return lesson._replace(metrics=lesson.metrics | {"pseudo/remembered": boxes_per_image(remembered.targets)})
+        after = memorize(state, unlabeled.positions, unlabeled.to_weak, fused)
+        task = self.box_task(detector, unlabeled, to_strong_view(fused.targets, unlabeled), state=after)
+        return task._replace(metrics=task.metrics | {"pseudo/remembered": boxes_per_image(remembered.targets)})

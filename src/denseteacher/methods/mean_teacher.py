@@ -9,15 +9,19 @@ from pydantic import Field, NonNegativeInt
 from torch.autograd.profiler import record_function
 
 from denseteacher.detectors.base import DenseDetector
-from denseteacher.methods.base import PAPER_RATIO, Method, boxes_per_image, concatenate, split_output, weighted
+from denseteacher.methods.base import PAPER_RATIO, Method, boxes_per_image, weighted
 from denseteacher.methods.supervised import Supervised
 from denseteacher.structures import (
     DenseOutput,
     ImageBatch,
+    LabeledBatch,
     LossDict,
     MethodOutput,
     MethodState,
     SemiBatch,
+    UnlabeledBatch,
+    cat,
+    chunk,
 )
 
 
@@ -56,11 +60,11 @@ class SemiSupervised(Method):
         return self.model_copy(update={"burn_in": 0, "ramp": 0}).with_ratio(PAPER_RATIO)
 
 
-class Lesson(NamedTuple):
-    """What the student is shown of unlabeled images, and how its answer is graded."""
+class StudentTask(NamedTuple):
+    """What the student is shown of unlabeled images, and its loss on them."""
 
     images: ImageBatch
-    losses: Callable[[DenseOutput], LossDict]
+    loss: Callable[[DenseOutput], LossDict]
     """From the student's predictions on ``images`` to ``cls``, ``box``, ..., times the method's own weights."""
     metrics: LossDict
     """Detached numbers that are only watched."""
@@ -71,24 +75,29 @@ class Lesson(NamedTuple):
 class MeanTeacher(SemiSupervised):
     """The teacher sees the weak view of the unlabeled images, the student learns from it on the strong view.
 
-    A method is what it makes of the teacher's predictions: its ``lesson``.
+    A method is what it makes of the teacher's predictions: its ``student_task``.
     """
 
-    def guess(self, student: DenseDetector, teacher: DenseDetector, batch: SemiBatch) -> DenseOutput:
-        """What is believed of the unlabeled images: the teacher's predictions on their weak views."""
-        assert batch.unlabeled_weak is not None
-        return teacher(batch.unlabeled_weak)
+    def teacher_output(self, student: DenseDetector, teacher: DenseDetector, unlabeled: UnlabeledBatch) -> DenseOutput:
+        """What is believed of the B unlabeled images: the teacher's predictions on their weak views."""
+        return teacher(unlabeled.weak)
 
     @abstractmethod
-    def lesson(
-        self, detector: DenseDetector, guess: DenseOutput, batch: SemiBatch, state: MethodState | None
-    ) -> Lesson:
-        """Makes training targets of the guess. Called without gradients.
+    def student_task(
+        self,
+        detector: DenseDetector,
+        teacher_output: DenseOutput,
+        labeled: LabeledBatch,
+        unlabeled: UnlabeledBatch,
+        state: MethodState | None,
+    ) -> StudentTask:
+        """Makes training targets of the teacher's output. Called without gradients.
 
         Args:
             detector: For its functions of predictions; no forward.
-            guess: Predictions on the B weak views.
-            batch: All views of the step.
+            teacher_output: What ``teacher_output`` gave.
+            labeled: The labeled images of the step.
+            unlabeled: The B unlabeled ones.
             state: See ``Method.losses``.
         """
 
@@ -102,13 +111,15 @@ class MeanTeacher(SemiSupervised):
     ) -> MethodOutput:
         """See ``Method``: the supervised losses and, under ``unsup/``, those on unlabeled images."""
         weight = self.unlabeled_weight(step)
-        if teacher is None or weight == 0 or batch.unlabeled_weak is None:
+        if teacher is None or weight == 0 or batch.unlabeled is None:
             return Supervised().losses(student, teacher, batch, step)
         with torch.no_grad(), record_function("pseudo-label"):
-            lesson = self.lesson(student, self.guess(student, teacher, batch), batch, state)
-        output = student(concatenate(batch.labeled_weak, batch.labeled_strong, lesson.images))
-        labeled, unlabeled = split_output(output, output.logits.shape[0] - lesson.images.pixels.shape[0])
-        losses: LossDict = weighted("sup", student.supervised_losses(labeled, batch.targets))
-        losses |= weighted("unsup", lesson.losses(unlabeled), weight)
-        metrics = {"labeled/boxes": boxes_per_image(batch.targets)} | lesson.metrics
-        return MethodOutput(losses, metrics, lesson.state)
+            output = self.teacher_output(student, teacher, batch.unlabeled)
+            task = self.student_task(student, output, batch.labeled, batch.unlabeled, state)
+        weak, strong, targets = batch.labeled
+        output = student(cat(weak, strong, task.images))
+        on_labeled, on_unlabeled = chunk(output, [2 * len(weak.sizes), len(task.images.sizes)])
+        losses: LossDict = weighted("sup", student.supervised_losses(on_labeled, targets))
+        losses |= weighted("unsup", task.loss(on_unlabeled), weight)
+        metrics = {"labeled/boxes": boxes_per_image(targets)} | task.metrics
+        return MethodOutput(losses, metrics, task.state)

@@ -7,26 +7,27 @@ from pydantic import Field
 from torch import Tensor
 
 from denseteacher.detectors.base import DenseDetector
-from denseteacher.methods.base import Shown, boxes_per_image, provenance_of
-from denseteacher.methods.mean_teacher import Lesson, MeanTeacher
+from denseteacher.methods.base import Shown, boxes_per_image
+from denseteacher.methods.mean_teacher import MeanTeacher, StudentTask
 from denseteacher.ops.boxes import move_targets
 from denseteacher.pseudo_labels.boxes import PseudoBoxes, pseudo_boxes
 from denseteacher.structures import (
     DenseOutput,
     Detections,
     ImageBatch,
+    LabeledBatch,
     LossDict,
     LossWeights,
     MethodState,
-    SemiBatch,
     Targets,
+    UnlabeledBatch,
 )
 
 
 class PseudoBoxTeacher(MeanTeacher):
     """Threshold, NMS, label assignment, then the detector's own supervised losses.
 
-    Methods of this family differ in which boxes they believe and in how much each counts: in their ``lesson``.
+    Methods of this family differ in which boxes they believe and in how much each counts: in their ``student_task``.
     The boxes follow a strong view that has its own geometry.
     """
 
@@ -43,22 +44,21 @@ class PseudoBoxTeacher(MeanTeacher):
     box: bool = False
     """Learn boxes and their quality too."""
 
-    def find(
-        self, detector: DenseDetector, guess: DenseOutput, batch: SemiBatch, threshold: float | Tensor
+    def pseudo_boxes(
+        self, detector: DenseDetector, teacher_output: DenseOutput, weak: ImageBatch, threshold: float | Tensor
     ) -> PseudoBoxes:
         """Boxes of the weak views that score above a threshold: one number, or (K,) one a class."""
-        assert batch.unlabeled_weak is not None
         return pseudo_boxes(
-            detector.decode_boxes(guess),
-            detector.scores(guess),
-            batch.unlabeled_weak.sizes,
+            detector.decode_boxes(teacher_output),
+            detector.scores(teacher_output),
+            weak.sizes,
             threshold=threshold,
             nms_threshold=self.nms_threshold,
         )
 
-    def show(self, detector: DenseDetector, output: DenseOutput, batch: SemiBatch) -> Shown:
+    def show(self, detector: DenseDetector, teacher_output: DenseOutput, weak: ImageBatch) -> Shown:
         """See ``Method``: what is kept at the threshold of the recipe."""
-        found = self.find(detector, output, batch, self.threshold)
+        found = self.pseudo_boxes(detector, teacher_output, weak, self.threshold)
         kept = [
             Detections(boxes[mask], scores[mask], labels[mask])
             for boxes, labels, mask, scores in zip(*found, strict=True)
@@ -72,37 +72,41 @@ class PseudoBoxTeacher(MeanTeacher):
             "truth. What it doubts, the student never learns of: compare with the scores."
         )
 
-    def lesson(
-        self, detector: DenseDetector, guess: DenseOutput, batch: SemiBatch, state: MethodState | None
-    ) -> Lesson:
-        """See ``MeanTeacher``: ``cls`` against the pseudo-boxes; with ``box`` also ``box`` and ``quality``."""
-        found = self.find(detector, guess, batch, self.threshold)
-        return self.teach(detector, batch, to_strong_view(found.targets, batch))
-
-    def teach(
+    def student_task(
         self,
         detector: DenseDetector,
-        batch: SemiBatch,
+        teacher_output: DenseOutput,
+        labeled: LabeledBatch,
+        unlabeled: UnlabeledBatch,
+        state: MethodState | None,
+    ) -> StudentTask:
+        """See ``MeanTeacher``: ``cls`` against the pseudo-boxes; with ``box`` also ``box`` and ``quality``."""
+        found = self.pseudo_boxes(detector, teacher_output, unlabeled.weak, self.threshold)
+        return self.box_task(detector, unlabeled, to_strong_view(found.targets, unlabeled))
+
+    def box_task(
+        self,
+        detector: DenseDetector,
+        unlabeled: UnlabeledBatch,
         targets: Targets,
         *,
         images: ImageBatch | None = None,
         weights: LossWeights | None = None,
         state: MethodState | None = None,
-    ) -> Lesson:
-        """The lesson of pseudo ground truth.
+    ) -> StudentTask:
+        """What the student learns from pseudo ground truth.
 
         Args:
             detector: For its losses.
-            batch: All views of the step.
+            unlabeled: The unlabeled images of the step.
             targets: On the images that are shown.
             images: What is shown, the strong views if not given.
             weights: Of boxes and background locations.
             state: For the next step.
         """
-        shown = batch.unlabeled_strong if images is None else images
-        assert shown is not None
+        shown = unlabeled.strong if images is None else images
         losses = partial(self.box_losses, detector, targets, weights)
-        return Lesson(shown, losses, {"pseudo/boxes": boxes_per_image(targets)}, state)
+        return StudentTask(shown, losses, {"pseudo/boxes": boxes_per_image(targets)}, state)
 
     def box_losses(
         self, detector: DenseDetector, targets: Targets, weights: LossWeights | None, output: DenseOutput
@@ -113,10 +117,10 @@ class PseudoBoxTeacher(MeanTeacher):
         return {name: value * factors[name] for name, value in learned.items() if name in factors}
 
 
-def to_strong_view(targets: Targets, batch: SemiBatch) -> Targets:
+def to_strong_view(targets: Targets, unlabeled: UnlabeledBatch) -> Targets:
     """Boxes of the weak views as they lie on the strong ones."""
-    matrix = provenance_of(batch).to_strong
+    matrix = unlabeled.to_strong
     if matrix is None:
         return targets
-    assert batch.unlabeled_strong is not None
-    return move_targets(targets, matrix, batch.unlabeled_strong.sizes)
+    assert unlabeled.strong is not None
+    return move_targets(targets, matrix, unlabeled.strong.sizes)

@@ -8,11 +8,19 @@ from torch import Tensor
 
 from denseteacher.detectors.base import DenseDetector
 from denseteacher.methods.base import boxes_per_image
-from denseteacher.methods.mean_teacher import Lesson
+from denseteacher.methods.mean_teacher import StudentTask
 from denseteacher.methods.pseudo_box import PseudoBoxTeacher
 from denseteacher.pseudo_labels.boxes import PseudoBoxes
 from denseteacher.pseudo_labels.reliability import relative_spread
-from denseteacher.structures import DenseOutput, LossDict, LossWeights, MethodState, SemiBatch, Targets
+from denseteacher.structures import (
+    DenseOutput,
+    LabeledBatch,
+    LossDict,
+    LossWeights,
+    MethodState,
+    Targets,
+    UnlabeledBatch,
+)
 
 
 class SoftTeacher(PseudoBoxTeacher):
@@ -53,21 +61,26 @@ class SoftTeacher(PseudoBoxTeacher):
     0.72, and that of as many by score 0.78. Not measured on COCO."""
     box: bool = True
 
-    def lesson(
-        self, detector: DenseDetector, guess: DenseOutput, batch: SemiBatch, state: MethodState | None
-    ) -> Lesson:
+    def student_task(
+        self,
+        detector: DenseDetector,
+        teacher_output: DenseOutput,
+        labeled: LabeledBatch,
+        unlabeled: UnlabeledBatch,
+        state: MethodState | None,
+    ) -> StudentTask:
         """See ``MeanTeacher``: ``cls`` against the sure boxes, ``box`` and ``quality`` against the reliable ones."""
-        assert batch.unlabeled_weak is not None
-        assert batch.unlabeled_strong is not None
-        found = self.find(detector, guess, batch, min(self.threshold, self.candidate_threshold))
+        found = self.pseudo_boxes(
+            detector, teacher_output, unlabeled.weak, min(self.threshold, self.candidate_threshold)
+        )
         spread = relative_spread(
-            found, detector.decode_boxes(guess), detector.scores(guess), batch.unlabeled_weak.sizes
+            found, detector.decode_boxes(teacher_output), detector.scores(teacher_output), unlabeled.weak.sizes
         )
         sure = _only(found, found.scores > self.threshold)
         reliable = _only(found, (found.scores > self.candidate_threshold) & (spread < self.box_spread))
-        background = (1 - guess.logits.sigmoid().amax(-1)) * sure.mask.any(1, keepdim=True)
+        background = (1 - teacher_output.logits.sigmoid().amax(-1)) * sure.mask.any(1, keepdim=True)
         metrics = {"pseudo/boxes": boxes_per_image(sure), "pseudo/reliable_boxes": boxes_per_image(reliable)}
-        return Lesson(batch.unlabeled_strong, partial(self._losses, detector, sure, reliable, background), metrics)
+        return StudentTask(unlabeled.strong, partial(self._losses, detector, sure, reliable, background), metrics)
 
     def _losses(
         self, detector: DenseDetector, sure: Targets, reliable: Targets, background: Tensor, output: DenseOutput

@@ -3,8 +3,8 @@
 from typing import ClassVar, Literal
 
 from denseteacher.detectors.base import DenseDetector
-from denseteacher.methods.base import Method, boxes_per_image, concatenate, weighted
-from denseteacher.structures import MethodOutput, MethodState, SemiBatch
+from denseteacher.methods.base import Method, boxes_per_image, weighted
+from denseteacher.structures import MethodOutput, MethodState, SemiBatch, cat
 
 
 class Supervised(Method):
@@ -27,6 +27,7 @@ class Supervised(Method):
         state: MethodState | None = None,
     ) -> MethodOutput:
         """See ``Method``: ``sup/cls``, ``sup/box`` and ``sup/quality`` over both labeled views."""
-        output = student(concatenate(batch.labeled_weak, batch.labeled_strong))
-        losses = weighted("sup", student.supervised_losses(output, batch.targets))
-        return MethodOutput(losses, {"labeled/boxes": boxes_per_image(batch.targets)})
+        labeled = batch.labeled
+        output = student(cat(labeled.weak, labeled.strong))
+        losses = weighted("sup", student.supervised_losses(output, labeled.targets))
+        return MethodOutput(losses, {"labeled/boxes": boxes_per_image(labeled.targets)})

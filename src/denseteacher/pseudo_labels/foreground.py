@@ -80,9 +80,9 @@ def measure_foreground(
                 seed=seed,
                 draw=Draw.LABELED_WEAK,
                 step=step,
-                slot=slot,
+                sample=sample,
             )
-            for slot, position in enumerate(positions)
+            for sample, position in enumerate(positions)
         ]
         sizes = [(geometry.height, geometry.width) for geometry in geometries]
         canvas = weak.canvas_for(sizes, weak.step_side(seed, step))

@@ -25,7 +25,7 @@ class PageBox(NamedTuple):
     height: float
     text: str
     kind: str
-    """``truth``, ``right``, ``wrong``, ``kept`` (a pseudo-box) or ``guess``, whose truth is not known."""
+    """``truth``, ``right``, ``wrong``, ``kept`` (a pseudo-box) or ``teacher_output``, whose truth is not known."""
     score: float
     """Of the detection, or of the one that found this object (0: none did)."""
     place: tuple[float, float] = (0.0, 0.0)

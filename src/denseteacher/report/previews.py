@@ -56,7 +56,7 @@ def begin_previews(
     except (InputError, OSError) as error:
         warnings.warn(f"there are no previews: {error}", stacklevel=2)
         return None
-    if views.unlabeled_weak is None:
+    if views.unlabeled is None:
         return None
     return partial(teacher_sheet, method=method, views=views, names=names, device=device)
 
@@ -72,18 +72,18 @@ def write_first_views(folder: Path, views: SemiBatch, names: list[str]) -> None:
     Raises:
         OSError: If the disk refuses.
     """
-    hidden = None if views.provenance is None else views.provenance.hidden
-    moved = views.provenance is not None and views.provenance.to_strong is not None
-    sheets = {
-        "labeled_weak": (views.labeled_weak, views.targets),
-        "labeled_strong": (views.labeled_strong, views.targets),
-        "unlabeled_weak": (views.unlabeled_weak, hidden),
-        "unlabeled_strong": (views.unlabeled_strong, None if moved else hidden),
+    labeled, unlabeled = views
+    sheets: dict[str, tuple[ImageBatch, Targets | None]] = {
+        "labeled_weak": (labeled.weak, labeled.targets),
+        "labeled_strong": (labeled.strong, labeled.targets),
     }
+    if unlabeled is not None:
+        moved = unlabeled.to_strong is not None
+        sheets["unlabeled_weak"] = unlabeled.weak, unlabeled.hidden_targets
+        sheets["unlabeled_strong"] = unlabeled.strong, None if moved else unlabeled.hidden_targets
     folder.mkdir(parents=True, exist_ok=True)
     for name, (images, targets) in sheets.items():
-        if images is not None:
-            _sheet(images, targets, names).save(folder / f"{name}.jpg", quality=88)
+        _sheet(images, targets, names).save(folder / f"{name}.jpg", quality=88)
 
 
 def teacher_sheet(

@@ -1,19 +1,18 @@
 """Unlabeled images as examples: what a teacher says of them, and what of it a student is taught."""
 
-from typing import NamedTuple, TypeVar, cast
+from typing import NamedTuple, cast
 
 import torch
-from torch import Tensor
 
 from denseteacher.data.augment.affine import AffineView
 from denseteacher.data.augment.strong import StrongView
 from denseteacher.data.loading.steps import LoadedStep, StepDataset, with_strong_views
 from denseteacher.detectors import DenseDetector
 from denseteacher.methods import Method
-from denseteacher.structures import Detections, ImageBatch, SemiBatch, Targets
+from denseteacher.structures import Detections, ImageBatch, SemiBatch, take, to
 from denseteacher.visualization.heatmap import Heat, Pixels, score_map
 
-_Rows = TypeVar("_Rows", ImageBatch, Targets)
+CPU = torch.device("cpu")
 
 
 class UnlabeledExample(NamedTuple):
@@ -49,7 +48,7 @@ def first_views(dataset: StepDataset, strong: StrongView, affine: AffineView | N
     """
     settings = dataset.settings._replace(needs_unlabeled=lambda _: bool(dataset.unlabeled))
     loaded = StepDataset(dataset.labeled, dataset.unlabeled, settings, hidden=dataset.hidden).load(0)
-    return with_strong_views(_first(loaded, most), strong, affine, seed=settings.seed, device=torch.device("cpu"))
+    return with_strong_views(_first(loaded, most), strong, affine, seed=settings.seed, device=CPU)
 
 
 @torch.no_grad()
@@ -64,24 +63,24 @@ def unlabeled_examples(
         views: Of the step, on the CPU.
         device: Where to compute.
     """
-    if views.unlabeled_weak is None or views.unlabeled_strong is None:
+    if views.unlabeled is None:
         return []
-    weak = ImageBatch(*(field.to(device) for field in views.unlabeled_weak))
+    weak = to(views.unlabeled.weak, device)
     output = teacher(weak)
     detections = teacher.detect(output, weak.sizes)
     richness = output.logits.sigmoid().amax(-1)
-    region, kept = method.show(teacher, output, views._replace(unlabeled_weak=weak))
+    region, kept = method.show(teacher, output, weak)
     canvas = cast(tuple[int, int], tuple(weak.pixels.shape[-2:]))
     grid = output.anchors, teacher.shapes(canvas), teacher.strides
     sizes: list[tuple[int, int]] = [(height, width) for height, width in weak.sizes.tolist()]
     return [
         UnlabeledExample(
-            weak=image_pixels(views.unlabeled_weak, index),
-            strong=image_pixels(views.unlabeled_strong, index),
+            weak=image_pixels(views.unlabeled.weak, index),
+            strong=image_pixels(views.unlabeled.strong, index),
             scores=score_map(richness[index], *grid, size),
-            detections=_to_cpu(detections[index]),
+            detections=to(detections[index], CPU),
             region=None if region is None else score_map(region[index], *grid, size),
-            pseudo_boxes=None if kept is None else _to_cpu(kept[index]),
+            pseudo_boxes=None if kept is None else to(kept[index], CPU),
         )
         for index, size in enumerate(sizes)
     ]
@@ -96,27 +95,11 @@ def image_pixels(images: ImageBatch, index: int) -> Pixels:
 
 def _first(loaded: LoadedStep, most: int) -> LoadedStep:
     """The step with no more than the first few images of each kind."""
-    views = loaded.unlabeled
-    if views is not None:
-        views = views._replace(
-            weak=_head(views.weak, most),
-            positions=views.positions[:most],
-            to_weak=views.to_weak[:most],
-            hidden=None if views.hidden is None else _head(views.hidden, most),
-            slots=views.slots[:most],
-        )
+    first, unlabeled = slice(most), loaded.unlabeled
     return loaded._replace(
-        labeled=_head(loaded.labeled, most),
-        targets=_head(loaded.targets, most),
-        labeled_slots=loaded.labeled_slots[:most],
-        unlabeled=views,
+        labeled=take(loaded.labeled, first),
+        targets=take(loaded.targets, first),
+        unlabeled=None if unlabeled is None else take(unlabeled, first),
+        labeled_samples=loaded.labeled_samples[first],
+        unlabeled_samples=loaded.unlabeled_samples[first],
     )
-
-
-def _head(rows: _Rows, most: int) -> _Rows:
-    return type(rows)(*(field[:most] for field in rows))
-
-
-def _to_cpu(detections: Detections) -> Detections:
-    fields: list[Tensor] = [field.cpu() for field in detections]
-    return Detections(*fields)

@@ -17,7 +17,7 @@ from denseteacher.files import refusal_explained
 from denseteacher.recipes.schema import Recipe
 from denseteacher.structures import ImageBatch, Targets
 from denseteacher.training.runtime import Runtime
-from denseteacher.training.student_teacher import Learner
+from denseteacher.training.student_teacher import StudentTeacher
 from denseteacher.training.throughput import Throughput, peak_speed
 
 _PACKAGES = ("dense-teacher", "torch", "torchvision", "timm", "numpy")
@@ -63,15 +63,15 @@ def benchmark(
         RunError: If the trace can't be written.
     """
     runtime = Runtime(recipe.runtime)
-    learner = make_learner(recipe, runtime, size, classes)
+    student_teacher = make_student_teacher(recipe, runtime, size, classes)
     loaded = as_loaded(made_up_step(size, classes), runtime.device)
-    throughput = Throughput(learner)
+    throughput = Throughput(student_teacher)
     for step in range(_WARM_STEPS + rounds):
         if step == _WARM_STEPS:
             _sync(runtime.device)
             throughput.read()
         with throughput.step(loaded, data_wait=0.0):
-            learner.train_step(loaded)
+            student_teacher.train_step(loaded)
             if step == _WARM_STEPS + rounds - 1:  # a GPU is given several steps without waiting, as in a run
                 _sync(runtime.device)
     counted = {name: value if math.isfinite(value) else None for name, value in throughput.read().items()}
@@ -83,15 +83,15 @@ def benchmark(
         "step": {"precision": runtime.precision, **counted, "peak_tflops": peak, "peak_source": source},
     }
     if trace is not None:
-        found["operators, ms a step"] = trace_steps(learner, loaded, trace)
+        found["operators, ms a step"] = trace_steps(student_teacher, loaded, trace)
     return found
 
 
-def trace_steps(learner: Learner, loaded: LoadedStep, file: Path) -> dict[str, float]:
+def trace_steps(student_teacher: StudentTeacher, loaded: LoadedStep, file: Path) -> dict[str, float]:
     """Writes a Chrome trace of two steps, in which strong views, passes, pseudo-labels and EMA have their names.
 
     Args:
-        learner: Past its first steps, which set up what is no part of the others.
+        student_teacher: Past its first steps, which set up what is no part of the others.
         loaded: A step.
         file: To write; one whose name ends in ``.gz`` is compressed.
 
@@ -101,12 +101,12 @@ def trace_steps(learner: Learner, loaded: LoadedStep, file: Path) -> dict[str, f
     Raises:
         RunError: If the disk refuses.
     """
-    device = learner.runtime.device
+    device = student_teacher.runtime.device
     on_gpu = device.type == "cuda"
     activities = [ProfilerActivity.CPU] + [ProfilerActivity.CUDA] * on_gpu
     with profile(activities=activities) as found:
         for _ in range(_TRACED_STEPS):
-            learner.train_step(loaded)
+            student_teacher.train_step(loaded)
         _sync(device)
     with refusal_explained(file):
         found.export_chrome_trace(str(file))
@@ -136,14 +136,14 @@ def made_up_step(size: Size, classes: int, *, seed: int = 0) -> LoadedStep:
             torch.arange(size.unlabeled),
             torch.eye(3).repeat(size.unlabeled, 1, 1),
             None,
-            list(range(size.unlabeled)),
         )
     return LoadedStep(
         0,
         _noise(size.labeled, size, rng),
         made_up_targets(size.labeled, size, classes, rng),
-        list(range(size.labeled)),
         unlabeled,
+        list(range(size.labeled)),
+        list(range(size.unlabeled)),
         [],
     )
 
@@ -168,12 +168,12 @@ def as_loaded(loaded: LoadedStep, device: torch.device) -> LoadedStep:
     return pinned
 
 
-def make_learner(recipe: Recipe, runtime: Runtime, size: Size, classes: int) -> Learner:
-    """A learner whose next step has everything: past the burn-in, at full weight, with a teacher that averages."""
+def make_student_teacher(recipe: Recipe, runtime: Runtime, size: Size, classes: int) -> StudentTeacher:
+    """Both before a step that has everything: past the burn-in, at full weight, with a teacher that averages."""
     torch.manual_seed(0)
     method = recipe.method.at_full_weight()
     student = build_detector(recipe.detector, classes).to(memory_format=torch.channels_last)
-    learner = Learner(
+    student_teacher = StudentTeacher(
         student=student,
         method=method,
         strong=recipe.augment.strong,
@@ -185,8 +185,8 @@ def make_learner(recipe: Recipe, runtime: Runtime, size: Size, classes: int) -> 
         unlabeled=max(1, size.labeled, size.unlabeled),
         max_steps=10**6,
     )
-    learner.step = 1
-    return learner
+    student_teacher.step = 1
+    return student_teacher
 
 
 def _noise(images: int, size: Size, rng: torch.Generator) -> ImageBatch:

@@ -30,7 +30,7 @@ from denseteacher.report.previews import begin_previews
 from denseteacher.runs.folder import BURN_IN_DETECTOR, DETECTOR
 from denseteacher.runs.report import evaluate_run, report_run
 from denseteacher.training.runtime import Runtime
-from denseteacher.training.student_teacher import Learner
+from denseteacher.training.student_teacher import StudentTeacher
 from denseteacher.training.trainer import Preview, Progress, Trainer
 
 
@@ -175,7 +175,7 @@ def build_trainer(recipe: Recipe, data: TrainingData, student: nn.Module, runtim
 
     settings = stream_settings(recipe, runtime.rank, runtime.world_size)
     dataset = StepDataset(data.labeled, data.unlabeled, settings, hidden=data.hidden)
-    learner = Learner(
+    student_teacher = StudentTeacher(
         student=student,
         method=recipe.method,
         strong=recipe.augment.strong,
@@ -189,7 +189,7 @@ def build_trainer(recipe: Recipe, data: TrainingData, student: nn.Module, runtim
         accumulate=recipe.schedule.accumulate,
     )
     trainer = Trainer(
-        learner,
+        student_teacher,
         dataset,
         schedule=recipe.schedule,
         workers=recipe.runtime.workers,
@@ -228,7 +228,10 @@ def _card(recipe: Recipe, data: TrainingData, role: str, step: int, metrics: Map
 
 def finish_run(recipe: Recipe, data: TrainingData, trainer: Trainer, progress: Progress, folder: Path) -> None:
     """Writes the last teacher and student, the evaluation of the best teacher, and the report."""
-    for role, module in (("teacher", trainer.learner.teacher.module), ("student", trainer.learner.student_module)):
+    for role, module in (
+        ("teacher", trainer.student_teacher.ema.module),
+        ("student", trainer.student_teacher.student_module),
+    ):
         card = _card(recipe, data, role, progress.step, progress.metrics)
         save_detector(folder / f"last_{role}.safetensors", module.state_dict(), card)
     if not progress.best:  # nothing was evaluated, so the last teacher is the one to use

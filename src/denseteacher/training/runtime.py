@@ -120,7 +120,7 @@ class Runtime:
         module, wrapped = self._fabric.setup(student, optimizer)
         return RuntimeDetector(module, cast(DenseDetector, student), self), wrapped
 
-    def local_view(self, detector: nn.Module) -> "RuntimeDetector":
+    def local(self, detector: nn.Module) -> "RuntimeDetector":
         """A detector in the run's precision and not synchronized: the teacher, or a student under evaluation."""
         self._compile(detector)
         return RuntimeDetector(detector, cast(DenseDetector, detector), self)

@@ -10,8 +10,7 @@ from denseteacher.data.augment.strong import StrongView
 from denseteacher.data.loading.steps import LoadedStep, StreamSettings, with_strong_views
 from denseteacher.detectors import load_weights
 from denseteacher.methods import Method
-from denseteacher.structures import SemiBatch
-from denseteacher.training.accumulation import split_batch
+from denseteacher.structures import SemiBatch, chunk
 from denseteacher.training.ema import Teacher, ema_decay
 from denseteacher.training.optim import (
     OptimConfig,
@@ -24,7 +23,7 @@ from denseteacher.training.optim import (
 from denseteacher.training.runtime import Runtime
 
 
-class Learner:
+class StudentTeacher:
     """A student, its teacher and its optimizer. All that they decide by chance is a function of seed and step.
 
     Nothing here reads a number back from the device: ``values`` and ``nonfinite`` stay there until somebody does.
@@ -58,7 +57,7 @@ class Learner:
             settings: Of the streams that the steps come from.
             unlabeled: Number of unlabeled images.
             max_steps: Length of the run.
-            accumulate: Parts that a step's batch is cut into.
+            accumulate: Micro-batches that a step's batch is cut into.
         """
         self.method, self.strong, self.affine, self.optim, self.runtime = method, strong, affine, optim, runtime
         self.settings, self.max_steps, self.accumulate = settings, max_steps, accumulate
@@ -67,12 +66,13 @@ class Learner:
         self.optimizer = build_optimizer(student, optim)
         self.student, self._stepper = runtime.setup(student, self.optimizer)
         begin_momentum(self.optimizer)
-        self.teacher = Teacher(student)
-        self.teacher_view = runtime.local_view(self.teacher.module)
-        # who labels unlabeled images: the teacher, or what it was at the end of the burn-in
-        self.labeler = Teacher(self.teacher.module) if method.static_teacher else self.teacher
-        self.labeler_view = runtime.local_view(self.labeler.module)
-        self.student_view = runtime.local_view(student)
+        self.local_student = runtime.local(student)
+        """The student as it is evaluated: not synchronized."""
+        self.ema = Teacher(student)
+        self.teacher = runtime.local(self.ema.module)
+        self._kept = Teacher(self.ema.module) if method.static_teacher else None  # as at the end of the burn-in
+        self.pseudo_labeler = self.teacher if self._kept is None else runtime.local(self._kept.module)
+        """What labels unlabeled images."""
         self.parameters = [parameter for parameter in student.parameters() if parameter.requires_grad]
         self._buffers = [buffer for buffer in student.buffers() if buffer.is_floating_point()]
         fresh = method.initial_state(classes=self.student.num_classes, unlabeled=unlabeled)
@@ -95,17 +95,17 @@ class Learner:
         before = [buffer.clone() for buffer in self._buffers]
         values: dict[str, Tensor] = {}
         state = self.method_state
-        parts = split_batch(batch, self.accumulate)
-        for number, part in enumerate(parts):
-            with self.runtime.accumulating(self.student, more_to_come=number + 1 < len(parts)):
+        count = self.accumulate
+        for number, micro_batch in enumerate(chunk(batch, count)):
+            with self.runtime.accumulating(self.student, more_to_come=number + 1 < count):
                 losses, metrics, remembered = self.method.losses(
-                    self.student, self.labeler_view, part, self.step, state
+                    self.student, self.pseudo_labeler, micro_batch, self.step, state
                 )
-                total = torch.stack(list(losses.values())).sum() / len(parts)
+                total = torch.stack(list(losses.values())).sum() / count
                 self.runtime.backward(total)
             state = state if remembered is None else remembered
-            for name, value in (losses | metrics | {"loss": total * len(parts)}).items():
-                values[name] = values.get(name, 0.0) + value.detach() / len(parts)
+            for name, value in (losses | metrics | {"loss": total * count}).items():
+                values[name] = values.get(name, 0.0) + value.detach() / count
         norm = clip_gradients(self.parameters, self.optim)
         finite = torch.isfinite(norm)  # the same in all processes, whose gradients are
         # what a gradient scaler uses to skip a step: fused optimizers look at it on the device
@@ -116,9 +116,9 @@ class Learner:
             torch.where(finite, buffer, old, out=buffer)
         self.method_state = {name: torch.where(finite, state[name], old) for name, old in self.method_state.items()}
         self.nonfinite = torch.where(finite, 0, self.nonfinite + 1)
-        self.teacher.update(ema_decay(self.step, decay=self.ema_decay, start=self.ema_start))
-        if self.labeler is not self.teacher and not self.method.needs_unlabeled(self.step):
-            self.labeler.copy()
+        self.ema.update(ema_decay(self.step, decay=self.ema_decay, start=self.ema_start))
+        if self._kept is not None and not self.method.needs_unlabeled(self.step):
+            self._kept.copy()
         self.step += 1
         self.values = values | {"gradient_norm": norm, "lr": torch.tensor(rate)}
 
@@ -130,8 +130,8 @@ class Learner:
         return {
             "step": self.step,
             "student": self.student_module.state_dict(),
-            "teacher": self.teacher.module.state_dict(),
-            "labeler": None if self.labeler is self.teacher else self.labeler.module.state_dict(),
+            "teacher": self.ema.module.state_dict(),
+            "labeler": None if self._kept is None else self._kept.module.state_dict(),
             "method": self.method_state,
             "optimizer": self.optimizer.state_dict(),
             "nonfinite": int(self.nonfinite),
@@ -141,7 +141,7 @@ class Learner:
         """Continues from what ``state`` gave.
 
         Args:
-            state: Of this learner, or of one with another method.
+            state: What it gave, for this method or another one.
             source: Where it is from, for messages.
             same_method: False where another method wrote it, whose memory says nothing here.
 
@@ -149,11 +149,11 @@ class Learner:
             InputError: If it holds another architecture.
         """
         load_weights(self.student_module, state["student"], source=source)
-        load_weights(self.teacher.module, state["teacher"], source=source)
-        if self.labeler is not self.teacher:
-            self.labeler.copy()
+        load_weights(self.ema.module, state["teacher"], source=source)
+        if self._kept is not None:
+            self._kept.copy()
             if same_method:
-                load_weights(self.labeler.module, state["labeler"], source=source)
+                load_weights(self._kept.module, state["labeler"], source=source)
         if same_method:
             self.method_state = {name: value.to(self.runtime.device) for name, value in state["method"].items()}
         self.optimizer.load_state_dict(state["optimizer"])

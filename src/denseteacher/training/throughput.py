@@ -19,7 +19,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from denseteacher.data.loading.steps import LoadedStep
 from denseteacher.structures import DenseOutput, ImageBatch
-from denseteacher.training.student_teacher import Learner
+from denseteacher.training.student_teacher import StudentTeacher
 
 _DATA_SHEETS = {
     "H100 PCIe": 756.0,
@@ -56,14 +56,14 @@ class StepFlops(NamedTuple):
 class Throughput:
     """Time, images and operations of the steps since it was last read."""
 
-    def __init__(self, learner: Learner) -> None:
-        """Watches a learner's steps.
+    def __init__(self, student_teacher: StudentTeacher) -> None:
+        """Watches the steps of student and teacher.
 
         Args:
-            learner: Its views of student and labeler count the pixels that they are shown.
+            student_teacher: Its student and pseudo-labeler count the pixels that they are shown.
         """
-        self._learner = learner
-        self._views = (learner.student, learner.labeler_view)
+        self._student_teacher = student_teacher
+        self._detectors = (student_teacher.student, student_teacher.pseudo_labeler)
         self._shape = (0, 0)
         self.last_seconds = 0.0
         """Of the last step, its wait for data included; on a GPU of what the host did."""
@@ -82,8 +82,8 @@ class Throughput:
             loaded: What it is made of.
             data_wait: Seconds that were waited for it.
         """
-        for view in self._views:
-            view.pixels.clear()
+        for detector in self._detectors:
+            detector.pixels.clear()
         start = time.perf_counter()
         yield
         self._steps += 1
@@ -95,8 +95,8 @@ class Throughput:
             self._images += len(images.sizes)
             self._real += int(images.sizes.prod(1).sum())
             self._canvas += images.pixels.numel() // 3
-        for view in self._views:
-            self._pixels.update(view.pixels)
+        for detector in self._detectors:
+            self._pixels.update(detector.pixels)
 
     def read(self) -> dict[str, float]:
         """Means over the steps since the last call; the last of them has waited for the device.
@@ -107,7 +107,7 @@ class Throughput:
             over what the device could have done meanwhile, nan where that is not known), and on a GPU ``peak_gib``,
             the memory that tensors took at most since the run began.
         """
-        runtime, seconds = self._learner.runtime, self._seconds
+        runtime, seconds = self._student_teacher.runtime, self._seconds
         values = {
             "data_wait": self._data_wait / self._steps,
             "step_seconds": seconds / self._steps,
@@ -124,7 +124,7 @@ class Throughput:
         if self.flops is None:
             return math.nan
         done = self.flops.training * self._pixels[True] + self.flops.forward * self._pixels[False]
-        runtime = self._learner.runtime
+        runtime = self._student_teacher.runtime
         share = done / seconds / (1e12 * peak_speed(runtime.device, runtime.dtype)[0])
         # a busy CPU is faster than its measured peak as soon as others let go of it
         return share if share <= 1 else math.nan
@@ -133,7 +133,7 @@ class Throughput:
     def flops(self) -> PassFlops | None:
         """Counted once, on the canvas of the first step that is read."""
         try:
-            return pass_flops(self._learner.student_module, self._shape)
+            return pass_flops(self._student_teacher.student_module, self._shape)
         except Exception:  # in how many ways a network of others may refuse tensors without storage, nobody knows
             return None
 

@@ -27,7 +27,7 @@ from denseteacher.training.forecast import Forecast
 from denseteacher.training.metrics_log import MetricsLog
 from denseteacher.training.progress import ProgressDisplay
 from denseteacher.training.signals import StopRequest
-from denseteacher.training.student_teacher import Learner
+from denseteacher.training.student_teacher import StudentTeacher
 from denseteacher.training.throughput import Throughput
 
 Evaluate = Callable[[DenseDetector], dict[str, float]]
@@ -44,7 +44,7 @@ class ScheduleConfig(Config):
     most_steps: int = Field(90_000, gt=0)
     """Most steps that ``max_steps: auto`` becomes."""
     accumulate: int = Field(1, gt=0)
-    """Parts that a step's batch is cut into, for a device that can't hold it whole."""
+    """Micro-batches that a step's batch is cut into, for a device that can't hold it whole."""
     evaluate_every: int = Field(2000, gt=0)
     """Steps between evaluations of teacher and student; the last step is evaluated in any case."""
     checkpoint_every: int = Field(2000, gt=0)
@@ -79,11 +79,11 @@ class Progress(NamedTuple):
 
 
 class Trainer:
-    """Runs a learner to its end: steps, evaluations, checkpoints, logs."""
+    """Trains student and teacher to the end of the run: steps, evaluations, checkpoints, logs."""
 
     def __init__(
         self,
-        learner: Learner,
+        student_teacher: StudentTeacher,
         dataset: StepDataset,
         *,
         schedule: ScheduleConfig,
@@ -94,10 +94,10 @@ class Trainer:
         save_best: Callable[[nn.Module, dict[str, float]], None] | None = None,
         preview: Preview | None = None,
     ) -> None:
-        """Sets up a run at the learner's step.
+        """Sets up a run at the step where student and teacher are.
 
         Args:
-            learner: What is trained.
+            student_teacher: What is trained.
             dataset: The steps.
             schedule: Lengths and intervals; ``max_steps`` is a number.
             workers: Loader processes.
@@ -107,7 +107,7 @@ class Trainer:
             save_best: Told the teacher and its evaluation whenever it is the best so far.
             preview: Draws what a teacher says of unlabeled images; in the main process alone.
         """
-        self.learner, self.dataset, self.runtime = learner, dataset, learner.runtime
+        self.student_teacher, self.dataset, self.runtime = student_teacher, dataset, student_teacher.runtime
         self.schedule, self.max_steps, self.workers = schedule, int(schedule.max_steps), workers
         self.folder, self.recipe = folder, recipe
         self.evaluate, self.save_best, self.preview = evaluate, save_best, preview
@@ -115,15 +115,17 @@ class Trainer:
         self.log = MetricsLog(folder) if self.runtime.is_main else None
         self.best, self.metrics = dict[str, float](), dict[str, float]()
         self.notes: list[str] = []
-        self.throughput = Throughput(learner)
-        batches = learner.settings.labeled_batch, learner.settings.unlabeled_batch
-        self.forecast = Forecast(learner.method, max_steps=self.max_steps, labeled=batches[0], unlabeled=batches[1])
+        self.throughput = Throughput(student_teacher)
+        batches = student_teacher.settings.labeled_batch, student_teacher.settings.unlabeled_batch
+        self.forecast = Forecast(
+            student_teacher.method, max_steps=self.max_steps, labeled=batches[0], unlabeled=batches[1]
+        )
         self._data_wait = 0.0
 
     @property
     def step(self) -> int:
         """Optimizer steps done."""
-        return self.learner.step
+        return self.student_teacher.step
 
     def fit(self) -> Progress:
         """Trains to the last step, or to the step at which a signal asked to stop.
@@ -134,7 +136,7 @@ class Trainer:
         """
         if self.log is not None:
             self.log.truncate(self.step + 1)
-        burn_in = self.learner.method.burn_in_steps
+        burn_in = self.student_teacher.method.burn_in_steps
         with (
             StopRequest() as stop,
             ProgressDisplay("training", self.max_steps, start=self.step, enabled=self.runtime.is_main) as display,
@@ -148,7 +150,7 @@ class Trainer:
                         self._save()
                     raise loaded
                 with self.throughput.step(loaded, self._data_wait):
-                    self.learner.train_step(loaded)
+                    self.student_teacher.train_step(loaded)
                     values = self._values()
                 display.advance(self.step)
                 self._tell_duration(display, loaded)
@@ -173,7 +175,9 @@ class Trainer:
         loads = loads_strong_views(self.runtime.device, self.workers)
         loader = iter(
             step_loader(
-                StepsWithStrongViews(self.dataset, self.learner.strong, self.learner.affine) if loads else self.dataset,
+                StepsWithStrongViews(self.dataset, self.student_teacher.strong, self.student_teacher.affine)
+                if loads
+                else self.dataset,
                 range(self.step, self.max_steps),
                 workers=self.workers,
                 pin_memory=self.runtime.device.type == "cuda",
@@ -199,7 +203,7 @@ class Trainer:
 
     def _values(self) -> dict[str, float]:
         """The step's numbers at every ``log_every``-th step, which waits for the device; else nothing."""
-        return {name: float(value) for name, value in self.learner.values.items()} if self._is_log_step else {}
+        return {name: float(value) for name, value in self.student_teacher.values.items()} if self._is_log_step else {}
 
     def _report(self, display: ProgressDisplay, loaded: LoadedStep, values: dict[str, float]) -> None:
         """Writes the numbers of a logged step."""
@@ -220,7 +224,7 @@ class Trainer:
 
     def _give_up_if_lost(self, loaded: LoadedStep, values: dict[str, float]) -> None:
         """Ends a run whose gradients have not been finite for too many steps in a row."""
-        lost = int(self.learner.nonfinite)
+        lost = int(self.student_teacher.nonfinite)
         if lost < self.schedule.max_nonfinite:
             return
         dump = self.folder / "nonfinite.json"
@@ -236,7 +240,7 @@ class Trainer:
         if self.preview is None or self.log is None or self.step % self.schedule.preview_every:
             return
         try:
-            self.log.show(self.step, self.preview(self.learner.labeler_view))
+            self.log.show(self.step, self.preview(self.student_teacher.pseudo_labeler))
         except OSError as error:
             display.message(f"the preview of step {self.step} can't be written: {error.strerror or error}")
 
@@ -244,8 +248,11 @@ class Trainer:
         """Evaluates teacher and student, and remembers the best teacher."""
         if self.evaluate is not None and self.runtime.is_main:
             self.metrics = {}
-            student = self.learner.student_module.eval()
-            for role, view in (("teacher", self.learner.teacher_view), ("student", self.learner.student_view)):
+            student = self.student_teacher.student_module.eval()
+            for role, view in (
+                ("teacher", self.student_teacher.teacher),
+                ("student", self.student_teacher.local_student),
+            ):
                 with torch.no_grad():
                     result = self.evaluate(view)
                 self.metrics |= {f"{role}/{name}": value for name, value in result.items()}
@@ -259,7 +266,7 @@ class Trainer:
             if self.metrics["teacher/AP"] > self.best.get("AP", -1.0):
                 self.best = {"step": float(self.step), "AP": self.metrics["teacher/AP"]}
                 if self.save_best is not None:
-                    self.save_best(self.learner.teacher.module, self.metrics)
+                    self.save_best(self.student_teacher.ema.module, self.metrics)
         self.runtime.barrier()
 
     def _save(self, name: str = "step") -> None:
@@ -270,7 +277,7 @@ class Trainer:
     def state(self) -> dict[str, Any]:
         """All that a bitwise resume needs."""
         own = {"best": self.best, "metrics": self.metrics, "recipe": json.dumps(self.recipe)}
-        return self.learner.state() | own
+        return self.student_teacher.state() | own
 
     def restore(self, state: dict[str, Any], *, source: str, same_method: bool = True) -> None:
         """Continues from a checkpoint.
@@ -283,5 +290,5 @@ class Trainer:
         Raises:
             InputError: If it holds another architecture.
         """
-        self.learner.restore(state, source=source, same_method=same_method)
+        self.student_teacher.restore(state, source=source, same_method=same_method)
         self.best, self.metrics = dict(state["best"]), dict(state["metrics"])

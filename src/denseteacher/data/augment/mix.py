@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from denseteacher.ops.padding import MEAN_COLOR, real_area
-from denseteacher.structures import ImageBatch, Targets
+from denseteacher.structures import ImageBatch, Targets, cat, take
 
 _LEAST_VISIBLE = 0.25
 
@@ -97,11 +97,9 @@ def unmixed(images: ImageBatch, targets: Targets, room: int) -> Mixed:
 
 def with_rows(mixed: Mixed, rows: Tensor, others: Mixed) -> Mixed:
     """A batch in which the images at some rows, (n,) int64, are replaced by n others."""
-    return Mixed(
-        ImageBatch(*(old.index_copy(0, rows, new) for old, new in zip(mixed.images, others.images, strict=True))),
-        Targets(*(old.index_copy(0, rows, new) for old, new in zip(mixed.targets, others.targets, strict=True))),
-        mixed.weights.index_copy(0, rows, others.weights),
-    )
+    places = torch.arange(len(mixed.weights), device=rows.device)
+    places[rows] = len(mixed.weights) + torch.arange(len(rows), device=rows.device)
+    return take(cat(mixed, others), places)
 
 
 def _on_mean_color(images: ImageBatch) -> Tensor:

@@ -92,7 +92,7 @@ class WeakView(Config):
             raise ValueError("max_side is still 'auto': give a length, or train through a recipe, which sets it")
         return self.max_side
 
-    def draw(self, height: int, width: int, *, seed: int, draw: Draw, step: int, slot: int) -> Geometry:
+    def draw(self, height: int, width: int, *, seed: int, draw: Draw, step: int, sample: int) -> Geometry:
         """What to do to an image of this size.
 
         Args:
@@ -101,9 +101,9 @@ class WeakView(Config):
             seed: The run's seed.
             draw: Which of a step's images are drawn for.
             step: The optimizer step.
-            slot: Position of the image in the global batch; with the others the key of its random numbers.
+            sample: Position of the image in the global batch; with the others the key of its random numbers.
         """
-        rng = keyed_generator(seed, draw, step, slot)
+        rng = keyed_generator(seed, draw, step, sample)
         short = self._short_side(rng)  # drawn in any case, so that settings do not shift each other
         flip = bool(rng.random() < self.flip)
         if self.scale_per == "batch":

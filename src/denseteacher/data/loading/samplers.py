@@ -69,8 +69,8 @@ class LabeledSampler:
 class UnlabeledSampler(Protocol):
     """Which unlabeled images a step sees."""
 
-    def positions(self, step: int, slots: Sequence[int], *, portrait: bool) -> list[int]:
-        """Positions of the images at some slots of the global batch; all of one orientation, as far as there are any.
+    def positions(self, step: int, samples: Sequence[int], *, portrait: bool) -> list[int]:
+        """Positions of the images at some samples of the global batch; all of one orientation, as far as there are any.
 
         Raises:
             InputError: If an image can't be opened that had to be looked at.
@@ -87,19 +87,19 @@ class UniformSampler:
         self.batch_size = batch_size
         self.seed = seed
 
-    def positions(self, step: int, slots: Sequence[int], *, portrait: bool) -> list[int]:
+    def positions(self, step: int, samples: Sequence[int], *, portrait: bool) -> list[int]:
         """See ``UnlabeledSampler``; of any orientation where there is no image of the wanted one."""
         pool = self.pools[portrait] if len(self.pools[portrait]) else self.everything
         rng = keyed_generator(self.seed, Draw.SAMPLE, step)
         drawn = pool[rng.integers(len(pool), size=self.batch_size)]
-        return [int(drawn[slot]) for slot in slots]
+        return [int(drawn[sample]) for sample in samples]
 
 
 class LookingSampler:
     """Uniform draws with replacement from images whose orientations nobody knows before they are opened.
 
-    For each slot candidates are opened until one has the wanted orientation; after ``LOOKS`` it is the first one. On
-    COCO, a quarter of which is portrait, that is 1.3 images a slot of a landscape batch, 4 of a portrait one.
+    For each sample candidates are opened until one has the wanted orientation; after ``LOOKS`` it is the first one. On
+    COCO, a quarter of which is portrait, that is 1.3 images a sample of a landscape batch, 4 of a portrait one.
     """
 
     LOOKS = 16
@@ -110,10 +110,10 @@ class LookingSampler:
         self.batch_size = batch_size
         self.seed = seed
 
-    def positions(self, step: int, slots: Sequence[int], *, portrait: bool) -> list[int]:
+    def positions(self, step: int, samples: Sequence[int], *, portrait: bool) -> list[int]:
         """See ``UnlabeledSampler``."""
         candidates = self.candidates(step)
-        return [self._fitting(candidates[slot].tolist(), portrait=portrait) for slot in slots]
+        return [self._fitting(candidates[sample].tolist(), portrait=portrait) for sample in samples]
 
     def candidates(self, step: int) -> Positions:
         """(batch_size, LOOKS) positions to look at, in this order."""
@@ -145,14 +145,14 @@ class WindowSampler(LookingSampler):
         self._windows = -(-len(self._sizes) // self.WINDOW)
         self._reached = (-1, -1)
 
-    def positions(self, step: int, slots: Sequence[int], *, portrait: bool) -> list[int]:
+    def positions(self, step: int, samples: Sequence[int], *, portrait: bool) -> list[int]:
         """See ``UnlabeledSampler``. The next window is downloaded while this one is in use."""
         epoch, index, _ = self._place(step * self.batch_size)
         if (epoch, index) != self._reached:
             self._reached = (epoch, index)
             following = divmod(epoch * self._windows + index + 1, self._windows)
             self._stream.fetch_ahead([*self._chunks(epoch, index), *self._chunks(*following)])
-        return super().positions(step, slots, portrait=portrait)
+        return super().positions(step, samples, portrait=portrait)
 
     def candidates(self, step: int) -> Positions:
         """See ``LookingSampler``."""
@@ -160,11 +160,11 @@ class WindowSampler(LookingSampler):
         others = rng.random((self.batch_size, self.LOOKS - 1))
         window = lru_cache(self._window)
         candidates = np.empty((self.batch_size, self.LOOKS), np.int64)
-        for slot in range(self.batch_size):
-            epoch, index, behind = self._place(step * self.batch_size + slot)
+        for sample in range(self.batch_size):
+            epoch, index, behind = self._place(step * self.batch_size + sample)
             images = window(epoch, index)
-            candidates[slot, 0] = images[-behind]
-            candidates[slot, 1:] = images[(others[slot] * len(images)).astype(np.int64)]
+            candidates[sample, 0] = images[-behind]
+            candidates[sample, 1:] = images[(others[sample] * len(images)).astype(np.int64)]
         return candidates
 
     def _place(self, number: int) -> tuple[int, int, int]:

@@ -17,18 +17,16 @@ from denseteacher.data.loading.samplers import LabeledSampler, is_portrait, unla
 from denseteacher.data.randomness import Draw, keyed_uniforms
 from denseteacher.data.records import ImageRecord, LabeledImages
 from denseteacher.errors import InputError
-from denseteacher.structures import METHOD_NUMBERS, ImageBatch, Provenance, SemiBatch, Targets
+from denseteacher.structures import METHOD_RANDOM, ImageBatch, LabeledBatch, SemiBatch, Targets, UnlabeledBatch, to
 
 
 class UnlabeledViews(NamedTuple):
-    """The weak views of a step's unlabeled images, and what is known of them (see ``Provenance``)."""
+    """The weak views of a step's unlabeled images, and what is known of them (see ``UnlabeledBatch``)."""
 
     weak: ImageBatch
     positions: Tensor
     to_weak: Tensor
-    hidden: Targets | None
-    slots: list[int]
-    """Positions of the images in the global batch: part of the key of their random draws."""
+    hidden_targets: Targets | None
 
 
 class LoadedStep(NamedTuple):
@@ -37,9 +35,10 @@ class LoadedStep(NamedTuple):
     step: int
     labeled: ImageBatch
     targets: Targets
-    labeled_slots: list[int]
-    """As ``UnlabeledViews.slots``."""
     unlabeled: UnlabeledViews | None
+    labeled_samples: list[int]
+    """Positions of the images in the global batch: part of the key of their random draws."""
+    unlabeled_samples: list[int]
     files: list[str]
     """Image files of the step, for messages."""
     batch: SemiBatch | None = None
@@ -51,7 +50,7 @@ class PlannedView(NamedTuple):
 
     position: int
     """Of the image in its list."""
-    slot: int
+    sample: int
     """Of the image in the global batch."""
     record: ImageRecord
     geometry: Geometry
@@ -114,15 +113,15 @@ class StepDataset(Dataset[LoadedStep | InputError]):
             InputError: If one of its images can't be opened.
         """
         chosen = self.labeled_sampler.batch(step)
-        slots = _share(self.settings.labeled_batch, self.settings)
-        places = [int(chosen[slot]) for slot in slots]
-        labeled = self._views(self.labeled.images, places, slots, Draw.LABELED_WEAK, step)
+        samples = _share(self.settings.labeled_batch, self.settings)
+        places = [int(chosen[sample]) for sample in samples]
+        labeled = self._views(self.labeled.images, places, samples, Draw.LABELED_WEAK, step)
         unlabeled: list[PlannedView] = []
         if self.settings.needs_unlabeled(step):
             first = self.labeled.images[chosen[0]]
-            slots = _share(self.settings.unlabeled_batch, self.settings)
-            places = self.unlabeled_sampler.positions(step, slots, portrait=first.height > first.width)
-            unlabeled = self._views(self.unlabeled, places, slots, Draw.UNLABELED_WEAK, step)
+            samples = _share(self.settings.unlabeled_batch, self.settings)
+            places = self.unlabeled_sampler.positions(step, samples, portrait=first.height > first.width)
+            unlabeled = self._views(self.unlabeled, places, samples, Draw.UNLABELED_WEAK, step)
         weak, sizes = self.settings.weak, [view.geometry[:2] for view in (*labeled, *unlabeled)]
         return StepPlan(labeled, unlabeled, weak.canvas_for(sizes, weak.step_side(self.settings.seed, step)))
 
@@ -143,21 +142,22 @@ class StepDataset(Dataset[LoadedStep | InputError]):
             step,
             ImageBatch(pixels[:count], sizes[:count]),
             _targets(self.labeled, plan.labeled),
-            [view.slot for view in plan.labeled],
             self._unlabeled_views(plan.unlabeled, ImageBatch(pixels[count:], sizes[count:])),
+            [view.sample for view in plan.labeled],
+            [view.sample for view in plan.unlabeled],
             [view.record.name for view in views],
         )
 
     def _views(
-        self, images: Sequence[ImageRecord], positions: list[int], slots: list[int], draw: Draw, step: int
+        self, images: Sequence[ImageRecord], positions: list[int], samples: list[int], draw: Draw, step: int
     ) -> list[PlannedView]:
         views = []
-        for position, slot in zip(positions, slots, strict=True):
+        for position, sample in zip(positions, samples, strict=True):
             record = images[position]
             geometry = self.settings.weak.draw(
-                record.height, record.width, seed=self.settings.seed, draw=draw, step=step, slot=slot
+                record.height, record.width, seed=self.settings.seed, draw=draw, step=step, sample=sample
             )
-            views.append(PlannedView(position, slot, record, geometry))
+            views.append(PlannedView(position, sample, record, geometry))
         return views
 
     def _unlabeled_views(self, views: list[PlannedView], weak: ImageBatch) -> UnlabeledViews | None:
@@ -168,7 +168,6 @@ class StepDataset(Dataset[LoadedStep | InputError]):
             torch.tensor([view.position for view in views]),
             torch.stack([view.geometry.matrix(view.record.height, view.record.width) for view in views]),
             None if self.hidden is None else _targets(self.hidden, views),
-            [view.slot for view in views],
         )
 
 
@@ -204,7 +203,7 @@ def _targets(images: LabeledImages, views: list[PlannedView]) -> Targets:
 
 
 def _share(batch: int, settings: StreamSettings) -> list[int]:
-    """The slots of the global batch that belong to this process."""
+    """The samples of the global batch that belong to this process."""
     size = batch // settings.world_size
     return list(range(settings.rank * size, (settings.rank + 1) * size))
 
@@ -247,28 +246,22 @@ def with_strong_views(
         seed: The run's.
         device: Where the step is computed.
     """
-    step = loaded.step
-    labeled, targets = _images_to(loaded.labeled, device), _targets_to(loaded.targets, device)
-    labeled_strong = strong(labeled, seed=seed, step=step, samples=loaded.labeled_slots, draw=Draw.LABELED_STRONG)
+    step, weak = loaded.step, to(loaded.labeled, device)
+    looks = strong(weak, seed=seed, step=step, samples=loaded.labeled_samples, draw=Draw.LABELED_STRONG)
+    labeled = LabeledBatch(weak, looks, to(loaded.targets, device))
     if loaded.unlabeled is None:
-        return SemiBatch(labeled, labeled_strong, targets, None, None)
-    views = loaded.unlabeled
-    weak = _images_to(views.weak, device)
-    moved, to_strong = (weak, None) if affine is None else affine(weak, seed=seed, step=step, samples=views.slots)
-    unlabeled_strong = strong(moved, seed=seed, step=step, samples=views.slots, draw=Draw.UNLABELED_STRONG)
-    provenance = Provenance(
-        positions=views.positions.to(device, non_blocking=True),
-        to_weak=views.to_weak.to(device, non_blocking=True),
-        to_strong=to_strong,
-        numbers=keyed_uniforms(seed, Draw.METHOD, step, views.slots, METHOD_NUMBERS),
-        hidden=None if views.hidden is None else _targets_to(views.hidden, device),
+        return SemiBatch(labeled, None)
+    views, samples = to(loaded.unlabeled, device), loaded.unlabeled_samples
+    moved, to_strong = (
+        (views.weak, None) if affine is None else affine(views.weak, seed=seed, step=step, samples=samples)
     )
-    return SemiBatch(labeled, labeled_strong, targets, weak, unlabeled_strong, provenance)
-
-
-def _images_to(images: ImageBatch, device: torch.device) -> ImageBatch:
-    return ImageBatch(images.pixels.to(device, non_blocking=True), images.sizes.to(device, non_blocking=True))
-
-
-def _targets_to(targets: Targets, device: torch.device) -> Targets:
-    return Targets(*(field.to(device, non_blocking=True) for field in targets))
+    unlabeled = UnlabeledBatch(
+        weak=views.weak,
+        strong=strong(moved, seed=seed, step=step, samples=samples, draw=Draw.UNLABELED_STRONG),
+        positions=views.positions,
+        to_weak=views.to_weak,
+        to_strong=to_strong,
+        random=keyed_uniforms(seed, Draw.METHOD, step, samples, METHOD_RANDOM),
+        hidden_targets=views.hidden_targets,
+    )
+    return SemiBatch(labeled, unlabeled)
