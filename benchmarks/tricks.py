@@ -74,7 +74,7 @@ def main() -> None:
         "runtime.precision": "bf16" if on_gpu else "fp32",
     }
     work = steps(base, size, compiled=not arguments.skip_compile and "compile" in RuntimeConfig.model_fields)
-    student_teacher = learner_of(base, size)
+    student_teacher = student_teacher_of(base, size)
     work |= parts_of(student_teacher, size)
     seconds = in_turns(work, rounds=arguments.rounds, device=student_teacher.runtime.device)
     seconds[f"step, {base['runtime.precision']}"] = seconds["step"]
@@ -111,7 +111,7 @@ def row_of(trick: Trick, seconds: Mapping[str, list[float]], *, on_gpu: bool) ->
 
 
 def steps(base: dict[str, Any], size: Size, *, compiled: bool) -> Works:
-    """Whole steps, each of a learner that lacks one trick or has another setting."""
+    """Whole steps, each of a pair that lacks one trick or has another setting."""
     variants: dict[str, dict[str, Any]] = {
         "step": {},
         "step, group_size 2": {"method.group_size": 2},
@@ -120,19 +120,19 @@ def steps(base: dict[str, Any], size: Size, *, compiled: bool) -> Works:
     variants[f"step, {other}"] = {"runtime.precision": other}
     if compiled:
         variants["step, compiled"] = {"runtime.compile": True}
-    learners = {name: learner_of(base | changed, size) for name, changed in variants.items()}
+    variants_made = {name: student_teacher_of(base | changed, size) for name, changed in variants.items()}
     with patch.object(frozen_norm, "freeze_batch_norm", timm.layers.freeze_batch_norm_2d):
-        learners["step, not folded"] = learner_of(base, size)
+        variants_made["step, not folded"] = student_teacher_of(base, size)
     with patch.object(step_module, "build_detector", nchw_detector):
-        learners["step, NCHW"] = learner_of(base, size)
-    loaded = as_loaded(made_up_step(size, CLASSES), learners["step"].runtime.device)
+        variants_made["step, NCHW"] = student_teacher_of(base, size)
+    loaded = as_loaded(made_up_step(size, CLASSES), variants_made["step"].runtime.device)
     return {
         name: lambda student_teacher=student_teacher: student_teacher.train_step(loaded)
-        for name, student_teacher in learners.items()
+        for name, student_teacher in variants_made.items()
     }
 
 
-def learner_of(settings: dict[str, Any], size: Size) -> StudentTeacher:
+def student_teacher_of(settings: dict[str, Any], size: Size) -> StudentTeacher:
     """The published recipe with these keys."""
     recipe = load_recipe("coco_standard", [f"{key}={value}" for key, value in settings.items()])
     return make_student_teacher(recipe, Runtime(recipe.runtime), size, CLASSES)

@@ -193,7 +193,9 @@ def test_what_is_remembered_is_replaced_and_never_changed(pair, method):
 @pytest.mark.parametrize("method", METHODS, ids=str)
 def test_images_without_boxes_give_finite_losses(pair, method):
     empty = Targets(torch.zeros(2, 1, 4), torch.zeros(2, 1, dtype=torch.int64), torch.zeros(2, 1, dtype=torch.bool))
-    losses = method.losses(*pair, semi_batch()._replace(targets=empty), AFTER).losses
+    batch = semi_batch()
+    batch = batch._replace(labeled=batch.labeled._replace(targets=empty))
+    losses = method.losses(*pair, batch, AFTER).losses
     assert all(value.isfinite() for value in losses.values())
 
 

@@ -14,10 +14,10 @@ class Striped(DenseTeacher):
 
     name: Literal["striped"] = "striped"
 
-    def show(self, detector, output, batch):
+    def show(self, detector, teacher_output, weak):
         """Every second location."""
-        stripes = torch.arange(output.logits.shape[1], device=output.logits.device) % 2
-        return Shown(region=stripes.expand(len(output.logits), -1).float())
+        stripes = torch.arange(teacher_output.logits.shape[1], device=teacher_output.logits.device) % 2
+        return Shown(region=stripes.expand(len(teacher_output.logits), -1).float())
 
     def legend(self):
         """A sentence that stands nowhere else."""

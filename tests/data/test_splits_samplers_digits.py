@@ -123,15 +123,15 @@ def test_orders_are_functions_of_seed_and_step():
 
 def test_unlabeled_draws_are_uniform_within_the_orientation():
     shape = np.arange(30) < 10
-    sampler, slots = UniformSampler(shape, 8, seed=0), range(8)
-    drawn = [sampler.positions(step, slots, portrait=True) for step in range(2000)]
+    sampler, samples = UniformSampler(shape, 8, seed=0), range(8)
+    drawn = [sampler.positions(step, samples, portrait=True) for step in range(2000)]
     counts = np.bincount(np.concatenate(drawn), minlength=30)
     assert counts[10:].sum() == 0
     assert np.all(np.abs(counts[:10] - 1600) < 5 * 1600**0.5)
     assert sampler.positions(7, range(4, 6), portrait=True) == drawn[7][4:6]  # as another process has them
-    assert not shape[sampler.positions(5, slots, portrait=False)].any()
+    assert not shape[sampler.positions(5, samples, portrait=False)].any()
     only = UniformSampler(np.zeros(5, dtype=bool), 8, seed=0)
-    assert max(only.positions(0, slots, portrait=True)) < 5  # no portrait there: any image
+    assert max(only.positions(0, samples, portrait=True)) < 5  # no portrait there: any image
 
 
 @pytest.fixture(scope="module")

@@ -6,9 +6,9 @@ import torch
 
 from denseteacher.detectors import FCOS, RetinaNet
 from denseteacher.methods import CSD, Supervised
-from denseteacher.methods.base import concatenate
 from denseteacher.methods.csd import box_difference, symmetric_divergence
 from denseteacher.pseudo_labels.flip_ensemble import mirror_back, mirror_images
+from denseteacher.structures import cat
 from support import semi_batch, sigmoid64
 from support.closeness import assert_close_to_scale
 
@@ -50,7 +50,7 @@ def test_losses_agree_with_numpy(student, threshold):
     batch = semi_batch(2)
     output = method.losses(student, None, batch, 20)
     with torch.no_grad():
-        images = concatenate(batch.labeled.weak, batch.unlabeled.weak)
+        images = cat(batch.labeled.weak, batch.unlabeled.weak)
         plain, mirror = student(images), student(mirror_images(images))
         back = mirror_back(student, mirror, images)
         boxes = student.decode_boxes(plain).double().numpy()

@@ -69,8 +69,8 @@ def test_teacher_that_says_nothing_or_everything_gives_finite_losses(logit):
     student.logits.requires_grad_()
     method = DenseTeacher(ratio=0.1)
     losses = method.student_task(
-        Decoder(), teacher_output, semi_batch(unlabeled=len(teacher_output.logits)), None
-    ).losses(student)
+        Decoder(), teacher_output, *semi_batch(unlabeled=len(teacher_output.logits)), None
+    ).loss(student)
     total = sum(losses.values())
     total.backward()
     assert total.isfinite()
@@ -117,8 +117,8 @@ def test_unlabeled_losses_equal_the_paper(group, weights):
     student = dense_output(6, batch=4, locations=80, classes=6)
     method = DenseTeacher(ratio=0.15, group_size=group, cls_weight=1, region_weights=weights)
     losses = method.student_task(
-        Decoder(), teacher_output, semi_batch(unlabeled=len(teacher_output.logits)), None
-    ).losses(student)
+        Decoder(), teacher_output, *semi_batch(unlabeled=len(teacher_output.logits)), None
+    ).loss(student)
 
     size = group or 4
     targets, selected, normalizer = reference(

@@ -6,9 +6,8 @@ import torch
 
 from denseteacher.detectors import FCOS
 from denseteacher.methods import DynamicThreshold
-from denseteacher.methods.base import split_output
 from denseteacher.pseudo_labels.class_statistics import accumulate_mass, even_mass, relative_mass
-from denseteacher.structures import LossWeights
+from denseteacher.structures import LossWeights, cat, chunk
 from support import random_targets, semi_batch
 from support.closeness import assert_close_to_scale
 
@@ -58,14 +57,14 @@ def test_rare_classes_get_lower_thresholds_and_higher_weights(pair, monkeypatch)
     share = np.array([1.0, 0.25, 0.1])
 
     seen = {}
-    find = DynamicThreshold.find
+    pseudo_boxes = DynamicThreshold.pseudo_boxes
 
     def watched(self, detector, teacher_output, given, threshold):
         seen["threshold"] = threshold
-        seen["found"] = find(self, detector, teacher_output, given, threshold)
+        seen["found"] = pseudo_boxes(self, detector, teacher_output, given, threshold)
         return seen["found"]
 
-    monkeypatch.setattr(DynamicThreshold, "find", watched)
+    monkeypatch.setattr(DynamicThreshold, "pseudo_boxes", watched)
     output = method.losses(student, teacher, batch, step, state)
     assert_close_to_scale(seen["threshold"], 0.3 * share**0.2)
     found = seen["found"]
@@ -73,9 +72,8 @@ def test_rare_classes_get_lower_thresholds_and_higher_weights(pair, monkeypatch)
     for label in range(3):
         assert (found.scores[found.mask & (found.labels == label)] > 0.3 * share[label] ** 0.2 - 1e-6).all()
 
-    views = torch.cat([batch.labeled.weak.pixels, batch.labeled.strong.pixels, batch.unlabeled.strong.pixels])
-    sizes = torch.cat([batch.labeled.weak.sizes, batch.labeled.strong.sizes, batch.unlabeled.strong.sizes])
-    _, unlabeled = split_output(student(type(batch.labeled.weak)(views, sizes)), 4)
+    views = cat(batch.labeled.weak, batch.labeled.strong, batch.unlabeled.strong)
+    _, unlabeled = chunk(student(views), [4, 2])
     weights = torch.from_numpy((share**-0.6).astype(np.float32))[found.labels]
     expected = student.supervised_losses(unlabeled, found.targets, LossWeights(boxes=weights))
     assert_close_to_scale(output.losses["unsup/cls"], 4 * expected["cls"])

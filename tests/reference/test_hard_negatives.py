@@ -42,7 +42,7 @@ def scene():
 def _losses(scene, region):
     detector, teacher_output, student, batch = scene
     method = DenseTeacher(ratio=0.3, region=region, cls_weight=1, box=True)
-    return method.student_task(detector, teacher_output, batch, None).losses(student)
+    return method.student_task(detector, teacher_output, *batch, None).loss(student)
 
 
 @pytest.mark.parametrize("region", ["suppress", "ignore"])

@@ -6,10 +6,9 @@ import torch
 
 from denseteacher.detectors import FCOS, RetinaNet
 from denseteacher.methods import HumbleTeacher
-from denseteacher.methods.base import split_output
 from denseteacher.pseudo_labels.flip_ensemble import belief_of, mirror_back, mirror_ensemble, mirror_images
 from denseteacher.pseudo_labels.proposals import balanced_proposals
-from denseteacher.structures import DenseOutput
+from denseteacher.structures import DenseOutput, chunk
 from support import giou_rows, image_batch, semi_batch, sigmoid64
 from support.closeness import assert_close_to_scale
 
@@ -36,14 +35,14 @@ def _random_output(detector, seed, *, batch, side=64):
     )
 
 
-def test_the_guess_is_that_of_images_and_mirror_images(detector):
+def test_the_output_is_that_of_images_and_mirror_images(detector):
     batch = semi_batch()
     with torch.no_grad():
-        both = HumbleTeacher().teacher_output(detector, detector, batch)
-        plain, mirrored = split_output(both, 2)
+        both = HumbleTeacher().teacher_output(detector, detector, batch.unlabeled)
+        plain, mirrored = chunk(both, 2)
         assert_close_to_scale(plain.logits, detector(batch.unlabeled.weak).logits)
         assert_close_to_scale(mirrored.logits, detector(mirror_images(batch.unlabeled.weak)).logits)
-        assert len(HumbleTeacher(mirror=False).teacher_output(detector, detector, batch).logits) == 2
+        assert len(HumbleTeacher(mirror=False).teacher_output(detector, detector, batch.unlabeled).logits) == 2
 
 
 def test_the_ensemble_is_the_mean_where_there_are_two(detector):
@@ -122,8 +121,8 @@ def test_losses_agree_with_numpy(detector, mirror):
     batch = semi_batch(3)
     teacher_output = _random_output(detector, 5, batch=4 if mirror else 2)
     student = _random_output(detector, 6, batch=2)
-    student_task = method.student_task(detector, teacher_output, batch, None)
-    losses = student_task.losses(student)
+    student_task = method.student_task(detector, teacher_output, *batch, None)
+    losses = student_task.loss(student)
 
     belief = method.belief(detector, teacher_output, batch.unlabeled.weak)
     richness = belief.scores.amax(-1)
@@ -152,7 +151,7 @@ def test_nothing_is_learned_elsewhere(detector):
     chosen = balanced_proposals(belief.scores.amax(-1), belief.valid, ratio=0.1, draws=batch.unlabeled.random[:, 0])
     student.logits.requires_grad_()
     student.deltas.requires_grad_()
-    sum(method.student_task(detector, teacher_output, batch, None).losses(student).values()).backward()
+    sum(method.student_task(detector, teacher_output, *batch, None).loss(student).values()).backward()
     assert torch.equal(student.logits.grad.any(-1), chosen)
     assert not student.deltas.grad[~chosen].any()
     assert student.deltas.grad[chosen].any()
@@ -164,7 +163,7 @@ def test_a_teacher_that_sees_nothing_or_everything_gives_finite_losses(detector,
     teacher_output = teacher_output._replace(logits=torch.full_like(teacher_output.logits, logit))
     student = _random_output(detector, 6, batch=2)
     student.logits.requires_grad_()
-    losses = HumbleTeacher(ratio=0.2).student_task(detector, teacher_output, semi_batch(), None).losses(student)
+    losses = HumbleTeacher(ratio=0.2).student_task(detector, teacher_output, *semi_batch(), None).loss(student)
     total = sum(losses.values())
     total.backward()
     assert total.isfinite()
@@ -174,8 +173,8 @@ def test_a_teacher_that_sees_nothing_or_everything_gives_finite_losses(detector,
 def test_a_share_must_be_set(detector):
     teacher_output = _random_output(detector, 5, batch=4)
     with pytest.raises(ValueError, match="ratio is still 'auto'"):
-        HumbleTeacher(ratio="auto").student_task(detector, teacher_output, semi_batch(), None)
+        HumbleTeacher(ratio="auto").student_task(detector, teacher_output, *semi_batch(), None)
     with pytest.raises(ValueError, match="less than or equal to 1"):
         HumbleTeacher(ratio=1.5)
-    without = HumbleTeacher(ratio=0.2, box=False).student_task(detector, teacher_output, semi_batch(), None)
-    assert set(without.losses(_random_output(detector, 6, batch=2))) == {"cls"}
+    without = HumbleTeacher(ratio=0.2, box=False).student_task(detector, teacher_output, *semi_batch(), None)
+    assert set(without.loss(_random_output(detector, 6, batch=2))) == {"cls"}

@@ -17,7 +17,7 @@ AFTER = 20
 
 
 class Boxes(PseudoBoxTeacher):
-    """The family's plain lesson."""
+    """What the family learns without mixing."""
 
 
 def numbers(count=2000, seed=0):
@@ -158,8 +158,8 @@ def test_co_rectified_labels_are_what_both_believe(pair):
     batch = semi_batch()
     method = InstantTeaching(threshold=0.4)
     with torch.no_grad():
-        both = method.labels(student, method.teacher_output(student, teacher, batch), batch)
-        swapped = method.labels(student, method.teacher_output(teacher, student, batch), batch)
+        both = method.labels(student, method.teacher_output(student, teacher, batch.unlabeled), batch.unlabeled.weak)
+        swapped = method.labels(student, method.teacher_output(teacher, student, batch.unlabeled), batch.unlabeled.weak)
     assert both.mask.any()
     assert (both.scores[both.mask] > 0.4).all()
     # who comes first decides nothing but between equal scores
@@ -171,10 +171,14 @@ def test_what_the_other_does_not_see_goes(pair):
     batch = semi_batch()
     method = InstantTeaching(threshold=0.5)  # of a single score no more than 0.5 is left
     with torch.no_grad():
-        assert method.labels(student, method.teacher_output(student, student, batch), batch).mask.any()
+        assert method.labels(
+            student, method.teacher_output(student, student, batch.unlabeled), batch.unlabeled.weak
+        ).mask.any()
         teacher.head.cls.bias -= 100
         for one, other in ((student, teacher), (teacher, student)):
-            assert not method.labels(student, method.teacher_output(one, other, batch), batch).mask.any()
+            assert not method.labels(
+                student, method.teacher_output(one, other, batch.unlabeled), batch.unlabeled.weak
+            ).mask.any()
 
 
 # --- what is mixed ---------------------------------------------------------------------------------------

@@ -184,7 +184,7 @@ def _focal(logit, target):
 def test_losses_agree_with_numpy(detector, seed):
     teacher_output, batch = _guess(detector, seed), semi_batch(seed)
     student = _student(teacher_output, seed)
-    found = SoftTeacher().find(detector, teacher_output, batch, 0.4)
+    found = SoftTeacher().pseudo_boxes(detector, teacher_output, batch.unlabeled.weak, 0.4)
     scores, sizes = detector.scores(teacher_output), batch.unlabeled.weak.sizes
     spread = relative_spread(found, detector.decode_boxes(teacher_output), scores, sizes)
     score_limit, spread_limit = (float(values[found.mask].quantile(0.45)) for values in (found.scores, spread))
@@ -196,8 +196,8 @@ def test_losses_agree_with_numpy(detector, seed):
     method = SoftTeacher(
         threshold=score_limit, candidate_threshold=0.4, box_spread=spread_limit, cls_weight=1, box_weight=1
     )
-    student_task = method.student_task(detector, teacher_output, batch, None)
-    losses = student_task.losses(student)
+    student_task = method.student_task(detector, teacher_output, *batch, None)
+    losses = student_task.loss(student)
     assert student_task.metrics["pseudo/boxes"] == sure.sum() / 2
     assert student_task.metrics["pseudo/reliable_boxes"] == reliable.sum() / 2
 
@@ -226,12 +226,12 @@ def test_unsure_background_counts_less(detector):
     teacher_output, batch = _guess(detector, 0), semi_batch()
     student = _student(teacher_output, 0)
     student.logits.requires_grad_()
-    scores = SoftTeacher().find(detector, teacher_output, batch, 0.4).scores
+    scores = SoftTeacher().pseudo_boxes(detector, teacher_output, batch.unlabeled.weak, 0.4).scores
     method = SoftTeacher(threshold=float(scores[:, 0].min()) - 1e-4, candidate_threshold=0.4, cls_weight=1)
-    method.student_task(detector, teacher_output, batch, None).losses(student)["cls"].backward()
+    method.student_task(detector, teacher_output, *batch, None).loss(student)["cls"].backward()
     weighted = student.logits.grad.clone()
     student.logits.grad = None
-    targets = method.find(detector, teacher_output, batch, method.threshold).targets
+    targets = method.pseudo_boxes(detector, teacher_output, batch.unlabeled.weak, method.threshold).targets
     detector.supervised_losses(student, targets)["cls"].backward()
     foreground = detector.foreground(teacher_output.anchors, targets)
     share = (1 - teacher_output.logits.sigmoid().amax(-1)).masked_fill(foreground, 1)
@@ -246,7 +246,7 @@ def test_an_image_without_a_sure_box_teaches_no_class(detector):
     teacher_output = teacher_output._replace(logits=teacher_output.logits - torch.tensor([0.0, 20.0])[:, None, None])
     student = _student(teacher_output, 0)
     student.logits.requires_grad_()
-    SoftTeacher().student_task(detector, teacher_output, batch, None).losses(student)["cls"].backward()
+    SoftTeacher().student_task(detector, teacher_output, *batch, None).loss(student)["cls"].backward()
     assert student.logits.grad[0].any()
     assert not student.logits.grad[1].any()
 
@@ -257,7 +257,7 @@ def test_a_teacher_that_sees_nothing_or_everything_gives_finite_losses(detector,
     teacher_output = teacher_output._replace(logits=torch.full_like(teacher_output.logits, shift))
     student = _student(teacher_output, 0)
     student.logits.requires_grad_()
-    losses = SoftTeacher().student_task(detector, teacher_output, semi_batch(), None).losses(student)
+    losses = SoftTeacher().student_task(detector, teacher_output, *semi_batch(), None).loss(student)
     total = sum(losses.values())
     total.backward()
     assert total.isfinite()
@@ -268,8 +268,8 @@ def test_without_boxes_there_is_a_class_loss_alone(detector):
     teacher_output = _guess(detector, 0)
     losses = (
         SoftTeacher(box=False)
-        .student_task(detector, teacher_output, semi_batch(), None)
-        .losses(_student(teacher_output, 0))
+        .student_task(detector, teacher_output, *semi_batch(), None)
+        .loss(_student(teacher_output, 0))
     )
     assert set(losses) == {"cls"}
     assert not SoftTeacher().moves_labels

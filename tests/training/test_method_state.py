@@ -11,7 +11,6 @@ from torch import distributed
 
 import denseteacher
 from denseteacher.methods import ACRST, ISMT, DynamicThreshold
-from denseteacher.structures import Provenance, SemiBatch
 from denseteacher.training.checkpoint import CheckpointFolder
 from support import assert_same, last_state, semi_batch, stop_after, tensors_of
 from support.closeness import assert_close_to_scale
@@ -158,12 +157,10 @@ def test_other_numbers_paste_other_objects():
     student, teacher = _pair()
     method, batch = _methods()[2], semi_batch(0, labeled=4, unlabeled=4)
     state = method.losses(student, teacher, batch, 10).state
-    provenance = batch.provenance
-    assert isinstance(provenance, Provenance)
+    unlabeled = batch.unlabeled
     results = []
-    for numbers in (provenance.numbers, provenance.numbers, provenance.numbers.flip(1)):
-        changed = batch._replace(unlabeled=provenance._replace(numbers=numbers))
-        assert isinstance(changed, SemiBatch)
+    for random in (unlabeled.random, unlabeled.random, unlabeled.random.flip(1)):
+        changed = batch._replace(unlabeled=unlabeled._replace(random=random))
         results.append(method.losses(student, teacher, changed, 10, state))
     assert torch.equal(results[0].losses["unsup/cls"], results[1].losses["unsup/cls"])
     assert not torch.equal(results[0].losses["unsup/cls"], results[2].losses["unsup/cls"])

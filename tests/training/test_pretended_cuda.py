@@ -44,7 +44,7 @@ WAITS = {
 
 
 def waits_of_a_step(method, detector, *overrides, prepare=lambda student_teacher: None, hidden=False):
-    """The learner after two steps, and where the second one waited: what is kept for a canvas is made by the first."""
+    """Both after two steps, and where the second one waited: what is kept for a canvas is made by the first."""
     recipe = load_recipe(
         "custom",
         [*TINY, f"method.name={method}", f"detector.name={detector}", "runtime.device=cuda", *overrides],
@@ -57,7 +57,7 @@ def waits_of_a_step(method, detector, *overrides, prepare=lambda student_teacher
         loaded = made_up_step(SIZE, CLASSES)
         if hidden:
             targets = made_up_targets(2, SIZE, CLASSES, torch.Generator().manual_seed(1))
-            loaded = loaded._replace(unlabeled=loaded.unlabeled._replace(hidden=targets))
+            loaded = loaded._replace(unlabeled=loaded.unlabeled._replace(hidden_targets=targets))
         loaded = as_loaded(loaded, student_teacher.runtime.device)
         student_teacher.train_step(loaded)
         gpu.waits.clear()
@@ -103,28 +103,28 @@ def test_other_settings_wait_for_nothing():
 class OnTheHost(DenseTeacher):
     """Forgets to say where its factor is needed."""
 
-    def student_task(self, detector, teacher_output, batch, state):
+    def student_task(self, detector, teacher_output, labeled, unlabeled, state):
         factors = torch.ones(teacher_output.logits.shape[-1])
         return super().student_task(
-            detector, teacher_output._replace(logits=teacher_output.logits * factors), batch, state
+            detector, teacher_output._replace(logits=teacher_output.logits * factors), labeled, unlabeled, state
         )
 
 
 class Reading(DenseTeacher):
     """Looks at a number."""
 
-    def student_task(self, detector, teacher_output, batch, state):
+    def student_task(self, detector, teacher_output, labeled, unlabeled, state):
         assert float(teacher_output.logits.amax()) < 1e6
-        return super().student_task(detector, teacher_output, batch, state)
+        return super().student_task(detector, teacher_output, labeled, unlabeled, state)
 
 
 class Sending(DenseTeacher):
     """Makes its numbers on the host and has the device wait for them."""
 
-    def student_task(self, detector, teacher_output, batch, state):
+    def student_task(self, detector, teacher_output, labeled, unlabeled, state):
         offsets = torch.zeros(teacher_output.logits.shape[-1]).to(teacher_output.logits.device)
         return super().student_task(
-            detector, teacher_output._replace(logits=teacher_output.logits + offsets), batch, state
+            detector, teacher_output._replace(logits=teacher_output.logits + offsets), labeled, unlabeled, state
         )
 
 
@@ -143,7 +143,7 @@ def test_a_tensor_on_the_wrong_device_is_found():
 @pytest.mark.parametrize(("kind", "reason"), [(Reading, "value"), (Sending, "blocking copy")])
 def test_a_method_that_waits_is_found(kind, reason):
     _, waits = waits_of_a_step("dense_teacher", "fcos", prepare=taught_by(kind))
-    assert waits == {f"test_pretended_cuda.lesson: {reason}"}
+    assert waits == {f"test_pretended_cuda.student_task: {reason}"}
 
 
 def test_the_backward_pass_is_torchs_own():

@@ -43,7 +43,7 @@ def history(monkeypatch):
         original(student_teacher, loaded)
         copies = [
             {name: value.clone() for name, value in part.module.state_dict().items()}
-            for part in (student_teacher.teacher, student_teacher.labeler)
+            for part in (student_teacher.ema, student_teacher.burned_in or student_teacher.ema)
         ]
         seen.append((loaded.unlabeled is not None, *copies))
 
@@ -76,7 +76,7 @@ def test_the_labeler_labels(run, monkeypatch):
 
     def step(student_teacher, loaded):
         views = {"teacher": student_teacher.teacher, "labeler": student_teacher.pseudo_labeler}
-        modules = {"teacher": student_teacher.ema.module, "labeler": student_teacher.labeler.module}
+        modules = {"teacher": student_teacher.ema.module, "labeler": student_teacher.burned_in.module}
         assert views["teacher"] is not views["labeler"]
         hooks = [
             module.register_forward_hook(lambda *_, name=name: asked.append((student_teacher.step, name)))

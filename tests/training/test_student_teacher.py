@@ -84,7 +84,7 @@ def test_supervised_losses_are_one_graph(seen):
     assert_close_to_scale(found, expected)
 
 
-def test_the_dense_lesson_is_one_graph(seen):
+def test_the_dense_student_task_is_one_graph(seen):
     detector, teacher_output, _ = seen
     method = DenseTeacher(ratio=0.1, burn_in=0, ramp=0)
 

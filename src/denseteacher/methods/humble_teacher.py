@@ -78,7 +78,7 @@ class HumbleTeacher(MeanTeacher):
         return teacher(cat(weak, mirror_images(weak)) if self.mirror else weak)
 
     def belief(self, detector: DenseDetector, teacher_output: DenseOutput, images: ImageBatch) -> Belief:
-        """What the guess says of the images, B of them."""
+        """What the teacher's output says of the images, B of them."""
         if not self.mirror:
             return belief_of(detector, teacher_output)
         plain, mirrored = chunk(teacher_output, 2)

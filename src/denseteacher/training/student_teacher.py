@@ -70,8 +70,8 @@ class StudentTeacher:
         """The student as it is evaluated: not synchronized."""
         self.ema = Teacher(student)
         self.teacher = runtime.local(self.ema.module)
-        self._kept = Teacher(self.ema.module) if method.static_teacher else None  # as at the end of the burn-in
-        self.pseudo_labeler = self.teacher if self._kept is None else runtime.local(self._kept.module)
+        self.burned_in = Teacher(self.ema.module) if method.static_teacher else None  # as at the end of the burn-in
+        self.pseudo_labeler = self.teacher if self.burned_in is None else runtime.local(self.burned_in.module)
         """What labels unlabeled images."""
         self.parameters = [parameter for parameter in student.parameters() if parameter.requires_grad]
         self._buffers = [buffer for buffer in student.buffers() if buffer.is_floating_point()]
@@ -117,8 +117,8 @@ class StudentTeacher:
         self.method_state = {name: torch.where(finite, state[name], old) for name, old in self.method_state.items()}
         self.nonfinite = torch.where(finite, 0, self.nonfinite + 1)
         self.ema.update(ema_decay(self.step, decay=self.ema_decay, start=self.ema_start))
-        if self._kept is not None and not self.method.needs_unlabeled(self.step):
-            self._kept.copy()
+        if self.burned_in is not None and not self.method.needs_unlabeled(self.step):
+            self.burned_in.copy()
         self.step += 1
         self.values = values | {"gradient_norm": norm, "lr": torch.tensor(rate)}
 
@@ -131,7 +131,7 @@ class StudentTeacher:
             "step": self.step,
             "student": self.student_module.state_dict(),
             "teacher": self.ema.module.state_dict(),
-            "labeler": None if self._kept is None else self._kept.module.state_dict(),
+            "labeler": None if self.burned_in is None else self.burned_in.module.state_dict(),
             "method": self.method_state,
             "optimizer": self.optimizer.state_dict(),
             "nonfinite": int(self.nonfinite),
@@ -150,10 +150,10 @@ class StudentTeacher:
         """
         load_weights(self.student_module, state["student"], source=source)
         load_weights(self.ema.module, state["teacher"], source=source)
-        if self._kept is not None:
-            self._kept.copy()
+        if self.burned_in is not None:
+            self.burned_in.copy()
             if same_method:
-                load_weights(self._kept.module, state["labeler"], source=source)
+                load_weights(self.burned_in.module, state["labeler"], source=source)
         if same_method:
             self.method_state = {name: value.to(self.runtime.device) for name, value in state["method"].items()}
         self.optimizer.load_state_dict(state["optimizer"])

@@ -25,7 +25,7 @@ def _noise(height, width, seed=0):
 
 def draws(view, height, width, count, seed=1):
     """What many steps do to the first image of a batch."""
-    key = {"seed": seed, "draw": Draw.LABELED_WEAK, "slot": 0}
+    key = {"seed": seed, "draw": Draw.LABELED_WEAK, "sample": 0}
     return [view.draw(height, width, step=step, **key) for step in range(count)]
 
 
@@ -225,7 +225,7 @@ def test_a_bucket_holds_every_view_of_its_orientation():
     rng = np.random.default_rng(0)
     for step, (height, width) in enumerate(rng.integers(20, 500, (300, 2)).tolist()):
         short = view.step_side(3, step)
-        geometry = view.draw(height, width, seed=3, draw=Draw.UNLABELED_WEAK, step=step, slot=0)
+        geometry = view.draw(height, width, seed=3, draw=Draw.UNLABELED_WEAK, step=step, sample=0)
         canvas = view.canvas_for([geometry[:2]], short)
         assert canvas[0] >= geometry.height
         assert canvas[1] >= geometry.width

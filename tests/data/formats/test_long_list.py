@@ -85,8 +85,10 @@ def test_wrong_lines_are_named_when_they_are_opened(tmp_path, monkeypatch):
 
 def test_images_of_the_wanted_orientation_are_looked_for(long):
     images = open_unlabeled(long)  # every second one is portrait
-    sampler, slots = LookingSampler(images, 8, seed=3), range(8)
-    drawn = {portrait: [sampler.positions(step, slots, portrait=portrait) for step in range(60)] for portrait in (0, 1)}
+    sampler, samples = LookingSampler(images, 8, seed=3), range(8)
+    drawn = {
+        portrait: [sampler.positions(step, samples, portrait=portrait) for step in range(60)] for portrait in (0, 1)
+    }
     for portrait, steps in drawn.items():
         assert all(images[one].height > images[one].width for one in chain(*steps)) == bool(portrait)
     positions = np.concatenate(drawn[1])
@@ -94,7 +96,7 @@ def test_images_of_the_wanted_orientation_are_looked_for(long):
     assert len(set(positions.tolist())) > 0.99 * len(positions)
     again = LookingSampler(images, 8, seed=3)
     assert again.positions(7, range(4, 8), portrait=True) == drawn[1][7][4:]
-    assert LookingSampler(images, 8, seed=4).positions(7, slots, portrait=True) != drawn[1][7]
+    assert LookingSampler(images, 8, seed=4).positions(7, samples, portrait=True) != drawn[1][7]
 
 
 def test_where_no_image_has_the_orientation_a_few_are_looked_at(unlabeled, tmp_path, monkeypatch):
