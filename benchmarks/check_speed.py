@@ -23,9 +23,10 @@ import numpy as np
 from PIL import Image
 
 from denseteacher import api
-from denseteacher.check.cost import shape_detector, step_memory
+from denseteacher.check.cost import step_memory
 from denseteacher.check.images import inspect_images
 from denseteacher.data.records import ImageRecord
+from denseteacher.detectors import shape_detector
 from denseteacher.recipes.schema import load_recipe
 from result_file import write_result
 
@@ -135,7 +136,7 @@ def decoding_throughput(folder: Path) -> float:
 def estimated_bytes(name: str) -> int:
     """What the check says."""
     config = _config(name)
-    return step_memory(config, shape_detector(config, 10), STEPS[name]["canvas"], 4).parts[1]
+    return step_memory(config, shape_detector(config.detector, 10), STEPS[name]["canvas"], 4).parts[1]
 
 
 def spawned_bytes(name: str) -> int:
@@ -149,7 +150,6 @@ def step_bytes(name: str) -> int:
     """Bytes by which two steps of Dense Teacher raise the resident memory of this process, the detectors included."""
     import torch
 
-    from denseteacher.detectors import build_detector
     from denseteacher.methods import DenseTeacher
     from denseteacher.structures import METHOD_RANDOM, ImageBatch, LabeledBatch, SemiBatch, Targets, UnlabeledBatch
     from denseteacher.training.optim import build_optimizer
@@ -158,7 +158,9 @@ def step_bytes(name: str) -> int:
     torch.nn.Conv2d(3, 8, 3)(torch.zeros(1, 3, 32, 32)).sum().backward()  # the libraries' own memory
     before = _resident("VmRSS")
     student, teacher = (
-        build_detector(config.detector.model_copy(update={"pretrained": False}), 10).to(
+        config.detector.model_copy(update={"pretrained": False})
+        .build(10)
+        .to(
             memory_format=torch.channels_last  # type: ignore[call-overload]
         )
         for _ in range(2)

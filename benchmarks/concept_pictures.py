@@ -121,7 +121,7 @@ def locations(run: Run) -> Figure:
     record, boxes = run.hidden.images[run.image], run.hidden.boxes[run.image]
     batch = pad_batch([decode_image(record.path)])
     anchors = detector.anchors(tuple(batch.pixels.shape[-2:]), torch.device("cpu"))
-    found = detector.foreground(anchors, pad_targets([boxes], [run.hidden.labels[run.image]]))[0]
+    found = detector.foreground(pad_targets([boxes], [run.hidden.labels[run.image]]), anchors)[0]
     centers, sides = (anchors[:, :2] + anchors[:, 2:]) / 2, anchors[:, 2] - anchors[:, 0]
     figure, axes = plt.subplots(1, len(detector.strides), figsize=(9.2, 3.5), layout="constrained")
     for level, (axis, stride) in enumerate(zip(axes, detector.strides, strict=True), start=3):

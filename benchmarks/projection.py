@@ -18,10 +18,10 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 
-from denseteacher.check.cost import shape_detector, step_memory
+from denseteacher.check.cost import step_memory
 from denseteacher.data.augment.strong import StrongView
 from denseteacher.data.randomness import Draw
-from denseteacher.detectors import build_detector
+from denseteacher.detectors import shape_detector
 from denseteacher.recipes.schema import load_recipe
 from denseteacher.structures import ImageBatch
 from denseteacher.training.throughput import data_sheet_speed, pass_flops
@@ -67,10 +67,10 @@ def main() -> None:
 def projected(name: str, peak: float) -> dict[str, list[float]]:
     """Operations and memory of a step, and what follows from them at each share of the peak."""
     recipe = load_recipe("coco_standard", ["detector.pretrained=false", f"detector.name={name.lower()}"])
-    flops = pass_flops(build_detector(recipe.detector, CLASSES).train(), CANVAS)
+    flops = pass_flops(recipe.detector.build(CLASSES).train(), CANVAS)
     pixels = CANVAS[0] * CANVAS[1]
     tflop = pixels * (flops.training * (2 * LABELED + UNLABELED) + flops.forward * UNLABELED) / 1e12
-    student = shape_detector(recipe, CLASSES)
+    student = shape_detector(recipe.detector, CLASSES)
     with _Autocast():
         memory = step_memory(recipe, student, CANVAS, BOXES).parts[1]
     values = {"TFLOP a step": tflop, "GiB of tensors": memory / 2**30}

@@ -20,7 +20,6 @@ import torch
 from torch import distributed as dist
 from torch.profiler import ProfilerActivity, profile
 
-from denseteacher.detectors import build_detector
 from denseteacher.recipes.resolve import with_processes
 from denseteacher.recipes.schema import Recipe, load_recipe
 from denseteacher.runs.benchmark import Size, made_up_step, make_student_teacher
@@ -154,7 +153,7 @@ def project(gradient_bytes: int, buckets: int, mfu: float) -> str:
 
     With overlap the exchange hides behind the backward pass, all of it but that of the last bucket.
     """
-    flops = pass_flops(build_detector(published().detector, 80).train(), CANVAS)
+    flops = pass_flops(published().detector.build(80).train(), CANVAS)
     pixels = CANVAS[0] * CANVAS[1]
     trained = (2 * LABELED + UNLABELED) * flops.training * pixels
     backward = trained - (2 * LABELED + UNLABELED) * flops.forward * pixels

@@ -19,10 +19,9 @@ import torch
 from torch import Tensor, nn
 
 from denseteacher.data.loading.steps import with_strong_views
-from denseteacher.detectors import DetectorConfig, build_detector, frozen_norm
+from denseteacher.detectors import FCOS, FCOSConfig, frozen_norm
 from denseteacher.ops.padding import real_area
 from denseteacher.recipes.schema import load_recipe
-from denseteacher.runs import benchmark as step_module
 from denseteacher.runs.benchmark import Size, as_loaded, made_up_step, make_student_teacher
 from denseteacher.structures import ImageBatch
 from denseteacher.training.runtime import Runtime, RuntimeConfig
@@ -123,7 +122,7 @@ def steps(base: dict[str, Any], size: Size, *, compiled: bool) -> Works:
     variants_made = {name: student_teacher_of(base | changed, size) for name, changed in variants.items()}
     with patch.object(frozen_norm, "freeze_batch_norm", timm.layers.freeze_batch_norm_2d):
         variants_made["step, not folded"] = student_teacher_of(base, size)
-    with patch.object(step_module, "build_detector", nchw_detector):
+    with patch.object(FCOSConfig, "build", nchw_detector):
         variants_made["step, NCHW"] = student_teacher_of(base, size)
     loaded = as_loaded(made_up_step(size, CLASSES), variants_made["step"].runtime.device)
     return {
@@ -138,7 +137,7 @@ def student_teacher_of(settings: dict[str, Any], size: Size) -> StudentTeacher:
     return make_student_teacher(recipe, Runtime(recipe.runtime), size, CLASSES)
 
 
-def nchw_detector(config: DetectorConfig, classes: int) -> nn.Module:
+def nchw_detector(config: FCOSConfig, num_classes: int) -> nn.Module:
     """A detector that stays in torch's usual memory format, as do its copies."""
 
     def features(self: Any, images: ImageBatch) -> list[Tensor]:
@@ -150,7 +149,7 @@ def nchw_detector(config: DetectorConfig, classes: int) -> nn.Module:
     def to(self: nn.Module, *arguments: Any, memory_format: object = None, **others: Any) -> nn.Module:
         return nn.Module.to(self, *arguments, **others) if arguments or others else self
 
-    detector: nn.Module = build_detector(config, classes)
+    detector: nn.Module = FCOS(num_classes=num_classes, **dict(config))
     for method in (features, to):
         setattr(detector, method.__name__, MethodType(method, detector))
     return detector

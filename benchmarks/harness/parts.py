@@ -132,7 +132,7 @@ def _total(losses: LossDict) -> Tensor:
 
 def with_objects(output: DenseOutput, detector: DenseDetector, targets: Targets) -> DenseOutput:
     """Predictions whose foreground is sure of its class, as a trained teacher's are: an untrained one finds nothing."""
-    assignment = detector.assign(output.anchors, targets)
+    assignment = detector.assign(targets, output.anchors, detector.levels(output.anchors), output)
     foreground = assignment.labels > BACKGROUND
     at_label = torch.zeros_like(output.logits, dtype=torch.bool)
     at_label.scatter_(2, assignment.labels.clamp(min=0)[..., None], foreground[..., None])

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 
 from denseteacher.data.records import LabeledImages
-from denseteacher.detectors import DetectorCard, build_detector
+from denseteacher.detectors import DetectorCard
 from denseteacher.evaluation.coco_map import coco_map
 from denseteacher.inference.predictor import Predictor
 from denseteacher.recipes.schema import Recipe
@@ -28,7 +28,7 @@ def measure_inference(
         width: Of the arrays.
         rounds: That count.
     """
-    detector = build_detector(recipe.detector, classes).eval()
+    detector = recipe.detector.build(classes).eval()
     view = resolve_sizes(recipe, LabeledImages([], [], [], [])).evaluation.view
     card = DetectorCard(
         detector=recipe.detector,

@@ -56,11 +56,24 @@ class DenseOutput(NamedTuple):
     logits: Tensor
     """(B, N, K) class logits."""
     deltas: Tensor
-    """(B, N, 4) box regression in the detector's own coding."""
+    """(B, N, D) box regression in the detector's own coding: D is 4, or 4 times the bins of a distribution."""
     quality: Tensor | None
     """(B, N) IoU or centerness logit; None for a detector without that branch."""
     anchors: Tensor
     """(N, 4) reference boxes; for FCOS squares of side stride around the locations."""
+    valid: Tensor
+    """(B, N) bool, False where the location lies in padding."""
+
+
+class Decoded(NamedTuple):
+    """What a dense detector says at every location, whatever its coding; levels are concatenated along N."""
+
+    boxes: Tensor
+    """(B, N, 4) xyxy pixels of the canvas, not cut to it."""
+    scores: Tensor
+    """(B, N, K) final scores in [0, 1], those that detections carry; 0 in the padding."""
+    quality: Tensor | None
+    """(B, N) IoU or centerness in [0, 1]; None for a detector without that branch."""
     valid: Tensor
     """(B, N) bool, False where the location lies in padding."""
 

@@ -26,8 +26,8 @@ def overlap(a, b):
 
 def kept_boxes(outputs, batch, image, threshold):
     """(box, score, label) of one image above a threshold, after NMS at 0.6, by falling score."""
-    boxes = outputs.detector.decode_boxes(batch.output)[image].double().numpy()
-    scores = outputs.detector.scores(batch.output)[image].double().numpy()
+    boxes = outputs.detector.decode(batch.output).boxes[image].double().numpy()
+    scores = outputs.detector.decode(batch.output).scores[image].double().numpy()
     height, width = batch.images.sizes[image].tolist()
     found = []
     for location, label in zip(*np.nonzero(scores > threshold), strict=True):
@@ -109,8 +109,8 @@ def test_disagreement_is_that_of_sets_of_locations(name):
     shares, levels, pairs, other_class = [], np.zeros((3, 3)), [], 0
     for batch in outputs:
         found = outputs.pseudo_boxes(batch, 0.5)
-        truth = outputs.detector.assign(batch.output.anchors, batch.objects)
-        pseudo = outputs.detector.assign(batch.output.anchors, found.targets)
+        truth = outputs.assign(batch, batch.objects)
+        pseudo = outputs.assign(batch, found.targets)
         for image in range(len(batch.images.sizes)):
             labels, guesses = truth.labels[image].tolist(), pseudo.labels[image].tolist()
             sure = known(batch, image, labels)
@@ -141,7 +141,7 @@ def matched_pairs(outputs, batch, found, image, truth, sure):
     hits = [-1 if hit is None else hit for hit in match(kept, batch, image)]
     mask = torch.zeros_like(found.mask)
     mask[image, : len(hits)] = torch.tensor(hits, dtype=torch.int64) >= 0
-    again = outputs.detector.assign(batch.output.anchors, found.targets._replace(mask=mask))
+    again = outputs.assign(batch, found.targets._replace(mask=mask))
     pairs = []
     for place, hit in enumerate(hits):
         if hit < 0:
@@ -171,7 +171,7 @@ def test_the_region_is_counted_location_by_location(name):
         selected = np.zeros(richness.shape, bool)
         selected[np.argsort(-richness, kind="stable")[: int(0.2 * len(richness))]] = True
         selected = selected.reshape(scores.shape[:2])
-        truth = outputs.detector.assign(batch.output.anchors, batch.objects)
+        truth = outputs.assign(batch, batch.objects)
         for image in range(len(batch.images.sizes)):
             labels, owners = truth.labels[image].tolist(), truth.matched[image].tolist()
             covered, placed = set(), set()
@@ -229,7 +229,7 @@ def test_calibration_asks_the_assigner_and_the_matching(name):
     found = calibrate(outputs)
     locations = detections = hits = right = 0
     for batch in outputs:
-        truth = outputs.detector.assign(batch.output.anchors, batch.objects)
+        truth = outputs.assign(batch, batch.objects)
         for image in range(len(batch.images.sizes)):
             labels = truth.labels[image].tolist()
             sure = [one and label != -2 for one, label in zip(known(batch, image, labels), labels, strict=True)]

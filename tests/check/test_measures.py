@@ -1,16 +1,19 @@
 """What a check measures, against the parts of training that it stands for."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 
-from denseteacher.check.cost import shape_detector, step_memory, worst_canvas
+from denseteacher.check.cost import step_memory, worst_canvas
+from denseteacher.check.fit import scale_findings
 from denseteacher.data.augment.weak import WeakView, pad_targets
 from denseteacher.data.formats import read_labeled
 from denseteacher.data.loading.steps import StepDataset
 from denseteacher.data.objects import Objects
-from denseteacher.data.records import ImageRecord
-from denseteacher.detectors import FCOSConfig, RetinaNetConfig
+from denseteacher.data.records import ImageRecord, LabeledImages
+from denseteacher.detectors import FCOSConfig, RetinaNetConfig, shape_detector
 from denseteacher.ops.boxes import iou
 from denseteacher.recipes.object_scales import measure_scales
 from denseteacher.recipes.resolve import recipe_foreground
@@ -43,11 +46,11 @@ def random_objects(count, seed=0):
 def test_the_level_of_an_object_is_where_fcos_trains_it_most(options):
     config = FCOSConfig(backbone="test_byobnet", channels=16, **options)
     objects = random_objects(300)
-    scales = measure_scales(objects, VIEW, config)
-    detector = shape_detector(load_recipe("custom").model_copy(update={"detector": config}), 1)
+    detector = shape_detector(config, 1)
+    scales = measure_scales(objects, VIEW, detector)
     anchors = detector.anchors((256, 320), torch.device("cpu"))
     targets = pad_targets(list(objects.boxes[:, None]), list(objects.labels[:, None]))
-    foreground = detector.foreground(anchors, targets)
+    foreground = detector.foreground(targets, anchors)
     strides = anchors[:, 2] - anchors[:, 0]
     counts = torch.stack([foreground[:, strides == stride].sum(1) for stride in scales.strides], dim=1)
     expected = torch.where(counts.sum(1) > 0, counts.argmax(1), -1)
@@ -58,8 +61,8 @@ def test_the_level_of_an_object_is_where_fcos_trains_it_most(options):
 def test_retinanet_misses_what_no_anchor_overlaps_enough():
     config = RetinaNetConfig(backbone="test_byobnet", channels=16)
     objects = random_objects(200)
-    scales = measure_scales(objects, VIEW, config)
-    detector = shape_detector(load_recipe("custom").model_copy(update={"detector": config}), 1)
+    detector = shape_detector(config, 1)
+    scales = measure_scales(objects, VIEW, detector)
     anchors = detector.anchors((256, 320), torch.device("cpu"))
     boxes = torch.from_numpy(objects.boxes).float()
     best = torch.stack([iou(box[None].expand_as(anchors), anchors) for box in boxes]).amax(1)
@@ -68,17 +71,30 @@ def test_retinanet_misses_what_no_anchor_overlaps_enough():
     assert scales.misses_many
 
 
+def test_of_many_objects_a_thousand_are_looked_at():
+    objects, detector = random_objects(2500), shape_detector(FCOSConfig(backbone="test_byobnet", channels=16), 1)
+    scales = measure_scales(objects, VIEW, detector)
+    assert (len(scales.level), scales.looked_at[0], scales.looked_at[-1]) == (1000, 0, 2499)
+    assert np.array_equal(scales.boxes, objects.boxes[scales.looked_at])
+    images = [ImageRecord(number, Path(f"{number}.png"), 256, 320) for number in range(2500)]
+    labeled = LabeledImages(images, list(objects.boxes[:, None]), list(objects.labels[:, None]), [])
+    (found,) = scale_findings(labeled, scales)
+    assert found.count == len(scales.missed)
+    assert found.examples[0].startswith(f"{scales.looked_at[scales.missed[0]]}.png: ")
+    assert "1,000 of 2,500 objects were looked at" in found.meaning
+
+
 @pytest.mark.parametrize("name", ["fcos", "retinanet"])
 def test_foreground_is_that_of_the_runs_own_batches(coco, tiny, name):
     config = load_recipe("custom", [*tiny, f"detector.name={name}", "data.labeled_batch=4"])
     labeled = read_labeled(coco)
-    detector = shape_detector(config, 3)
+    detector = shape_detector(config.detector, 3)
     steps = StepDataset(labeled, [], stream_settings(config)._replace(needs_unlabeled=lambda step: False))
     found = locations = 0
     for step in range(3):
         loaded = steps.load(step)
         anchors = detector.anchors(loaded.labeled.pixels.shape[-2:], torch.device("cpu"))
-        foreground = detector.foreground(anchors, loaded.targets)
+        foreground = detector.foreground(loaded.targets, anchors)
         found, locations = found + int(foreground.sum()), locations + foreground.numel()
     measured = recipe_foreground(config, detector, labeled)
     assert measured.images == 12
@@ -89,7 +105,7 @@ def test_foreground_is_that_of_the_runs_own_batches(coco, tiny, name):
 
 def test_memory_grows_with_what_it_should(tiny):
     config = load_recipe("custom", [*tiny, "data.labeled_batch=8", "data.unlabeled_batch=8"])
-    detector = shape_detector(config, 3)
+    detector = shape_detector(config.detector, 3)
     memory = step_memory(config, detector, (128, 128), 5)
     assert list(memory.parts) == [1, 2, 4, 8]
     changing = [size - memory.fixed for size in memory.parts.values()]
@@ -107,7 +123,7 @@ def test_supervised_needs_less_memory(tiny):
     sizes = []
     for name in ("dense_teacher", "supervised"):
         config = load_recipe("custom", [*tiny, f"method.name={name}"])
-        sizes.append(step_memory(config, shape_detector(config, 3), (96, 96), 5).parts[1])
+        sizes.append(step_memory(config, shape_detector(config.detector, 3), (96, 96), 5).parts[1])
     assert sizes[1] < 0.8 * sizes[0]
 
 
@@ -118,6 +134,6 @@ def test_the_worst_canvas_holds_the_widest_and_the_tallest_view():
 
 def test_the_published_detector_has_shapes_without_weights():
     """Its frozen normalizations are folded by looking at values, of which there are none here."""
-    detector = shape_detector(load_recipe("coco_standard"), 3)
+    detector = shape_detector(load_recipe("coco_standard").detector, 3)
     assert all(value.is_meta for value in detector.state_dict().values())
     assert detector.anchors((64, 96), torch.device("cpu")).shape == (8 * 12 + 4 * 6 + 2 * 3 + 1 * 2 + 1, 4)

@@ -1,9 +1,11 @@
 """What every method keeps, on every detector."""
 
+from typing import get_args
+
 import pytest
 import torch
 
-from denseteacher.detectors import FCOS, RetinaNet
+from denseteacher.detectors import DetectorConfig
 from denseteacher.methods import (
     ACRST,
     CSD,
@@ -44,14 +46,15 @@ METHODS = [
 ]
 SEMI = METHODS[1:]
 AFTER = 20  # a step at full weight
+DETECTORS = get_args(get_args(DetectorConfig)[0])
 
 
-@pytest.fixture(params=[FCOS, RetinaNet])
+@pytest.fixture(params=DETECTORS, ids=lambda config: config.model_fields["name"].default)
 def pair(request):
     """A student and a different teacher."""
     torch.manual_seed(0)
     options = {"backbone": "test_byobnet", "levels": (3, 5), "channels": 16, "head_convs": 1}
-    student, teacher = (request.param(num_classes=3, **options) for _ in range(2))
+    student, teacher = (request.param(**options).build(3) for _ in range(2))
     with torch.no_grad():
         teacher.head.cls.bias += 3  # a teacher that sees something
     return student, teacher.eval()

@@ -101,8 +101,8 @@ def test_supervised_losses_equal_a_slow_version(detector):
     with torch.no_grad():
         output = detector(image_batch(5, batch=2, height=96, width=96))
         losses = detector.supervised_losses(output, targets)
-        assigned = detector.assign(output.anchors, targets)
-        boxes = detector.decode_boxes(output)
+        assigned = detector.assign(targets, output.anchors, detector.levels(output.anchors))
+        boxes = detector.decode(output).boxes
     cls = box = quality = 0.0
     count = int((assigned.labels >= 0).sum())
     for image in range(2):

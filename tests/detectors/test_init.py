@@ -379,7 +379,9 @@ def test_a_damaged_file_in_the_hub_is_named(offline):
 
 
 def test_other_backbones_have_no_coco_detector():
-    with pytest.raises(InputError, match=r"on the backbone resnet50 \(FCOS and RetinaNet\), not on 'test_byobnet'"):
+    with pytest.raises(
+        InputError, match=r"on the backbone resnet50 \(FCOS and RetinaNet\), not fcos on 'test_byobnet'"
+    ):
         start("detector.init=coco", "detector.backbone=test_byobnet", names=["cat"])
 
 

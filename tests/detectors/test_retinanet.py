@@ -50,7 +50,7 @@ def test_the_sizes_of_the_levels_are_recovered_from_the_anchors(levels):
     detector = RetinaNet(num_classes=2, **SMALL | {"levels": levels}, anchor_scale=1.7)
     shapes = detector.shapes((128, 256))
     anchors = detector.anchors((128, 256), torch.device("cpu"))
-    assert detector._level_sizes(anchors) == [9 * height * width for height, width in shapes]
+    assert detector.levels(anchors).bincount().tolist() == [9 * height * width for height, width in shapes]
 
 
 @pytest.mark.parametrize("box_loss", ["smooth_l1", "giou"])
@@ -62,8 +62,8 @@ def test_supervised_losses_equal_a_slow_version(box_loss):
         output = detector(image_batch(5, batch=2, height=96, width=96))
         output = output._replace(deltas=torch.randn(output.deltas.shape, generator=torch.Generator().manual_seed(1)))
         losses = detector.supervised_losses(output, targets)
-        labels, boxes, _ = detector.assign(output.anchors, targets)
-        decoded = detector.decode_boxes(output)
+        labels, boxes, _ = detector.assign(targets, output.anchors, detector.levels(output.anchors))
+        decoded = detector.decode(output).boxes
     cls, box, count = 0.0, 0.0, int((labels >= 0).sum())
     for image in range(2):
         p = sigmoid64(output.logits[image])
@@ -103,7 +103,7 @@ def test_losses_are_finite_and_train_every_parameter(box_loss, boxes):
 def test_ignored_anchors_have_no_gradient(detector):
     targets = random_targets(8, batch=2, boxes=5, classes=4)
     output = detector(image_batch(5, batch=2, height=96, width=96))
-    ignored = detector.assign(output.anchors, targets).labels == -2
+    ignored = detector.assign(targets, output.anchors, detector.levels(output.anchors)).labels == -2
     logits = output.logits.detach().requires_grad_()
     detector.supervised_losses(output._replace(logits=logits), targets)["cls"].backward()
     assert ignored.any()

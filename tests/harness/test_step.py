@@ -6,7 +6,6 @@ import pytest
 import torch
 
 from conftest import TINY
-from denseteacher.detectors import build_detector
 from denseteacher.recipes.schema import load_recipe
 from denseteacher.runs.benchmark import Size, made_up_step, made_up_targets, make_student_teacher
 from denseteacher.training.runtime import Runtime
@@ -33,7 +32,7 @@ def test_a_step_and_its_parts(detector):
     assert found["images_per_second"] == pytest.approx(3 / found["seconds"]["step"])
     assert found["mfu"] == pytest.approx(found["tflop"] / found["seconds"]["step"] / found["peak_tflops"])
     assert found["peak_gib"] > 0
-    flops = pass_flops(build_detector(recipe.detector, 4), (64, 96))  # as a run counts
+    flops = pass_flops(recipe.detector.build(4), (64, 96))  # as a run counts
     seen = 64 * 96 * (flops.training * (2 * 1 + 2) + flops.forward * 2)
     assert 1e12 * found["tflop"] == pytest.approx(seen, rel=0.01)
     assert sum(found["shares"].values()) == pytest.approx(1)

@@ -105,9 +105,9 @@ def test_a_file_without_nms_gives_every_location(folder, tmp_path, call):
             output = detector(batch)
             wanted, _ = DenseNetwork(detector)(*batch)
         assert_close_to_scale(boxes, wanted, what="boxes")
-        assert_close_to_scale(scores, detector.scores(output), what="scores")
+        assert_close_to_scale(scores, detector.decode(output).scores, what="scores")
         for index, (height, width) in enumerate(batch.sizes.tolist()):
-            own = detector.decode_boxes(output)[index].numpy()
+            own = detector.decode(output).boxes[index].numpy()
             assert_close_to_scale(boxes[index, :, 0::2], own[:, 0::2].clip(0, width), what="x")
             assert_close_to_scale(boxes[index, :, 1::2], own[:, 1::2].clip(0, height), what="y")
     with pytest.raises(InputError, match="exported with --no-nms and gives no detections"):

@@ -12,7 +12,7 @@ from PIL import Image
 from conftest import TINY
 from denseteacher import load
 from denseteacher.data.formats import read_labeled
-from denseteacher.detectors import DetectorCard, build_detector, save_detector
+from denseteacher.detectors import DetectorCard, save_detector
 from denseteacher.inference.label import label_images
 from denseteacher.inference.predictor import Predictor
 from denseteacher.recipes.schema import load_recipe
@@ -33,7 +33,7 @@ def detector(tmp_path_factory):
     )
     torch.manual_seed(0)
     path = tmp_path_factory.mktemp("detector") / "detector.safetensors"
-    save_detector(path, build_detector(card.detector, 3).state_dict(), card)
+    save_detector(path, card.detector.build(3).state_dict(), card)
     return path
 
 

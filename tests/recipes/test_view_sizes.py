@@ -8,6 +8,7 @@ import yaml
 
 from denseteacher.data.objects import objects_of
 from denseteacher.data.records import Category, ImageRecord, LabeledImages
+from denseteacher.detectors import shape_detector
 from denseteacher.recipes.object_scales import measure_scales
 from denseteacher.recipes.schema import dump_recipe, load_recipe
 from denseteacher.recipes.view_sizes import resolve_sizes
@@ -53,7 +54,7 @@ def test_the_smallest_view_that_keeps_small_objects_is_taken(detector):
 
     def missed(side):
         view = resolved.augment.weak.model_copy(update={"short_side": (round(0.6 * side), side), "max_side": 1333})
-        return measure_scales(objects_of(labeled), view, resolved.detector).missed
+        return measure_scales(objects_of(labeled), view, shape_detector(resolved.detector, 1)).missed
 
     few = {"fcos": 0.02, "retinanet": 0.1}[detector] * 300
     best = len(missed(1312))

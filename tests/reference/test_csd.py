@@ -53,7 +53,7 @@ def test_losses_agree_with_numpy(student, threshold):
         images = cat(batch.labeled.weak, batch.unlabeled.weak)
         plain, mirror = student(images), student(mirror_images(images))
         back = mirror_back(student, mirror, images)
-        boxes = student.decode_boxes(plain).double().numpy()
+        boxes = student.decode(plain).boxes.double().numpy()
     p, q = sigmoid64(plain.logits), sigmoid64(back.logits)
     kept = [place for place in zip(*back.valid.numpy().nonzero(), strict=True) if p[place].max() > threshold]
     assert 0 < len(kept) < p[..., 0].size

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from denseteacher.methods import DenseTeacher
+from denseteacher.structures import Decoded
 from support import dense_output, random_targets, semi_batch, sigmoid64
 from support.closeness import assert_close_to_scale
 
@@ -17,11 +18,11 @@ class Detector:
     def __init__(self, mask):
         self.mask = mask
 
-    def foreground(self, anchors, targets):
+    def foreground(self, targets, anchors, output=None):
         return self.mask
 
-    def decode_boxes(self, output):
-        return output.anchors + output.deltas
+    def decode(self, output):
+        return Decoded(output.anchors + output.deltas, output.logits.sigmoid(), output.quality, output.valid)
 
 
 @pytest.fixture

@@ -134,7 +134,7 @@ def test_losses_agree_with_numpy(detector, mirror):
     divergence = (targets * np.log(targets / p) + (1 - targets) * np.log((1 - targets) / (1 - p))).sum(1)
     assert_close_to_scale(losses["cls"], divergence.mean())
     weight = targets.max(1)
-    overlap = giou_rows(detector.decode_boxes(student)[chosen].numpy(), belief.boxes[chosen].numpy())
+    overlap = giou_rows(detector.decode(student).boxes[chosen].numpy(), belief.boxes[chosen].numpy())
     assert_close_to_scale(losses["box"], np.average(1 - overlap, weights=weight))
     assert ("quality" in losses) == isinstance(detector, FCOS)
     if "quality" in losses:

@@ -74,9 +74,7 @@ def test_is_what_thresholded_detections_are():
         output = detector.eval()(images)
     detections = detector.detect(output, images.sizes)
     threshold = float(detections[0].scores[5:7].mean())
-    found = pseudo_boxes(
-        detector.decode_boxes(output), detector.scores(output), images.sizes, threshold=threshold, nms_threshold=0.6
-    )
+    found = pseudo_boxes(*detector.decode(output)[:2], images.sizes, threshold=threshold, nms_threshold=0.6)
     assert found.mask[0].sum() == 6
     for index, detected in enumerate(detections):
         sure = detected.scores > threshold

@@ -185,8 +185,8 @@ def test_losses_agree_with_numpy(detector, seed):
     teacher_output, batch = _guess(detector, seed), semi_batch(seed)
     student = _student(teacher_output, seed)
     found = SoftTeacher().pseudo_boxes(detector, teacher_output, batch.unlabeled.weak, 0.4)
-    scores, sizes = detector.scores(teacher_output), batch.unlabeled.weak.sizes
-    spread = relative_spread(found, detector.decode_boxes(teacher_output), scores, sizes)
+    scores, sizes = detector.decode(teacher_output).scores, batch.unlabeled.weak.sizes
+    spread = relative_spread(found, detector.decode(teacher_output).boxes, scores, sizes)
     score_limit, spread_limit = (float(values[found.mask].quantile(0.45)) for values in (found.scores, spread))
     sure, reliable = found.scores > score_limit, spread < spread_limit
     assert 0 < sure.sum() < found.mask.sum()
@@ -201,7 +201,8 @@ def test_losses_agree_with_numpy(detector, seed):
     assert student_task.metrics["pseudo/boxes"] == sure.sum() / 2
     assert student_task.metrics["pseudo/reliable_boxes"] == reliable.sum() / 2
 
-    labels, *_ = detector.assign(teacher_output.anchors, found.targets._replace(mask=sure))
+    grid = teacher_output.anchors, detector.levels(teacher_output.anchors)
+    labels, *_ = detector.assign(found.targets._replace(mask=sure), *grid)
     background = 1 - sigmoid64(teacher_output.logits).max(-1)
     total, count = 0.0, int((labels >= 0).sum())
     for image, location in np.ndindex(*labels.shape):
@@ -214,10 +215,10 @@ def test_losses_agree_with_numpy(detector, seed):
     assert count > 0
     assert_close_to_scale(losses["cls"], total / count)
 
-    labels, boxes, _ = detector.assign(teacher_output.anchors, found.targets._replace(mask=reliable))
+    labels, boxes, _ = detector.assign(found.targets._replace(mask=reliable), *grid)
     foreground = labels >= 0
     assert foreground.any()
-    overlap = giou_rows(detector.decode_boxes(student)[foreground].numpy(), boxes[foreground].numpy())
+    overlap = giou_rows(detector.decode(student).boxes[foreground].numpy(), boxes[foreground].numpy())
     assert_close_to_scale(losses["box"], (1 - overlap).mean())
     assert ("quality" in losses) == isinstance(detector, FCOS)
 
@@ -233,7 +234,7 @@ def test_unsure_background_counts_less(detector):
     student.logits.grad = None
     targets = method.pseudo_boxes(detector, teacher_output, batch.unlabeled.weak, method.threshold).targets
     detector.supervised_losses(student, targets)["cls"].backward()
-    foreground = detector.foreground(teacher_output.anchors, targets)
+    foreground = detector.foreground(targets, teacher_output.anchors)
     share = (1 - teacher_output.logits.sigmoid().amax(-1)).masked_fill(foreground, 1)
     assert_close_to_scale(weighted, student.logits.grad * share[..., None])
     assert foreground.any(1).all()

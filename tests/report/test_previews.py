@@ -8,7 +8,6 @@ from PIL import Image
 from conftest import TINY
 from denseteacher.data.loading.steps import StepDataset, with_strong_views
 from denseteacher.data.open import open_data
-from denseteacher.detectors import build_detector
 from denseteacher.errors import InputError
 from denseteacher.recipes.schema import load_recipe
 from denseteacher.report.unlabeled_examples import first_views, unlabeled_examples
@@ -91,7 +90,7 @@ def test_every_method_can_be_shown(dataset, tiny, name):
     method = load_recipe("custom", [*tiny, f"method.name={name}"]).method
     if getattr(method, "ratio", None) == "auto":
         method = method.model_copy(update={"ratio": 0.1})
-    detector = build_detector(recipe.detector, 3).eval()
+    detector = recipe.detector.build(3).eval()
     views = first_views(steps, recipe.augment.strong, None)
     told = unlabeled_examples(method, detector, views, torch.device("cpu"))
     assert len(told) == 2

@@ -36,7 +36,7 @@ def make_batch(detector, seed, *, size=3):
     x, y = (anchors[:, 0] + anchors[:, 2]) / 2, (anchors[:, 1] + anchors[:, 3]) / 2
     valid = (x[None] < sizes[:, 1:]) & (y[None] < sizes[:, :1])
     output = DenseOutput(logits, torch.from_numpy(deltas.astype(np.float32)), quality, anchors, valid)
-    boxes = detector.decode_boxes(output)
+    boxes = detector.decode(output).boxes
     best = (logits.amax(-1).masked_fill(~valid, -9)).topk(6, dim=1).indices
     near = (
         boxes.gather(1, best[..., None].expand(-1, -1, 4)) + torch.from_numpy(rng.uniform(-3, 3, (size, 6, 4))).float()

@@ -11,7 +11,6 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import denseteacher
 from conftest import TINY
-from denseteacher.detectors import build_detector
 from denseteacher.recipes.schema import load_recipe
 from denseteacher.runs.benchmark import Size, made_up_step, make_student_teacher
 from denseteacher.structures import ImageBatch
@@ -42,7 +41,7 @@ def conv_operations(detector, images):
 @pytest.mark.parametrize("name", ["fcos", "retinanet"])
 def test_passes_are_counted_without_being_computed(name):
     recipe = load_recipe("custom", [*TINY, f"detector.name={name}", "detector.frozen_stages=2"])
-    detector = build_detector(recipe.detector, 4).train()
+    detector = recipe.detector.build(4).train()
     images = ImageBatch(torch.zeros(2, 3, 64, 96, dtype=torch.uint8), torch.tensor([[64, 96]] * 2))
     before = {name: value.clone() for name, value in detector.state_dict().items()}
     random = torch.get_rng_state()

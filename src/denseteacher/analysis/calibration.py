@@ -53,7 +53,7 @@ def calibrate(outputs: DetectorOutputs) -> dict[str, Reliability]:
     locations, detections = [], []
     floor = outputs.predictor.card.detector.score_floor
     for batch in outputs:
-        truth = outputs.detector.assign(batch.output.anchors, batch.objects)
+        truth = outputs.assign(batch, batch.objects)
         counted = known_locations(batch, truth) & (truth.labels != UNTRAINED)
         score, label = batch.output.logits.sigmoid().max(-1)
         locations.append(reliability(score[counted], (label == truth.labels)[counted]))

@@ -53,14 +53,13 @@ class Disagreement(NamedTuple):
 def compare(outputs: DetectorOutputs, batch: OutputBatch, *, threshold: float) -> Comparison:
     """Assigns ground truth and pseudo-boxes of a batch with the detector's own assigner."""
     found = outputs.pseudo_boxes(batch, threshold)
-    anchors = batch.output.anchors
-    truth, pseudo = (outputs.detector.assign(anchors, targets) for targets in (batch.objects, found.targets))
+    truth, pseudo = (outputs.assign(batch, targets) for targets in (batch.objects, found.targets))
     known = known_locations(batch, truth)
     by_truth, by_pseudo = ((one.labels >= 0) & known for one in (truth, pseudo))
     other_class = by_truth & by_pseudo & (truth.labels != pseudo.labels)
     partner = match_boxes(found, batch.objects, batch.ignored).to(known.device)
     # without the false ones among the pseudo-boxes, which would take locations from the others
-    matched = outputs.detector.assign(anchors, found.targets._replace(mask=partner >= 0))
+    matched = outputs.assign(batch, found.targets._replace(mask=partner >= 0))
     own = truth.matched.masked_fill(~by_truth, -1)
     other = partner.gather(1, matched.matched).masked_fill((matched.labels < 0) | ~known, -1)
     return Comparison(by_truth, by_pseudo, other_class, found, _pairs(own, other, found, partner, batch.objects))

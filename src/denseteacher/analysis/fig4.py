@@ -65,7 +65,7 @@ def _draw_example(panels: Any, outputs: DetectorOutputs, place: int, rule: Dense
     shown = np.ma.masked_equal(heat, 0)  # the image shows where nothing is selected
     panels[2].imshow(shown, cmap="viridis", alpha=0.85, extent=(0, width, height, 0))
     strides = torch.tensor(detector.strides, device=anchors.device)[outputs.levels(batch)]
-    assigned = (detector.assign(anchors, found.targets).labels >= 0) & region.known
+    assigned = (outputs.assign(batch, found.targets).labels >= 0) & region.known
     for axes, trained in ((panels[1], assigned[row]), (panels[2], region.selected[row])):
         for mark, which in ((_FALSE, trained & region.background[row]), (_TRUE, trained & region.foreground[row])):
             show_locations(axes, anchors[which], strides[which], mark, inches=panel_side(batch.images))

@@ -87,9 +87,10 @@ class DetectorOutputs:
 
     def pseudo_boxes(self, batch: OutputBatch, threshold: float) -> PseudoBoxes:
         """What a method on pseudo-boxes would take for ground truth."""
+        decoded = self.detector.decode(batch.output)
         return pseudo_boxes(
-            self.detector.decode_boxes(batch.output),
-            self.detector.scores(batch.output),
+            decoded.boxes,
+            decoded.scores,
             batch.images.sizes,
             threshold=threshold,
             nms_threshold=UnbiasedTeacher().nms_threshold,
@@ -97,10 +98,11 @@ class DetectorOutputs:
 
     def levels(self, batch: OutputBatch) -> Tensor:
         """(N,) int64 the pyramid level of each location, 0 the finest."""
-        height, width = batch.images.pixels.shape[-2:]
-        counts = torch.tensor([rows * columns for rows, columns in self.detector.shapes((height, width))])
-        anchors = len(batch.output.anchors) // int(counts.sum())
-        return torch.arange(len(counts)).repeat_interleave(counts * anchors).to(batch.output.anchors.device)
+        return self.detector.levels(batch.output.anchors)
+
+    def assign(self, batch: OutputBatch, targets: Targets) -> Assignment:
+        """What the detector's assigner makes of objects of the batch."""
+        return self.detector.assign(targets, batch.output.anchors, self.levels(batch), batch.output)
 
 
 def share(part: float, whole: float) -> float | None:

@@ -16,7 +16,7 @@ from denseteacher.data.augment.weak import WeakView
 from denseteacher.data.objects import image_sizes
 from denseteacher.data.records import ImageRecord, LabeledImages
 from denseteacher.data.sizes import common_canvas, resized_size
-from denseteacher.detectors import FCOS, DenseDetector, RetinaNet, build_detector
+from denseteacher.detectors import DenseDetector, PyramidDetector, shape_detector
 from denseteacher.methods import DenseTeacher, Method, Supervised
 from denseteacher.recipes.object_scales import middle_scale
 from denseteacher.recipes.resolve import resolve_auto
@@ -56,13 +56,6 @@ class StepMemory(NamedTuple):
         return next((parts for parts, size in self.parts.items() if size <= room), None)
 
 
-def shape_detector(recipe: Recipe, classes: int) -> FCOS | RetinaNet:
-    """The recipe's detector without weights: for its shapes, anchors and assigner."""
-    with torch.device("meta"):
-        detector = build_detector(recipe.detector.model_copy(update={"pretrained": False}), classes)
-    return detector.to(memory_format=torch.channels_last)
-
-
 def worst_canvas(weak: WeakView, images: Sequence[ImageRecord]) -> tuple[int, int]:
     """The canvas of a batch that holds the widest and the tallest of all views."""
     shapes = {(image.height, image.width) for image in images}
@@ -70,7 +63,7 @@ def worst_canvas(weak: WeakView, images: Sequence[ImageRecord]) -> tuple[int, in
     return weak.canvas_for([resized_size(*shape, short, weak.bound) for shape in shapes], short)
 
 
-def step_memory(recipe: Recipe, student: FCOS | RetinaNet, canvas: tuple[int, int], boxes: int) -> StepMemory:
+def step_memory(recipe: Recipe, student: PyramidDetector, canvas: tuple[int, int], boxes: int) -> StepMemory:
     """Counts what a step allocates; methods other than Dense Teacher and Supervised count as Dense Teacher.
 
     Args:
@@ -79,7 +72,7 @@ def step_memory(recipe: Recipe, student: FCOS | RetinaNet, canvas: tuple[int, in
         canvas: Height and width.
         boxes: Most boxes of an image.
     """
-    teacher = shape_detector(recipe, student.num_classes).eval().requires_grad_(False)
+    teacher = shape_detector(recipe.detector, student.num_classes).eval().requires_grad_(False)
     processes = recipe.runtime.devices * recipe.runtime.nodes
     batches = recipe.data.labeled_batch // processes, recipe.data.unlabeled_batch // processes
     most = math.gcd(*batches)
@@ -127,7 +120,7 @@ def _batch(labeled: int, unlabeled: int, canvas: tuple[int, int], boxes: int) ->
     return SemiBatch(LabeledBatch(images(labeled), images(labeled), targets), others)
 
 
-def _forward_backward(method: Method, student: FCOS | RetinaNet, teacher: FCOS | RetinaNet, batch: SemiBatch) -> None:
+def _forward_backward(method: Method, student: PyramidDetector, teacher: PyramidDetector, batch: SemiBatch) -> None:
     losses = method.losses(student, teacher, batch, 1).losses
     torch.autograd.backward(torch.stack(list(losses.values())).sum())
     student.zero_grad(set_to_none=True)
@@ -192,7 +185,7 @@ def measure_duration(recipe: Recipe, labeled: LabeledImages, *, unlabeled: int) 
         labeled: Says how large the views are.
         unlabeled: Number of unlabeled images.
     """
-    detector = build_detector(recipe.detector.model_copy(update={"pretrained": False}), len(labeled.categories))
+    detector = recipe.detector.model_copy(update={"pretrained": False}).build(len(labeled.categories))
     detector = detector.to(memory_format=torch.channels_last).train()
     canvas = _usual_canvas(recipe, labeled)
     flops = pass_flops(detector, canvas)

@@ -10,29 +10,31 @@ from denseteacher.check.findings import Finding, Severity, finding
 from denseteacher.data.augment.weak import WeakView
 from denseteacher.data.objects import objects_of
 from denseteacher.data.records import LabeledImages
-from denseteacher.detectors import FCOSConfig
+from denseteacher.detectors import shape_detector
+from denseteacher.errors import InputError
 from denseteacher.pseudo_labels.foreground import Foreground
 from denseteacher.recipes.object_scales import Scales, measure_scales
 from denseteacher.recipes.schema import Recipe
 from denseteacher.recipes.view_sizes import ENLARGED, resolve_sizes
 
 _TOLERANCE = 3.0  # times larger or smaller; within, a ratio does about as well (paper, Table 7a)
-_LARGE = 0.05  # share of objects beyond the coarsest level's range
+_LARGE = 0.05  # share of objects that a coarser level would take
+_FINEST, _COARSEST = 2, 7  # levels that are suggested at most
 
 
 def scale_findings(labeled: LabeledImages, scales: Scales) -> list[Finding]:
     """Objects that the detector is hardly or never trained on."""
-    owner, missed, extents = objects_of(labeled).owner, scales.missed, scales.extents
+    owner, extents = objects_of(labeled).owner, scales.extents
+    names = [labeled.images[image].name for image in owner[scales.looked_at[scales.missed]]]
     examples = [
-        f"{labeled.images[owner[index]].name}: {extents[index, 0]:.1f} x {extents[index, 1]:.1f} px in the view"
-        for index in missed
+        f"{name}: {width:.1f} x {height:.1f} px in the view"
+        for name, (width, height) in zip(names, extents[scales.missed], strict=True)
     ]
     severity: Severity = "warning" if scales.misses_many else "info"
-    if scales.detector == "fcos":
-        meaning = "no location of FCOS is trained on them at the size of the training views"
-        return finding(severity, "object outside of all levels", "labeled", examples, meaning)
-    meaning = "at the size of the training views, only their best anchor is trained on them"
-    return finding(severity, "object that no anchor fits", "labeled", examples, meaning)
+    kind, meaning, _ = scales.misses
+    if len(scales.level) < len(owner):
+        meaning += f"; {len(scales.level):,} of {len(owner):,} objects were looked at, evenly spread"
+    return finding(severity, kind, "labeled", examples, meaning)
 
 
 def fits(ratio: float, foreground: Foreground) -> bool:
@@ -64,8 +66,8 @@ def suggest_values(recipe: Recipe, parts: Parts, scales: Scales, foreground: For
     """What to set, given what was measured under the recipe as it is."""
     view, reason = _better_view(recipe, parts.labeled, scales)
     if reason:
-        scales = measure_scales(objects_of(parts.labeled), view, recipe.detector)
-    views = [*_sizes(view, reason), *_levels(recipe, scales)]
+        scales = measure_scales(objects_of(parts.labeled), view, shape_detector(recipe.detector, 1))
+    views = [*_sizes(view, reason), *_levels(recipe, parts.labeled, view, scales)]
     return [*views, *_ratio(recipe, foreground, others=bool(views)), *_batches(recipe, parts)]
 
 
@@ -75,7 +77,7 @@ def _better_view(recipe: Recipe, labeled: LabeledImages, scales: Scales) -> tupl
     factor = float(np.median(scales.scale))
     if factor > ENLARGED and not scales.misses_many:
         return fitting, f"images are enlarged {factor:.1f} times, which costs time and adds no detail"
-    better = measure_scales(objects_of(labeled), fitting, recipe.detector)
+    better = measure_scales(objects_of(labeled), fitting, shape_detector(recipe.detector, 1))
     if len(scales.missed) - len(better.missed) > scales.few:
         return fitting, f"images are shown at {factor:.2f} of their size, and small objects get lost"
     return recipe.augment.weak, ""
@@ -101,21 +103,32 @@ def _sizes(view: WeakView, reason: str) -> list[Suggestion]:
     ]
 
 
-def _levels(recipe: Recipe, scales: Scales) -> list[Suggestion]:
-    """Finer or coarser levels, where objects lie beyond the ranges."""
+def _levels(recipe: Recipe, labeled: LabeledImages, view: WeakView, scales: Scales) -> list[Suggestion]:
+    """Finer or coarser levels, where the detector would train objects there: those it misses, or the largest."""
     finest, coarsest = recipe.detector.levels
-    count = max(len(scales.level), 1)
-    factor = recipe.detector.size_factor if isinstance(recipe.detector, FCOSConfig) else recipe.detector.anchor_scale
     reasons = []
-    small = int((scales.longest[scales.missed] <= factor * 2**finest).sum())
-    if scales.misses_many and 2 * small > len(scales.missed) and finest > 2:
-        finest -= 1
-        reasons.append(f"{small} objects are too small for the finest level")
-    large = int((scales.longest > 2 * factor * 2**coarsest).sum())
-    if large > _LARGE * count and coarsest < 7:
-        coarsest += 1
-        reasons.append(f"{large} objects are too large for the coarsest level")
+    if scales.misses_many and finest > _FINEST:
+        finer = _with_levels(recipe, labeled, view, (finest - 1, coarsest))
+        small = 0 if finer is None else int(((scales.level < 0) & (finer.level >= 0)).sum())
+        if 2 * small > len(scales.missed):
+            finest -= 1
+            reasons.append(f"{small} objects are too small for the finest level")
+    if coarsest < _COARSEST:
+        coarser = _with_levels(recipe, labeled, view, (recipe.detector.levels[0], coarsest + 1))
+        large = 0 if coarser is None else coarser.counts[-1]
+        if large > _LARGE * max(len(scales.level), 1):
+            coarsest += 1
+            reasons.append(f"{large} objects are too large for the coarsest level")
     return [Suggestion("detector.levels", f"[{finest},{coarsest}]", "; ".join(reasons))] if reasons else []
+
+
+def _with_levels(recipe: Recipe, labeled: LabeledImages, view: WeakView, levels: tuple[int, int]) -> Scales | None:
+    """Where objects lie with other levels; None where the backbone does not have them."""
+    try:
+        detector = shape_detector(recipe.detector.model_copy(update={"levels": levels}), 1)
+    except InputError:
+        return None
+    return measure_scales(objects_of(labeled), view, detector)
 
 
 def _ratio(recipe: Recipe, foreground: Foreground, *, others: bool) -> list[Suggestion]:

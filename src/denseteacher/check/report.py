@@ -10,7 +10,6 @@ from denseteacher.check.cost import (
     StepMemory,
     batch_cost,
     measure_duration,
-    shape_detector,
     shorter_run,
     step_memory,
     worst_canvas,
@@ -30,7 +29,7 @@ from denseteacher.check.images import (
 from denseteacher.check.labels import ClassCount, box_findings, class_findings, count_classes, empty_images
 from denseteacher.data.objects import objects_of
 from denseteacher.data.open import TrainingData
-from denseteacher.detectors import DenseDetector
+from denseteacher.detectors import OneStageDetector, shape_detector
 from denseteacher.pseudo_labels.foreground import Foreground
 from denseteacher.recipes.object_scales import Scales, measure_scales
 from denseteacher.recipes.resolve import recipe_foreground, resolve_auto, with_ratio
@@ -144,10 +143,10 @@ def check_data(recipe: Recipe, *, quick: bool = False) -> CheckReport:
     return CheckReport(by_severity(findings), images, count_classes(parts.labeled), measures, recipe, not quick)
 
 
-def notes_before_run(recipe: Recipe, detector: DenseDetector, data: TrainingData) -> list[str]:
+def notes_before_run(recipe: Recipe, detector: OneStageDetector, data: TrainingData) -> list[str]:
     """Sentences on what looks wrong about the data of a run, without opening an image."""
     parts = parts_of(data)
-    scales = measure_scales(objects_of(parts.labeled), recipe.augment.weak, recipe.detector)
+    scales = measure_scales(objects_of(parts.labeled), recipe.augment.weak, detector)
     findings = [
         *duplicate_findings({part: identify(images) for part, images in parts.images()}),
         *class_findings(parts),
@@ -169,8 +168,8 @@ def _measure(recipe: Recipe, parts: Parts, *, timed: bool) -> Measures | None:
     most = max(map(len, labeled.boxes), default=0)
     if not most:
         return None
-    detector = shape_detector(recipe, len(labeled.categories))
-    scales = measure_scales(objects_of(labeled), recipe.augment.weak, recipe.detector)
+    detector = shape_detector(recipe.detector, len(labeled.categories))
+    scales = measure_scales(objects_of(labeled), recipe.augment.weak, detector)
     foreground = recipe_foreground(recipe, detector, labeled)
     canvas = worst_canvas(recipe.augment.weak, [*labeled.images, *parts.unlabeled])
     memory = step_memory(recipe, detector, canvas, most)

@@ -1,17 +1,30 @@
 """One-stage detectors behind one contract (``base.DenseDetector``)."""
 
-from denseteacher.detectors.base import DenseDetector
+from typing import Annotated
+
+from pydantic import Field
+
+from denseteacher.detectors.base import DenseDetector, OneStageDetector
 from denseteacher.detectors.fcos import FCOS, FCOSConfig
-from denseteacher.detectors.files import (
+from denseteacher.detectors.pyramid import PyramidConfig, PyramidDetector, shape_detector
+from denseteacher.detectors.retinanet import RetinaNet, RetinaNetConfig
+
+DetectorConfig = Annotated[
+    FCOSConfig
+    | RetinaNetConfig,
+    Field(discriminator="name"),
+]  # fmt: skip
+"""Every detector that a recipe can name."""
+
+# after what a detector's card is made of
+from denseteacher.detectors.files import (  # noqa: E402
     DetectorCard,
-    DetectorConfig,
-    build_detector,
     load_detector,
     load_weights,
     save_detector,
     with_old_statistics,
 )
-from denseteacher.detectors.initial_weights import (
+from denseteacher.detectors.initial_weights import (  # noqa: E402
     InitialWeights,
     TakenOver,
     adopt,
@@ -20,8 +33,10 @@ from denseteacher.detectors.initial_weights import (
     take_over,
     with_options,
 )
-from denseteacher.detectors.retinanet import RetinaNet, RetinaNetConfig
-from denseteacher.detectors.torchvision_weights import load_torchvision_fcos, load_torchvision_retinanet
+from denseteacher.detectors.torchvision_weights import (  # noqa: E402
+    load_torchvision_fcos,
+    load_torchvision_retinanet,
+)
 
 __all__ = [
     "FCOS",
@@ -30,17 +45,20 @@ __all__ = [
     "DetectorConfig",
     "FCOSConfig",
     "InitialWeights",
+    "OneStageDetector",
+    "PyramidConfig",
+    "PyramidDetector",
     "RetinaNet",
     "RetinaNetConfig",
     "TakenOver",
     "adopt",
-    "build_detector",
     "find_initial",
     "load_detector",
     "load_torchvision_fcos",
     "load_torchvision_retinanet",
     "load_weights",
     "save_detector",
+    "shape_detector",
     "starts_from_detector",
     "take_over",
     "with_old_statistics",

@@ -1,19 +1,25 @@
-"""What every detector of the package offers."""
+"""What every detector of the package offers, and what is the same in all of them: losses, decoding and detection."""
 
-from typing import Protocol
+from abc import ABC, abstractmethod
+from typing import Any, ClassVar, NamedTuple, Protocol
 
 import torch
-from torch import Tensor
+from pydantic import Field
+from torch import Tensor, nn
 
-from denseteacher.ops.assigners import Assignment
-from denseteacher.structures import DenseOutput, Detections, ImageBatch, LossDict, LossWeights, Targets
+from denseteacher.config import Config
+from denseteacher.ops.assigners import BACKGROUND, IGNORED, Assignment, location_weights
+from denseteacher.ops.distributed import mean_over_processes
+from denseteacher.ops.losses import sigmoid_focal_loss
+from denseteacher.ops.postprocess import candidates_per_level, non_maximum_suppression
+from denseteacher.structures import Decoded, DenseOutput, Detections, ImageBatch, LossDict, LossWeights, Targets
 
 
 class DenseDetector(Protocol):
     """A one-stage detector: one forward that uses weights, and pure functions of what it returns."""
 
     strides: list[int]
-    """Of the pyramid's levels, finest first."""
+    """Strides of the pyramid's levels, finest first."""
     num_classes: int
     """K."""
 
@@ -24,16 +30,13 @@ class DenseDetector(Protocol):
         """Losses against ground truth, each already normalized: ``cls``, ``box`` and, if there, ``quality``.
 
         Args:
-            output: Predictions of B = v * b images: v views of the same b scenes, one view after the other.
-            targets: Ground truth of the b scenes, valid for all their views.
-            weights: Of the scenes' boxes and locations; they change the sums, not the normalizers.
+            output: Predictions of B = v * b images: v views of the same b images, one view after the other.
+            targets: Ground truth of the b images, valid for all their views.
+            weights: Weights of the images' boxes and locations; they change the sums, not the normalizers.
         """
 
-    def decode_boxes(self, output: DenseOutput) -> Tensor:
-        """(B, N, 4) xyxy pixels of the canvas, not cut to it."""
-
-    def scores(self, output: DenseOutput) -> Tensor:
-        """(B, N, K) final scores in [0, 1], those that detections carry; 0 in the padding."""
+    def decode(self, output: DenseOutput) -> Decoded:
+        """Boxes in pixels and final scores at every location; gradients flow through."""
 
     def detect(self, output: DenseOutput, sizes: Tensor) -> list[Detections]:
         """Final detections of each image; sizes is (B, 2), height and width without padding."""
@@ -44,8 +47,167 @@ class DenseDetector(Protocol):
     def anchors(self, canvas: tuple[int, int], device: torch.device) -> Tensor:
         """(N, 4) the anchors that a forward on a canvas of this height and width has."""
 
-    def assign(self, anchors: Tensor, targets: Targets) -> Assignment:
-        """What this detector's assigner trains each anchor on."""
+    def levels(self, anchors: Tensor) -> Tensor:
+        """(N,) int64 the pyramid level of each anchor, 0 the finest."""
 
-    def foreground(self, anchors: Tensor, targets: Targets) -> Tensor:
-        """(B, N) bool, which anchors this detector's assigner trains on a box."""
+    def assign(
+        self, targets: Targets, anchors: Tensor, levels: Tensor, output: DenseOutput | None = None
+    ) -> Assignment:
+        """What this detector trains each anchor on; computed for the whole batch, without waiting for the device.
+
+        Args:
+            targets: Ground truth of b images.
+            anchors: (N, 4) as ``anchors`` gives them.
+            levels: (N,) as ``levels`` gives them.
+            output: Predictions on B = v * b views of the images, for an assigner that looks at them. It assigns each
+                view, another one each image: the assignment has B rows or b.
+        """
+
+    def foreground(self, targets: Targets, anchors: Tensor, output: DenseOutput | None = None) -> Tensor:
+        """(B, N) bool, which anchors ``assign`` trains on a box."""
+
+
+class Misses(NamedTuple):
+    """What it means that a detector is hardly or never trained on an object."""
+
+    kind: str
+    """What such an object is called."""
+    meaning: str
+    """What becomes of it."""
+    ordinary: float
+    """Share of the objects that are so in ordinary data: tiny or thin ones."""
+
+
+class OneStageConfig(Config, ABC):
+    """The options that every detector has, and what makes it of them."""
+
+    misses: ClassVar[Misses] = Misses(
+        "object outside of all levels",
+        "no location is trained on them at the size of the training views",
+        0.02,
+    )
+
+    score_floor: float = Field(0.05, ge=0, lt=1)
+    """Class scores at or below are no detections. Published numbers use 0.05; others report with 0.001."""
+    top_k: int = Field(1000, gt=0)
+    """Candidates a level before NMS."""
+    nms_threshold: float = Field(0.6, gt=0, le=1)
+    """IoU above which, of two detections of a class, the one with the lower score is dropped."""
+    max_detections: int = Field(100, gt=0)
+    """Most detections an image."""
+
+    @abstractmethod
+    def build(self, num_classes: int) -> "OneStageDetector":
+        """The detector of this config with new weights.
+
+        Raises:
+            InputError: If there is not such a network, or its weights can't be had.
+        """
+
+
+class OneStageDetector(nn.Module, ABC):
+    """Losses, decoding and detection; a detector adds its network, its anchors, its assigner and its box coding."""
+
+    anchors_per_location: ClassVar[int] = 1
+    config: OneStageConfig
+    """Options; nothing in them is ``auto``."""
+    strides: list[int]
+    """See ``DenseDetector``."""
+    num_classes: int
+    """K."""
+
+    @abstractmethod
+    def shapes(self, canvas: tuple[int, int]) -> list[tuple[int, int]]:
+        """See ``DenseDetector``."""
+
+    @abstractmethod
+    def anchors(self, canvas: tuple[int, int], device: torch.device) -> Tensor:
+        """See ``DenseDetector``."""
+
+    @abstractmethod
+    def assign(
+        self, targets: Targets, anchors: Tensor, levels: Tensor, output: DenseOutput | None = None
+    ) -> Assignment:
+        """See ``DenseDetector``."""
+
+    @abstractmethod
+    def decode_boxes(self, output: DenseOutput) -> Tensor:
+        """(B, N, 4) xyxy pixels of the canvas, not cut to it: the inverse of the detector's box coding."""
+
+    @abstractmethod
+    def location_losses(self, output: DenseOutput, boxes: Tensor) -> LossDict:
+        """The losses at every location but that of the classes: ``box`` and, if there, ``quality``.
+
+        Args:
+            output: Predictions on B images.
+            boxes: (B, N, 4) the box that each location is trained on; meaningless where it is not.
+
+        Returns:
+            (B, N) each, finite everywhere.
+        """
+
+    def levels(self, anchors: Tensor) -> Tensor:
+        """See ``DenseDetector``: the first anchor of a location doubles its side from one level to the next."""
+        first = anchors[:: self.anchors_per_location]
+        sides = first[:, 2] - first[:, 0]
+        return (sides / sides[0]).log2().round().long().repeat_interleave(self.anchors_per_location)
+
+    def foreground(self, targets: Targets, anchors: Tensor, output: DenseOutput | None = None) -> Tensor:
+        """See ``DenseDetector``."""
+        return self.assign(targets, anchors, self.levels(anchors), output).labels > BACKGROUND
+
+    def fitting(self, targets: Targets, anchors: Tensor) -> Tensor:
+        """(B, N) bool, which anchors fit a box by themselves: without those that are trained lest it have none."""
+        return self.foreground(targets, anchors)
+
+    def supervised_losses(self, output: DenseOutput, targets: Targets, weights: LossWeights | None = None) -> LossDict:
+        """See ``DenseDetector``: focal loss and ``location_losses``, over the foreground count of all processes."""
+        assignment = self.assign(targets, output.anchors, self.levels(output.anchors), output)
+        views = output.logits.shape[0] // assignment.labels.shape[0]
+        labels, boxes = assignment.labels.repeat(views, 1), assignment.boxes.repeat(views, 1, 1)
+        foreground = labels > BACKGROUND
+        count = mean_over_processes(foreground.sum().float()).clamp(min=1)
+
+        one_hot = torch.zeros_like(output.logits)
+        one_hot.scatter_(2, labels.clamp(min=0)[..., None], foreground[..., None].to(one_hot.dtype))
+        entropy = sigmoid_focal_loss(output.logits, one_hot) * (labels != IGNORED)[..., None]
+        counted: Tensor = foreground
+        if weights is not None:
+            share = location_weights(assignment, weights).repeat(views, 1)
+            entropy, counted = entropy * share[..., None], foreground * share
+        losses = {"cls": entropy.sum() / count}
+        for name, errors in self.location_losses(output, boxes).items():
+            losses[name] = (errors * counted).sum() / count
+        return losses
+
+    def decode(self, output: DenseOutput) -> Decoded:
+        """See ``DenseDetector``: scores are class scores, or with a quality branch the root of their product."""
+        scores = output.logits.sigmoid() * output.valid[..., None]
+        quality = None if output.quality is None else output.quality.sigmoid()
+        if quality is not None:
+            scores = (scores * quality[..., None]).sqrt()
+        return Decoded(self.decode_boxes(output), scores, quality, output.valid)
+
+    def detect(self, output: DenseOutput, sizes: Tensor) -> list[Detections]:
+        """See ``DenseDetector``. Candidates are chosen by class score alone, as published."""
+        config = self.config
+        counts: Any = torch.unique_consecutive(self.levels(output.anchors), return_counts=True)[1]
+        level_sizes = counts.tolist()
+        boxes, scores, *_ = self.decode(output)
+        class_scores = output.logits.sigmoid() * output.valid[..., None]
+        detections = []
+        for index, (height, width) in enumerate(sizes.tolist()):
+            location, label = candidates_per_level(
+                class_scores[index], level_sizes, score_floor=config.score_floor, top_k=config.top_k
+            )
+            detections.append(
+                non_maximum_suppression(
+                    boxes[index, location],
+                    scores[index, location, label],
+                    label,
+                    size=(height, width),
+                    iou_threshold=config.nms_threshold,
+                    max_detections=config.max_detections,
+                )
+            )
+        return detections

@@ -8,20 +8,18 @@ from typing import Any
 
 import torch
 
-from denseteacher.detectors.fcos import FCOSConfig
 from denseteacher.detectors.pyramid import PyramidConfig
-from denseteacher.detectors.retinanet import RetinaNetConfig
 from denseteacher.errors import InputError
 
 _PATIENCE = 10.0  # s for the server's first answer; where packets are dropped, a connection is tried for minutes
 
 
 def has_coco_weights(config: PyramidConfig) -> bool:
-    """Whether torchvision has a COCO detector on this backbone: it has FCOS and RetinaNet on ResNet-50."""
-    return config.backbone.partition(".")[0] == "resnet50"
+    """Whether torchvision has a COCO detector of this architecture: it has FCOS and RetinaNet on ResNet-50."""
+    return config.name in ("fcos", "retinanet") and config.backbone.partition(".")[0] == "resnet50"
 
 
-def coco_weights(config: FCOSConfig | RetinaNetConfig) -> Any:
+def coco_weights(config: PyramidConfig) -> Any:
     """The member of torchvision's weights enums for an architecture.
 
     RetinaNet's second version has normalized towers and makes level 6 from the backbone; it is taken where the config
@@ -34,9 +32,10 @@ def coco_weights(config: FCOSConfig | RetinaNetConfig) -> Any:
 
     if not has_coco_weights(config):
         raise InputError(
-            f"torchvision has COCO detectors on the backbone resnet50 (FCOS and RetinaNet), not on {config.backbone!r}"
+            "torchvision has COCO detectors on the backbone resnet50 (FCOS and RetinaNet), "
+            f"not {config.name} on {config.backbone!r}"
         )
-    if isinstance(config, FCOSConfig):
+    if config.name == "fcos":
         return detection.FCOS_ResNet50_FPN_Weights.COCO_V1
     if config.head_norm == "group" or config.extra_from == "backbone":
         return detection.RetinaNet_ResNet50_FPN_V2_Weights.COCO_V1

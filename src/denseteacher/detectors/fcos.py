@@ -1,6 +1,6 @@
 """FCOS (Tian et al., 2019) as Dense Teacher uses it: GroupNorm head, IoU quality on the box tower."""
 
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -14,18 +14,20 @@ from denseteacher.detectors.pyramid import (
     tower,
     tower_features,
 )
-from denseteacher.ops.anchors import location_anchors, valid_locations
-from denseteacher.ops.assigners import BACKGROUND, Assignment, assign_fcos, location_weights
+from denseteacher.ops.anchors import location_anchors
+from denseteacher.ops.assigners import Assignment, assign_fcos
 from denseteacher.ops.boxes import decode_ltrb, encode_ltrb, giou_and_iou
-from denseteacher.ops.distributed import mean_over_processes
-from denseteacher.ops.losses import quality_loss, sigmoid_focal_loss
-from denseteacher.structures import DenseOutput, ImageBatch, LossDict, LossWeights, Targets
+from denseteacher.ops.losses import quality_loss
+from denseteacher.structures import DenseOutput, LossDict, Targets
 
 _INITIAL_DISTANCE = 2.0  # strides; above 0, or half of the rectified distances would start without gradient
 
 
 class FCOSConfig(PyramidConfig):
     """Everything that makes one FCOS differ from another, apart from the classes."""
+
+    architecture: ClassVar[tuple[str, ...]] = (*PyramidConfig.architecture, "quality", "location_offset")
+    learned: ClassVar[tuple[str, ...]] = ("size_factor",)
 
     name: Literal["fcos"] = "fcos"
     scale_per_level: bool = True
@@ -39,6 +41,10 @@ class FCOSConfig(PyramidConfig):
     """Largest distance to a box's side that a level is trained on, in its strides."""
     location_offset: float = Field(0.0, ge=0, lt=1)
     """Where in its cell a location lies, in strides: 0 is the upper left corner, 0.5 the middle."""
+
+    def build(self, num_classes: int) -> "FCOS":
+        """See ``OneStageConfig``."""
+        return FCOS(num_classes=num_classes, **dict(self))
 
 
 class FCOSHead(nn.Module):
@@ -83,14 +89,9 @@ class FCOS(PyramidDetector):
         super().__init__(config, num_classes)
         self.head = FCOSHead(config, num_classes, len(self.strides))
 
-    def forward(self, images: ImageBatch) -> DenseOutput:
-        """See ``DenseDetector``: uint8 canvas in, raw fp32 predictions out."""
-        logits, distances, quality = self.head(self.features(images))
-        height, width = images.pixels.shape[-2:]
-        anchors = self.anchors((height, width), logits.device)
-        return DenseOutput(logits, distances, quality, anchors, valid_locations(anchors, images.sizes))
-
-    def assign(self, anchors: Tensor, targets: Targets) -> Assignment:
+    def assign(
+        self, targets: Targets, anchors: Tensor, levels: Tensor, output: DenseOutput | None = None
+    ) -> Assignment:
         """Which location is trained on which box; see ``ops.assigners.assign_fcos``."""
         return assign_fcos(
             anchors,
@@ -103,37 +104,17 @@ class FCOS(PyramidDetector):
         """See ``DenseDetector``: (N, 4) squares around the locations."""
         return location_anchors(self.shapes(canvas), self.strides, self.config.location_offset, device)
 
-    def foreground(self, anchors: Tensor, targets: Targets) -> Tensor:
-        """See ``DenseDetector``: (B, N) bool."""
-        return self.assign(anchors, targets).labels != BACKGROUND
-
-    def supervised_losses(self, output: DenseOutput, targets: Targets, weights: LossWeights | None = None) -> LossDict:
-        """Focal, GIoU and quality BCE, each summed and divided by the foreground count of all processes."""
-        views = output.logits.shape[0] // targets.boxes.shape[0]
-        assignment = self.assign(output.anchors, targets)
-        labels, boxes = assignment.labels.repeat(views, 1), assignment.boxes.repeat(views, 1, 1)
-        foreground = labels != BACKGROUND
-        count = mean_over_processes(foreground.sum().float()).clamp(min=1)
-
-        one_hot = torch.zeros_like(output.logits)
-        one_hot.scatter_(2, labels.clamp(min=0)[..., None], foreground[..., None].to(one_hot.dtype))
-        entropy = sigmoid_focal_loss(output.logits, one_hot)
-        counted: Tensor = foreground
-        if weights is not None:
-            share = location_weights(assignment, weights).repeat(views, 1)
-            entropy, counted = entropy * share[..., None], foreground * share
+    def location_losses(self, output: DenseOutput, boxes: Tensor) -> LossDict:
+        """See ``OneStageDetector``: GIoU loss, and binary cross-entropy of the quality."""
         giou, iou = giou_and_iou(self.decode_boxes(output), boxes)
-        losses = {
-            "cls": entropy.sum() / count,
-            "box": ((1 - giou) * counted).sum() / count,
-        }
+        losses = {"box": 1 - giou}
         if output.quality is not None:
             target = iou.detach() if self.config.quality == "iou" else _centerness(boxes, output.anchors)
-            losses["quality"] = (quality_loss(output.quality, target) * counted).sum() / count
+            losses["quality"] = quality_loss(output.quality, target)
         return losses
 
     def decode_boxes(self, output: DenseOutput) -> Tensor:
-        """See ``DenseDetector``: (B, N, 4) xyxy pixels."""
+        """See ``OneStageDetector``: (B, N, 4) xyxy pixels."""
         return decode_ltrb(output.deltas, output.anchors)
 
 

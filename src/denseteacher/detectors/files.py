@@ -3,7 +3,7 @@
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 from pydantic import Field, ValidationError, model_validator
 from safetensors import SafetensorError, safe_open
@@ -11,13 +11,10 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from denseteacher.config import Config
-from denseteacher.detectors.fcos import FCOS, FCOSConfig
-from denseteacher.detectors.pyramid import IMAGENET_MEAN, IMAGENET_STD
-from denseteacher.detectors.retinanet import RetinaNet, RetinaNetConfig
+from denseteacher.detectors import DetectorConfig
+from denseteacher.detectors.pyramid import IMAGENET_MEAN, IMAGENET_STD, PyramidDetector
 from denseteacher.errors import InputError
 from denseteacher.files import write_bytes
-
-DetectorConfig = Annotated[FCOSConfig | RetinaNetConfig, Field(discriminator="name")]
 
 _HEADER_KEY = "denseteacher"
 
@@ -50,14 +47,6 @@ def with_old_statistics(detector: Mapping[str, Any]) -> dict[str, Any]:
     return {"mean": IMAGENET_MEAN, "std": IMAGENET_STD, **detector}
 
 
-def build_detector(config: FCOSConfig | RetinaNetConfig, num_classes: int) -> FCOS | RetinaNet:
-    """The detector that a recipe or a card describes."""
-    options = config.model_dump(exclude={"name"})
-    if isinstance(config, RetinaNetConfig):
-        return RetinaNet(num_classes=num_classes, **options)
-    return FCOS(num_classes=num_classes, **options)
-
-
 def save_detector(path: Path, weights: Mapping[str, Tensor], card: DetectorCard) -> None:
     """Writes a detector file, whole or not at all.
 
@@ -68,7 +57,7 @@ def save_detector(path: Path, weights: Mapping[str, Tensor], card: DetectorCard)
     write_bytes(path, save(tensors, metadata={_HEADER_KEY: card.model_dump_json()}))
 
 
-def load_detector(path: Path, *, score_floor: float | None = None) -> tuple[FCOS | RetinaNet, DetectorCard]:
+def load_detector(path: Path, *, score_floor: float | None = None) -> tuple[PyramidDetector, DetectorCard]:
     """Reads a detector file.
 
     Args:
@@ -96,7 +85,7 @@ def load_detector(path: Path, *, score_floor: float | None = None) -> tuple[FCOS
         raise InputError(f"{path} is no detector file of denseteacher, or is damaged") from error
     changes = {"pretrained": False} | ({} if score_floor is None else {"score_floor": score_floor})
     card = card.model_copy(update={"detector": card.detector.model_copy(update=changes)})
-    detector = build_detector(card.detector, len(card.categories))
+    detector = card.detector.build(len(card.categories))
     load_weights(detector, weights, source=str(path))
     return detector.eval(), card
 

@@ -17,34 +17,14 @@ from denseteacher.detectors.coco_weights import (
     has_coco_weights,
     trained_without_epsilon,
 )
-from denseteacher.detectors.fcos import FCOS, FCOSConfig
 from denseteacher.detectors.files import load_detector
-from denseteacher.detectors.pyramid import PyramidConfig
-from denseteacher.detectors.retinanet import RetinaNet, RetinaNetConfig
+from denseteacher.detectors.pyramid import PyramidConfig, PyramidDetector
 from denseteacher.detectors.torchvision_weights import read_torchvision, with_epsilon
 from denseteacher.errors import InputError
 
 _FILE_IN_RUN = "detector.safetensors"
 _NORM_EPSILON = 1e-5
 _SHOWN_CLASSES = 10
-ARCHITECTURE = (
-    "name",
-    "backbone",
-    "mean",
-    "std",
-    "levels",
-    "channels",
-    "extra_from",
-    "head_convs",
-    "head_channels",
-    "head_norm",
-    "quality",
-    "location_offset",
-    "anchor_scale",
-)
-"""Options that must be those of the weights: others have other tensors, or give their numbers another meaning."""
-CARRIED = (*ARCHITECTURE, "size_factor")
-"""Options that weights bring along. Objects of which size a level finds is learned, but can be learned anew."""
 
 
 class InitialWeights(NamedTuple):
@@ -53,7 +33,7 @@ class InitialWeights(NamedTuple):
     source: str
     """For the reader."""
     file: Path
-    config: FCOSConfig | RetinaNetConfig
+    config: PyramidConfig
     class_names: tuple[str, ...] | None
     """By class index, empty where one is not used; None if they are not known."""
     weights: dict[str, Tensor]
@@ -92,7 +72,7 @@ class TakenOver(NamedTuple):
         return text
 
 
-def find_initial(config: FCOSConfig | RetinaNetConfig) -> InitialWeights:
+def find_initial(config: PyramidConfig) -> InitialWeights:
     """Reads what ``detector.init`` names: ``coco`` or a path.
 
     Args:
@@ -123,8 +103,8 @@ def find_initial(config: FCOSConfig | RetinaNetConfig) -> InitialWeights:
 
 
 def adopt(
-    config: FCOSConfig | RetinaNetConfig, initial: InitialWeights, by_hand: Collection[str]
-) -> tuple[FCOSConfig | RetinaNetConfig, InitialWeights]:
+    config: PyramidConfig, initial: InitialWeights, by_hand: Collection[str]
+) -> tuple[PyramidConfig, InitialWeights]:
     """The config with the architecture of what it starts from, which says then what was adopted.
 
     Args:
@@ -138,7 +118,7 @@ def adopt(
     by_hand = {key for key in by_hand if getattr(config, key, None) != "auto"}
     other = differences(config, initial.config)
     for key, value in other.items():
-        if key in by_hand and key in ARCHITECTURE:
+        if key in by_hand and key in initial.config.architecture:
             raise InputError(
                 f"detector.{key} is set to {_plain(getattr(config, key, None))}, but {initial.source} has "
                 f"{_plain(value)}: leave detector.{key} out, or start from another detector"
@@ -151,9 +131,7 @@ def adopt(
     return with_options(config, initial.config, by_hand), initial._replace(adopted=new)
 
 
-def with_options(
-    config: FCOSConfig | RetinaNetConfig, other: FCOSConfig | RetinaNetConfig, by_hand: Collection[str]
-) -> FCOSConfig | RetinaNetConfig:
+def with_options(config: PyramidConfig, other: PyramidConfig, by_hand: Collection[str]) -> PyramidConfig:
     """The config with what weights bring along as another one has it, but for the options that the user has set."""
     changes = {key: value for key, value in differences(config, other).items() if key not in by_hand}
     if "name" not in changes:
@@ -162,20 +140,21 @@ def with_options(
         )
     fields = type(other).model_fields.keys() - {"name"}
     kept = {key: getattr(config, key) for key in config.model_fields_set & fields}
-    carried = {key: getattr(other, key) for key in CARRIED if key in fields and key not in by_hand}
+    carried = {key: getattr(other, key) for key in _carried(other) if key in fields and key not in by_hand}
     return type(other)(**(kept | carried))
 
 
 def differences(config: PyramidConfig, other: PyramidConfig) -> dict[str, Any]:
     """The options that weights bring along, as another config has them, where they differ."""
-    return {
-        key: getattr(other, key)
-        for key in CARRIED
-        if hasattr(other, key) and _meaning(config, key) != _meaning(other, key)
-    }
+    return {key: getattr(other, key) for key in _carried(other) if _meaning(config, key) != _meaning(other, key)}
 
 
-def take_over(detector: FCOS | RetinaNet, initial: InitialWeights, class_names: Sequence[str]) -> TakenOver:
+def _carried(config: PyramidConfig) -> tuple[str, ...]:
+    """The options that weights bring along."""
+    return (*config.architecture, *config.learned)
+
+
+def take_over(detector: PyramidDetector, initial: InitialWeights, class_names: Sequence[str]) -> TakenOver:
     """Fills a new detector from another one; what has no class of the same name there stays as it is.
 
     Args:

@@ -1,18 +1,18 @@
-"""What FCOS and RetinaNet have in common: a feature pyramid, two towers over all levels, and detection."""
+"""What detectors on a feature pyramid have in common: the options, the network below the head, the towers in it."""
 
 import math
-from abc import ABC, abstractmethod
-from typing import Annotated, Any, ClassVar, Literal, Self
+from abc import abstractmethod
+from typing import Annotated, ClassVar, Literal, Self
 
 import torch
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 from torch import Tensor, nn
 
-from denseteacher.config import Config
 from denseteacher.detectors.backbone import PyramidBackbone
+from denseteacher.detectors.base import OneStageConfig, OneStageDetector
+from denseteacher.ops.anchors import valid_locations
 from denseteacher.ops.padding import real_area
-from denseteacher.ops.postprocess import candidates_per_level, non_maximum_suppression
-from denseteacher.structures import DenseOutput, Detections, ImageBatch
+from denseteacher.structures import DenseOutput, ImageBatch
 
 _PRIOR_SCORE = 0.01  # what an untrained head says of every class at every location (Lin et al., 2017)
 
@@ -25,9 +25,27 @@ Channels = tuple[_Pixel, _Pixel, _Pixel]
 PositiveChannels = tuple[PositiveFloat, PositiveFloat, PositiveFloat]
 
 
-class PyramidConfig(Config):
+class PyramidConfig(OneStageConfig):
     """The options that every detector on a feature pyramid has."""
 
+    architecture: ClassVar[tuple[str, ...]] = (
+        "name",
+        "backbone",
+        "mean",
+        "std",
+        "levels",
+        "channels",
+        "extra_from",
+        "head_convs",
+        "head_channels",
+        "head_norm",
+    )
+    """Options that must be those of the weights: others have other tensors, or give their numbers another meaning."""
+    learned: ClassVar[tuple[str, ...]] = ()
+    """Other options that weights bring along: what they say is learned, but can be learned anew."""
+
+    name: str
+    """Which detector it is."""
     backbone: str = "resnet50.tv_in1k"
     """A model of timm that has ``features_only``."""
     pretrained: bool | str = False
@@ -57,14 +75,10 @@ class PyramidConfig(Config):
     """Leading stages of the backbone that are not trained: 0 none, 1 the stem, 2 also the next, ..."""
     freeze_batch_norm: bool = False
     """Batch normalization of the backbone uses its stored statistics and is not trained."""
-    score_floor: float = Field(0.05, ge=0, lt=1)
-    """Class scores at or below are no detections. Published numbers use 0.05; others report with 0.001."""
-    top_k: int = Field(1000, gt=0)
-    """Candidates a level before NMS."""
-    nms_threshold: float = Field(0.6, gt=0, le=1)
-    """IoU above which, of two detections of a class, the one with the lower score is dropped."""
-    max_detections: int = Field(100, gt=0)
-    """Most detections an image."""
+
+    @abstractmethod
+    def build(self, num_classes: int) -> "PyramidDetector":
+        """See ``OneStageConfig``."""
 
     @model_validator(mode="after")
     def _check_levels(self) -> Self:
@@ -124,12 +138,12 @@ def flatten(feature: Tensor, width: int) -> Tensor:
     return feature.permute(0, 2, 3, 1).reshape(feature.shape[0], -1, width)
 
 
-class PyramidDetector(nn.Module, ABC):
-    """Backbone, normalization and detection; a detector adds its head, its anchors and its losses."""
+class PyramidDetector(OneStageDetector):
+    """Backbone, pyramid and normalization of pixels; a detector adds its head, anchors, assigner and box coding."""
 
-    anchors_per_location: ClassVar[int] = 1
     config: PyramidConfig
-    """Nothing in it is ``auto``."""
+    head: nn.Module
+    """Pyramid features to (B, N, K) logits, (B, N, D) deltas, and (B, N) quality logits or None; all fp32."""
     mean: Tensor
     std: Tensor
 
@@ -156,6 +170,13 @@ class PyramidDetector(nn.Module, ABC):
         self.register_buffer("mean", torch.tensor(config.mean).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(config.std).view(1, 3, 1, 1), persistent=False)
 
+    def forward(self, images: ImageBatch) -> DenseOutput:
+        """See ``DenseDetector``: uint8 canvas in, raw fp32 predictions out."""
+        logits, deltas, quality = self.head(self.features(images))
+        height, width = images.pixels.shape[-2:]
+        anchors = self.anchors((height, width), logits.device)
+        return DenseOutput(logits, deltas, quality, anchors, valid_locations(anchors, images.sizes))
+
     def features(self, images: ImageBatch) -> list[Tensor]:
         """The pyramid of uint8 images. Padding becomes 0, the value that convolutions pad with themselves."""
         pixels = (images.pixels.to(self.mean.dtype) - self.mean) / self.std
@@ -168,44 +189,13 @@ class PyramidDetector(nn.Module, ABC):
         height, width = canvas
         return [((height + stride - 1) // stride, (width + stride - 1) // stride) for stride in self.strides]
 
-    @abstractmethod
-    def decode_boxes(self, output: DenseOutput) -> Tensor:
-        """See ``DenseDetector``: (B, N, 4) xyxy pixels."""
 
-    def scores(self, output: DenseOutput) -> Tensor:
-        """See ``DenseDetector``: class scores, or where there is a quality branch the root of their product."""
-        scores = output.logits.sigmoid() * output.valid[..., None]
-        if output.quality is None:
-            return scores
-        return (scores * output.quality.sigmoid()[..., None]).sqrt()
+def shape_detector(config: PyramidConfig, num_classes: int) -> PyramidDetector:
+    """The detector without weights: for its shapes, anchors and assigner.
 
-    def detect(self, output: DenseOutput, sizes: Tensor) -> list[Detections]:
-        """See ``DenseDetector``. Candidates are chosen by class score alone, as published."""
-        config = self.config
-        level_sizes = self._level_sizes(output.anchors)
-        boxes = self.decode_boxes(output)
-        class_scores = output.logits.sigmoid() * output.valid[..., None]
-        scores = self.scores(output)
-        detections = []
-        for index, (height, width) in enumerate(sizes.tolist()):
-            location, label = candidates_per_level(
-                class_scores[index], level_sizes, score_floor=config.score_floor, top_k=config.top_k
-            )
-            detections.append(
-                non_maximum_suppression(
-                    boxes[index, location],
-                    scores[index, location, label],
-                    label,
-                    size=(height, width),
-                    iou_threshold=config.nms_threshold,
-                    max_detections=config.max_detections,
-                )
-            )
-        return detections
-
-    def _level_sizes(self, anchors: Tensor) -> list[int]:
-        """Anchors of each level: the first anchor of a location doubles its side from one level to the next."""
-        first = anchors[:: self.anchors_per_location]
-        octaves = ((first[:, 2] - first[:, 0]) / (first[0, 2] - first[0, 0])).log2().round()
-        counts: Any = torch.unique_consecutive(octaves, return_counts=True)[1]
-        return [count * self.anchors_per_location for count in counts.tolist()]
+    Raises:
+        InputError: If there is not such a network.
+    """
+    with torch.device("meta"):
+        detector = config.model_copy(update={"pretrained": False}).build(num_classes)
+    return detector.to(memory_format=torch.channels_last)

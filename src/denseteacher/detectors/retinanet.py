@@ -6,7 +6,9 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torchvision.ops import box_iou
 
+from denseteacher.detectors.base import Misses
 from denseteacher.detectors.pyramid import (
     PyramidConfig,
     PyramidDetector,
@@ -15,12 +17,11 @@ from denseteacher.detectors.pyramid import (
     tower,
     tower_features,
 )
-from denseteacher.ops.anchors import box_anchors, valid_locations
-from denseteacher.ops.assigners import BACKGROUND, IGNORED, Assignment, assign_max_iou, location_weights
+from denseteacher.ops.anchors import box_anchors
+from denseteacher.ops.assigners import Assignment, assign_max_iou
 from denseteacher.ops.boxes import decode_deltas, encode_deltas
-from denseteacher.ops.distributed import mean_over_processes
-from denseteacher.ops.losses import giou_loss, sigmoid_focal_loss
-from denseteacher.structures import DenseOutput, ImageBatch, LossDict, LossWeights, Targets
+from denseteacher.ops.losses import giou_loss
+from denseteacher.structures import DenseOutput, LossDict, Targets
 
 ANCHOR_SCALES = (2 ** (0 / 3), 2 ** (1 / 3), 2 ** (2 / 3))
 """Sides of a location's square anchors, in the smallest one's."""
@@ -31,6 +32,13 @@ ANCHORS_PER_LOCATION = len(ANCHOR_SCALES) * len(ANCHOR_RATIOS)
 
 class RetinaNetConfig(PyramidConfig):
     """Everything that makes one RetinaNet differ from another, apart from the classes."""
+
+    architecture: ClassVar[tuple[str, ...]] = (*PyramidConfig.architecture, "anchor_scale")
+    misses: ClassVar[Misses] = Misses(
+        "object that no anchor fits",
+        "at the size of the training views, only their best anchor is trained on them",
+        0.1,
+    )
 
     name: Literal["retinanet"] = "retinanet"
     head_norm: Literal["group", "none"] = "none"
@@ -55,6 +63,10 @@ class RetinaNetConfig(PyramidConfig):
             )
         return self
 
+    def build(self, num_classes: int) -> "RetinaNet":
+        """See ``OneStageConfig``."""
+        return RetinaNet(num_classes=num_classes, **dict(self))
+
 
 class RetinaNetHead(nn.Module):
     """Two towers shared by all levels, classes on one and box deltas on the other."""
@@ -69,11 +81,11 @@ class RetinaNetHead(nn.Module):
         self.box = nn.Conv2d(channels, anchors * 4, 3, padding=1)
         initialize_head(self, self.cls)
 
-    def forward(self, features: list[Tensor]) -> tuple[Tensor, Tensor]:
-        """Pyramid features to fp32 (B, N, K) logits and (B, N, 4) deltas."""
+    def forward(self, features: list[Tensor]) -> tuple[Tensor, Tensor, None]:
+        """Pyramid features to fp32 (B, N, K) logits and (B, N, 4) deltas; there is not a quality branch."""
         logits = [flatten(self.cls(self.cls_tower(feature)), self.num_classes) for feature in features]
         deltas = [flatten(self.box(self.box_tower(feature)), 4) for feature in features]
-        return torch.cat(logits, 1).float(), torch.cat(deltas, 1).float()
+        return torch.cat(logits, 1).float(), torch.cat(deltas, 1).float(), None
 
 
 class RetinaNet(PyramidDetector):
@@ -97,14 +109,9 @@ class RetinaNet(PyramidDetector):
         super().__init__(config, num_classes)
         self.head = RetinaNetHead(config, num_classes, self.anchors_per_location)
 
-    def forward(self, images: ImageBatch) -> DenseOutput:
-        """See ``DenseDetector``: uint8 canvas in, raw fp32 predictions out."""
-        logits, deltas = self.head(self.features(images))
-        height, width = images.pixels.shape[-2:]
-        anchors = self.anchors((height, width), logits.device)
-        return DenseOutput(logits, deltas, None, anchors, valid_locations(anchors, images.sizes))
-
-    def assign(self, anchors: Tensor, targets: Targets) -> Assignment:
+    def assign(
+        self, targets: Targets, anchors: Tensor, levels: Tensor, output: DenseOutput | None = None
+    ) -> Assignment:
         """Which anchor is trained on which box; see ``ops.assigners.assign_max_iou``."""
         return assign_max_iou(
             anchors, targets, foreground_iou=self.config.foreground_iou, background_iou=self.config.background_iou
@@ -115,37 +122,19 @@ class RetinaNet(PyramidDetector):
         sides = tuple(self.config.anchor_scale * scale for scale in ANCHOR_SCALES)
         return box_anchors(self.shapes(canvas), self.strides, sides, ANCHOR_RATIOS, device)
 
-    def foreground(self, anchors: Tensor, targets: Targets) -> Tensor:
-        """See ``DenseDetector``: (B, N) bool."""
-        return self.assign(anchors, targets).labels >= 0
+    def fitting(self, targets: Targets, anchors: Tensor) -> Tensor:
+        """See ``OneStageDetector``: anchors that overlap a box too much to be background."""
+        overlap = box_iou(targets.boxes.flatten(0, 1), anchors).view(*targets.mask.shape, -1)
+        fits: Tensor = overlap >= self.config.background_iou
+        return (fits & targets.mask[..., None]).any(1)
 
-    def supervised_losses(self, output: DenseOutput, targets: Targets, weights: LossWeights | None = None) -> LossDict:
-        """Focal and box loss, each summed and divided by the foreground count of all processes."""
-        views = output.logits.shape[0] // targets.boxes.shape[0]
-        assignment = self.assign(output.anchors, targets)
-        labels, boxes = assignment.labels.repeat(views, 1), assignment.boxes.repeat(views, 1, 1)
-        foreground = labels > BACKGROUND
-        count = mean_over_processes(foreground.sum().float()).clamp(min=1)
-
-        one_hot = torch.zeros_like(output.logits)
-        one_hot.scatter_(2, labels.clamp(min=0)[..., None], foreground[..., None].to(one_hot.dtype))
-        entropy = sigmoid_focal_loss(output.logits, one_hot) * (labels != IGNORED)[..., None]
-        counted: Tensor = foreground
-        if weights is not None:
-            share = location_weights(assignment, weights).repeat(views, 1)
-            entropy, counted = entropy * share[..., None], foreground * share
-        return {
-            "cls": entropy.sum() / count,
-            "box": (self._box_errors(output, boxes) * counted).sum() / count,
-        }
-
-    def _box_errors(self, output: DenseOutput, boxes: Tensor) -> Tensor:
-        """(B, N) finite everywhere; meaningful where an anchor has a box."""
+    def location_losses(self, output: DenseOutput, boxes: Tensor) -> LossDict:
+        """See ``OneStageDetector``: smooth L1 on the coded deltas, or GIoU loss."""
         if self.config.box_loss == "giou":
-            return giou_loss(self.decode_boxes(output), boxes)
+            return {"box": giou_loss(self.decode_boxes(output), boxes)}
         wanted = encode_deltas(boxes, output.anchors)
-        return F.smooth_l1_loss(output.deltas, wanted, beta=self.config.beta, reduction="none").sum(-1)
+        return {"box": F.smooth_l1_loss(output.deltas, wanted, beta=self.config.beta, reduction="none").sum(-1)}
 
     def decode_boxes(self, output: DenseOutput) -> Tensor:
-        """See ``DenseDetector``: (B, N, 4) xyxy pixels."""
+        """See ``OneStageDetector``: (B, N, 4) xyxy pixels."""
         return decode_deltas(output.deltas, output.anchors)

@@ -8,7 +8,7 @@ from pydantic import ValidationError
 from torch import Tensor, nn
 
 from denseteacher.detectors.fcos import FCOSConfig
-from denseteacher.detectors.pyramid import IMAGENET_MEAN, IMAGENET_STD, group_count
+from denseteacher.detectors.pyramid import IMAGENET_MEAN, IMAGENET_STD, PyramidConfig, group_count
 from denseteacher.detectors.retinanet import ANCHORS_PER_LOCATION, RetinaNetConfig
 from denseteacher.errors import InputError
 
@@ -40,7 +40,7 @@ _BLOCKS: dict[tuple[int, ...], str] = {
 class TorchvisionDetector(NamedTuple):
     """A detector of torchvision's, told by its tensors."""
 
-    config: FCOSConfig | RetinaNetConfig
+    config: PyramidConfig
     num_classes: int
     """With the background that torchvision counts as class 0."""
     weights: dict[str, Tensor]
@@ -133,7 +133,7 @@ def with_epsilon(weights: Mapping[str, Tensor], *, trained: float, used: float) 
     return changed
 
 
-def _config(own: Mapping[str, Tensor]) -> FCOSConfig | RetinaNetConfig:
+def _config(own: Mapping[str, Tensor]) -> PyramidConfig:
     """What a detector is, by its tensors.
 
     Raises:

@@ -12,7 +12,7 @@ import torchvision
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from denseteacher.detectors import FCOS, RetinaNet
+from denseteacher.detectors import PyramidDetector
 from denseteacher.errors import InputError, RunError
 from denseteacher.files import refusal_explained, write_bytes
 from denseteacher.inference.onnx_predictor import METADATA_KEY, OnnxCard
@@ -28,7 +28,7 @@ _NO_CANDIDATE = -1.0  # below every score
 class DenseNetwork(nn.Module):
     """What a file without NMS computes."""
 
-    def __init__(self, detector: FCOS | RetinaNet) -> None:
+    def __init__(self, detector: PyramidDetector) -> None:
         super().__init__()
         self.detector = detector
 
@@ -42,12 +42,12 @@ class DenseNetwork(nn.Module):
         Returns:
             (B, N, 4) xyxy boxes cut to the image, and (B, N, K) scores, 0 in the padding.
         """
-        output = self.detector(ImageBatch(pixels, sizes))
-        return self._boxes(output, sizes), self.detector.scores(output)
+        return self._decode(self.detector(ImageBatch(pixels, sizes)), sizes)
 
-    def _boxes(self, output: DenseOutput, sizes: Tensor) -> Tensor:
+    def _decode(self, output: DenseOutput, sizes: Tensor) -> tuple[Tensor, Tensor]:
         height, width = sizes.float()[:, :, None, None].unbind(1)
-        return clip_boxes(self.detector.decode_boxes(output), height, width)
+        decoded = self.detector.decode(output)
+        return clip_boxes(decoded.boxes, height, width), decoded.scores
 
 
 class DetectionNetwork(DenseNetwork):
@@ -68,8 +68,8 @@ class DetectionNetwork(DenseNetwork):
         output = self.detector(ImageBatch(pixels, sizes))
         class_scores, pair = self._candidates(output, pixels)
         location, label = pair // classes, pair % classes
-        boxes = _rows(self._boxes(output, sizes), location)
-        scores = self.detector.scores(output).flatten(1).gather(1, pair)
+        boxes, scores = self._decode(output, sizes)
+        boxes, scores = _rows(boxes, location), scores.flatten(1).gather(1, pair)
         scores = scores.masked_fill(class_scores <= config.score_floor, _NO_CANDIDATE)
         own_class = label[:, None] == torch.arange(classes, device=label.device)[:, None]
         kept = nms_by_class(
@@ -164,7 +164,7 @@ def export_onnx(detector: Path, output: Path, *, nms: bool = True, opset: int | 
         raise InputError(f"{output} is there already: choose another --output; nothing was changed")
     _require_onnx()
     predictor = Predictor.load(detector, device=torch.device("cpu"))
-    network = (DetectionNetwork if nms else DenseNetwork)(cast(FCOS | RetinaNet, predictor.detector))
+    network = (DetectionNetwork if nms else DenseNetwork)(cast(PyramidDetector, predictor.detector))
     program = _traced(network, opset)
     config = predictor.card.detector
     card = OnnxCard(

@@ -14,7 +14,7 @@ from torch import Tensor
 from denseteacher.data.augment.weak import EvalView, pad_batch
 from denseteacher.data.choices import Precision
 from denseteacher.data.records import Category
-from denseteacher.detectors import FCOS, DenseDetector, DetectorCard, RetinaNet, load_detector
+from denseteacher.detectors import DenseDetector, DetectorCard, PyramidDetector, load_detector
 from denseteacher.errors import InputError
 from denseteacher.evaluation.evaluator import detect_batch
 from denseteacher.hardware import check_compiler, chosen_precision
@@ -30,7 +30,7 @@ class Predictor:
 
     def __init__(
         self,
-        detector: FCOS | RetinaNet,
+        detector: PyramidDetector,
         card: DetectorCard,
         *,
         device: torch.device | None = None,

@@ -156,7 +156,7 @@ class DenseTeacher(MeanTeacher):
         groups = labels.normalizer.shape[0]
         losses: LossDict = {"cls": self.cls_weight * (entropy.view(groups, -1).sum(1) / labels.normalizer).mean()}
         if self.box:
-            error = giou_loss(detector.decode_boxes(output), detector.decode_boxes(teacher_output))
+            error = giou_loss(detector.decode(output).boxes, detector.decode(teacher_output).boxes)
             losses["box"] = self.box_weight * self._mean_over_region(error, labels)
         if self.quality and output.quality is not None and teacher_output.quality is not None:
             error = quality_loss(output.quality, teacher_output.quality.sigmoid())
@@ -183,6 +183,6 @@ def _without_hard_negatives(
     The normalizer stays that of the whole selection, so that the strategies of Table 5 differ in what is
     learned at hard negatives and not in the scale of the loss elsewhere.
     """
-    hard = labels.selected & ~detector.foreground(teacher_output.anchors, hidden)
+    hard = labels.selected & ~detector.foreground(hidden, teacher_output.anchors, teacher_output)
     kept = labels._replace(targets=labels.targets.masked_fill(hard[..., None], 0), selected=labels.selected & ~hard)
     return kept, hard

@@ -100,7 +100,8 @@ class InstantTeaching(PseudoBoxTeacher):
         rectified = []
         for one, judge in ((own, other), (other, own)):
             found = self.pseudo_boxes(detector, one, weak, self.threshold)
-            new = rectify(found, detector.decode_boxes(judge), detector.scores(judge), weak.sizes)
+            second = detector.decode(judge)
+            new = rectify(found, second.boxes, second.scores, weak.sizes)
             rectified.append(new._replace(mask=new.mask & (new.scores > self.threshold)))
         return fuse(*rectified, classes=detector.num_classes, nms_threshold=self.nms_threshold)
 

@@ -48,9 +48,10 @@ class PseudoBoxTeacher(MeanTeacher):
         self, detector: DenseDetector, teacher_output: DenseOutput, weak: ImageBatch, threshold: float | Tensor
     ) -> PseudoBoxes:
         """Boxes of the weak views that score above a threshold: one number, or (K,) one a class."""
+        decoded = detector.decode(teacher_output)
         return pseudo_boxes(
-            detector.decode_boxes(teacher_output),
-            detector.scores(teacher_output),
+            decoded.boxes,
+            decoded.scores,
             weak.sizes,
             threshold=threshold,
             nms_threshold=self.nms_threshold,

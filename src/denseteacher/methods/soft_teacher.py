@@ -73,9 +73,8 @@ class SoftTeacher(PseudoBoxTeacher):
         found = self.pseudo_boxes(
             detector, teacher_output, unlabeled.weak, min(self.threshold, self.candidate_threshold)
         )
-        spread = relative_spread(
-            found, detector.decode_boxes(teacher_output), detector.scores(teacher_output), unlabeled.weak.sizes
-        )
+        decoded = detector.decode(teacher_output)
+        spread = relative_spread(found, decoded.boxes, decoded.scores, unlabeled.weak.sizes)
         sure = _only(found, found.scores > self.threshold)
         reliable = _only(found, (found.scores > self.candidate_threshold) & (spread < self.box_spread))
         background = (1 - teacher_output.logits.sigmoid().amax(-1)) * sure.mask.any(1, keepdim=True)

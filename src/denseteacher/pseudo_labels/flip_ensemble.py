@@ -69,7 +69,7 @@ def mirror_back(detector: DenseDetector, output: DenseOutput, images: ImageBatch
     """
     height, width = images.pixels.shape[-2:]
     partner, inside = partners(output.anchors, images.sizes, detector.shapes((height, width)), detector.strides)
-    boxes = mirror_boxes(detector.decode_boxes(output), images.sizes[:, 1])
+    boxes = mirror_boxes(detector.decode(output).boxes, images.sizes[:, 1])
     return Mirrored(
         _rows(output.logits, partner),
         _rows(boxes, partner),
@@ -80,8 +80,8 @@ def mirror_back(detector: DenseDetector, output: DenseOutput, images: ImageBatch
 
 def belief_of(detector: DenseDetector, output: DenseOutput) -> Belief:
     """Raw predictions as probabilities and boxes."""
-    quality = None if output.quality is None else output.quality.sigmoid()
-    return Belief(output.logits.sigmoid(), detector.decode_boxes(output), quality, output.valid)
+    decoded = detector.decode(output)
+    return Belief(output.logits.sigmoid(), decoded.boxes, decoded.quality, decoded.valid)
 
 
 def mirror_ensemble(detector: DenseDetector, plain: DenseOutput, mirrored: DenseOutput, images: ImageBatch) -> Belief:

@@ -91,7 +91,7 @@ def measure_foreground(
             image = labeled.images[position]
             boxes = move_boxes(labeled.boxes[position], image.height, image.width, geometry)
             targets = pad_targets([boxes], [labeled.labels[position]])
-            foreground += int(detector.foreground(anchors, targets).sum())
+            foreground += int(detector.foreground(targets, anchors).sum())
             locations += len(anchors)
             images += 1
     return Foreground(images, foreground / max(images, 1), foreground / max(locations, 1), multiple)

@@ -1,35 +1,40 @@
-"""Where objects of the training scale lie between the levels of a pyramid, for all objects at once."""
+"""Where objects of the training scale lie between the levels of a pyramid, as the detector's own assigner has it."""
 
-from typing import Literal, NamedTuple
+from collections.abc import Iterator
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch.nn import functional
 
-from denseteacher.data.augment.weak import WeakView
+from denseteacher.data.augment.weak import WeakView, pad_targets
 from denseteacher.data.objects import Objects
-from denseteacher.detectors import FCOSConfig, RetinaNetConfig
-from denseteacher.detectors.retinanet import ANCHOR_RATIOS, ANCHOR_SCALES
-from denseteacher.ops.anchors import box_anchors
-from denseteacher.ops.boxes import iou
+from denseteacher.detectors import OneStageDetector
+from denseteacher.detectors.base import Misses
+from denseteacher.ops.anchors import valid_locations
 
 Array = npt.NDArray[np.float64]
-_ALLOWED = {"fcos": 0.02, "retinanet": 0.1}  # share of objects that go without a place in ordinary data
+Indices = npt.NDArray[np.int64]
+_LOOKED_AT = 1000  # objects, evenly spread over all, that are enough to tell a share of 2 %
+_AT_ONCE = 2**21  # pairs of an object and an anchor
 
 
 class Scales(NamedTuple):
-    """What becomes of each of the n objects."""
+    """What becomes of the n objects that were looked at."""
 
-    detector: Literal["fcos", "retinanet"]
+    misses: Misses
+    """What it means to be missed by this detector."""
     strides: list[int]
-    """Of the levels, finest first."""
+    """Strides of the levels, finest first."""
+    looked_at: Indices
+    """(n,) positions of the objects among all; a thousand of them, evenly spread, where there are more."""
     boxes: Array
     """(n, 4) xyxy pixels of the weak view of middle size."""
     scale: Array
     """(n,) pixels of the view a pixel of the file."""
-    level: npt.NDArray[np.int64]
-    """(n,) position of the level that trains it; -1 where FCOS has no location for it, or where RetinaNet has no
-    anchor for it but the best one, which is always trained."""
+    level: Indices
+    """(n,) the level with most anchors that fit the object (``OneStageDetector.fitting``); -1 where none does."""
 
     @property
     def counts(self) -> list[int]:
@@ -37,25 +42,19 @@ class Scales(NamedTuple):
         return [int((self.level == level).sum()) for level in range(len(self.strides))]
 
     @property
-    def missed(self) -> npt.NDArray[np.int64]:
-        """Positions of the objects that no level trains."""
+    def missed(self) -> Indices:
+        """Rows of the objects that no level trains."""
         return np.flatnonzero(self.level < 0)
 
     @property
     def few(self) -> float:
         """Objects that may go without a level in ordinary data: tiny or thin ones."""
-        return _ALLOWED[self.detector] * len(self.level)
+        return self.misses.ordinary * len(self.level)
 
     @property
     def misses_many(self) -> bool:
         """Whether more than a few are missed."""
         return len(self.missed) > self.few
-
-    @property
-    def longest(self) -> Array:
-        """(n,) the longer side."""
-        longest: Array = self.extents.max(axis=1, initial=0)
-        return longest
 
     @property
     def extents(self) -> Array:
@@ -71,56 +70,58 @@ def middle_scale(sizes: Array, weak: WeakView) -> Array:
     return scale
 
 
-def measure_scales(objects: Objects, weak: WeakView, detector: FCOSConfig | RetinaNetConfig) -> Scales:
-    """Which level of the detector trains which object, were it the only one of its image."""
-    scale = middle_scale(objects.sizes, weak)
-    boxes = objects.boxes * scale[:, None]
-    strides = [2**level for level in range(detector.levels[0], detector.levels[1] + 1)]
-    if isinstance(detector, FCOSConfig):
-        fit = np.stack([_locations(boxes, stride, strides, detector) for stride in strides], axis=1)
-        enough = 1.0
-    else:
-        sizes = objects.sizes * scale[:, None]
-        fit = np.stack([_best_overlap(boxes, sizes, stride, detector) for stride in strides], axis=1)
-        enough = detector.background_iou
-    level = np.where(fit.max(axis=1, initial=0) >= enough, fit.argmax(axis=1), -1)
-    return Scales(detector.name, strides, boxes, scale, level)
+@torch.no_grad()
+def measure_scales(objects: Objects, weak: WeakView, detector: OneStageDetector) -> Scales:
+    """Which level of the detector trains which object, were it the only one of its image.
 
-
-def _locations(boxes: Array, stride: int, strides: list[int], config: FCOSConfig) -> Array:
-    """(n,) locations of one level that FCOS trains on each box: ``ops.assigners.assign_fcos``, counted.
-
-    The largest distance to a side is the larger of those along x and along y. So the locations within the upper
-    border of the level's range are a rectangle of the grid, and those below its lower border another one in it.
+    Args:
+        objects: All objects; where they are more than a thousand, as many of them are looked at.
+        weak: The weak view, without ``auto`` sizes.
+        detector: The detector whose assigner it is; its weights are not asked for.
     """
-    most = config.size_factor if stride < strides[-1] else np.inf
-    least = config.size_factor / 2 if stride > strides[0] else 0.0
-    grid = boxes / stride - config.location_offset
-    lower, upper = grid[:, :2], grid[:, 2:]
-    inner_lower, inner_upper = lower, upper
-    if config.center_radius > 0:
-        middle = (lower + upper) / 2
-        inner_lower = np.maximum(lower, middle - config.center_radius)
-        inner_upper = np.minimum(upper, middle + config.center_radius)
-    first = np.maximum(np.floor(inner_lower) + 1, np.ceil(upper - most))
-    last = np.minimum(np.ceil(inner_upper) - 1, np.floor(lower + most))
-    too_near = _points(np.maximum(first, np.floor(upper - least) + 1), np.minimum(last, np.ceil(lower + least) - 1))
-    return _points(first, last) - too_near
+    count = len(objects.labels)
+    looked_at = np.linspace(0, count - 1, min(count, _LOOKED_AT)).astype(np.int64)
+    sizes = objects.sizes[looked_at]
+    scale = middle_scale(sizes, weak)
+    boxes = objects.boxes[looked_at] * scale[:, None]
+    level = np.full(len(boxes), -1)
+    for rows, canvas, origin in _windows(boxes, detector.strides[-1]):
+        limits = sizes[rows] * scale[rows, None] - origin[:, ::-1]
+        level[rows] = _levels(detector, canvas, boxes[rows] - np.tile(origin, 2), limits)
+    return Scales(type(detector.config).misses, detector.strides, looked_at, boxes, scale, level)
 
 
-def _points(first: Array, last: Array) -> Array:
-    """(n,) points of the grid in rectangles, from (n, 2) first to last column and row."""
-    points: Array = np.maximum(last - first + 1, 0).prod(axis=1)
-    return points
+def _windows(boxes: Array, grid: int) -> Iterator[tuple[Indices, tuple[int, int], Array]]:
+    """Parts of the images that hold all anchors about the objects, which are far fewer than those of whole images.
+
+    A window begins at a multiple of the coarsest stride, where the locations of all levels are those of the image.
+
+    Yields:
+        Rows of objects with windows of one size, its height and width, and the (n, 2) x and y where they begin.
+    """
+    first = np.floor(boxes[:, :2] / grid)
+    cells = (np.floor(boxes[:, 2:] / grid) - first + 2).astype(np.int64)  # the location beyond the box may be nearest
+    for columns, rows in np.unique(cells, axis=0):
+        same = np.flatnonzero((cells == (columns, rows)).all(axis=1))
+        yield same, (int(rows) * grid, int(columns) * grid), first[same] * grid
 
 
-def _best_overlap(boxes: Array, sizes: Array, stride: int, config: RetinaNetConfig) -> Array:
-    """(n,) IoU of each box with the anchor of one level that overlaps it most."""
-    center = (boxes[:, :2] + boxes[:, 2:]) / 2
-    last = np.ceil(sizes[:, ::-1] / stride) - 1
-    location = torch.from_numpy(np.clip(np.round(center / stride), 0, last) * stride)
-    sides = [config.anchor_scale * scale for scale in ANCHOR_SCALES]
-    anchors = box_anchors([(1, 1)], [stride], sides, ANCHOR_RATIOS, torch.device("cpu"))
-    overlap = iou(torch.from_numpy(boxes)[:, None], anchors + location.repeat(1, 2)[:, None])
-    best: Array = overlap.amax(1).double().numpy()
-    return best
+def _levels(detector: OneStageDetector, canvas: tuple[int, int], boxes: Array, limits: Array) -> Indices:
+    """(n,) the level with most anchors that fit an object, alone on its canvas; -1 where none does.
+
+    Args:
+        detector: The detector.
+        canvas: Height and width.
+        boxes: (n, 4) the objects.
+        limits: (n, 2) height and width of what of the canvas is image.
+    """
+    anchors = detector.anchors(canvas, torch.device("cpu"))
+    members = functional.one_hot(detector.levels(anchors), len(detector.strides)).float()
+    found = []
+    pieces = -(-len(boxes) * len(anchors) // _AT_ONCE)
+    for alone, limit in zip(np.array_split(boxes, pieces), np.array_split(limits, pieces), strict=True):
+        targets = pad_targets(list(alone[:, None].astype(np.float32)), list(np.zeros((len(alone), 1), np.int64)))
+        fitting = detector.fitting(targets, anchors) & valid_locations(anchors, torch.from_numpy(limit))
+        most, best = (fitting.float() @ members).max(1)  # the finest among equals
+        found.append(best.masked_fill(most == 0, -1).numpy())
+    return np.concatenate(found)

@@ -3,8 +3,9 @@
 import numpy as np
 
 from denseteacher.data.augment.weak import AutoSizes, WeakView
-from denseteacher.data.objects import Objects, image_sizes, objects_of
+from denseteacher.data.objects import image_sizes, objects_of
 from denseteacher.data.records import LabeledImages
+from denseteacher.detectors import shape_detector
 from denseteacher.recipes.object_scales import Scales, measure_scales
 from denseteacher.recipes.schema import Recipe
 
@@ -12,7 +13,6 @@ ENLARGED = 2.0
 """Times that images are enlarged at most; beyond, more pixels tell nothing new."""
 _SHAPE = 5 / 3  # longest over shortest side of a view, as published: 1333 over 800
 _GRID = 32  # pixels; a canvas grows in steps of it
-_COUNTED = 10_000  # objects, evenly spread over all, that are enough to tell a share of 2 %
 
 
 def resolve_sizes(recipe: Recipe, labeled: LabeledImages) -> Recipe:
@@ -55,7 +55,7 @@ def fitting_view(recipe: Recipe, labeled: LabeledImages) -> WeakView:
     own = image_sizes(labeled.images).min(axis=1, initial=np.inf)
     limit = _on_grid(min(ENLARGED * float(np.median(own)), limits.most) if len(own) else limits.usual)
     usual = min(_on_grid(limits.usual), limit)
-    objects = _evenly_spread(objects_of(labeled))
+    objects, detector = objects_of(labeled), shape_detector(recipe.detector, 1)
 
     def view(side: int) -> WeakView:
         longest = _longest(side, limits) if recipe.augment.weak.max_side == "auto" else recipe.augment.weak.max_side
@@ -63,7 +63,7 @@ def fitting_view(recipe: Recipe, labeled: LabeledImages) -> WeakView:
         return recipe.augment.weak.model_copy(update=sides | {"max_side": longest})
 
     def scales(side: int) -> Scales:
-        return measure_scales(objects, view(side), recipe.detector)
+        return measure_scales(objects, view(side), detector)
 
     best = scales(limit)
     candidates = range(usual, limit, _GRID)
@@ -79,9 +79,3 @@ def _longest(short: int, limits: AutoSizes) -> int:
 def _on_grid(side: float) -> int:
     """Down to whole steps of the canvas, where there is one."""
     return max(1, int(side) if side < _GRID else int(side) // _GRID * _GRID)
-
-
-def _evenly_spread(objects: Objects) -> Objects:
-    chosen = np.linspace(0, len(objects.labels) - 1, min(len(objects.labels), _COUNTED)).astype(np.int64)
-    boxes, labels, owner, sizes = objects
-    return Objects(boxes[chosen], labels[chosen], owner[chosen], sizes[chosen])

@@ -12,7 +12,6 @@ from torch.profiler import ProfilerActivity, profile
 from torch.utils._pytree import tree_map_only
 
 from denseteacher.data.loading.steps import LoadedStep, StreamSettings, UnlabeledViews
-from denseteacher.detectors import build_detector
 from denseteacher.files import refusal_explained
 from denseteacher.recipes.schema import Recipe
 from denseteacher.structures import ImageBatch, Targets
@@ -172,7 +171,7 @@ def make_student_teacher(recipe: Recipe, runtime: Runtime, size: Size, classes: 
     """Both before a step that has everything: past the burn-in, at full weight, with a teacher that averages."""
     torch.manual_seed(0)
     method = recipe.method.at_full_weight()
-    student = build_detector(recipe.detector, classes).to(memory_format=torch.channels_last)
+    student = recipe.detector.build(classes).to(memory_format=torch.channels_last)
     student_teacher = StudentTeacher(
         student=student,
         method=method,

@@ -11,14 +11,12 @@ from denseteacher.data.loading.steps import StepDataset, StreamSettings
 from denseteacher.data.open import TrainingData, Validation
 from denseteacher.data.records import Category
 from denseteacher.detectors import (
-    FCOS,
     DenseDetector,
     DetectorCard,
     InitialWeights,
-    RetinaNet,
+    PyramidDetector,
     TakenOver,
     adopt,
-    build_detector,
     find_initial,
     save_detector,
     take_over,
@@ -128,7 +126,7 @@ def check_same_start(recipe: Recipe, runtime: Runtime) -> None:
 
 def new_student(
     recipe: Recipe, categories: Sequence[Category], initial: InitialWeights | None = None
-) -> tuple[Recipe, FCOS | RetinaNet, TakenOver | None]:
+) -> tuple[Recipe, PyramidDetector, TakenOver | None]:
     """The detector that a run begins with, the same for the same seed in every process.
 
     Args:
@@ -142,7 +140,7 @@ def new_student(
     torch.manual_seed(recipe.seed)
     detector = recipe.detector
     built = detector if detector.init == "backbone" else detector.model_copy(update={"pretrained": False})
-    student = build_detector(built, len(categories)).to(memory_format=torch.channels_last)
+    student = built.build(len(categories)).to(memory_format=torch.channels_last)
     statistics = {"mean": student.config.mean, "std": student.config.std}
     recipe = recipe.model_copy(update={"detector": detector.model_copy(update=statistics)})
     if initial is None:

@@ -14,8 +14,7 @@ from pydantic import TypeAdapter, ValidationError
 from denseteacher.data.splits import Split, write_split_ids
 from denseteacher.detectors import (
     DetectorConfig,
-    FCOSConfig,
-    RetinaNetConfig,
+    PyramidConfig,
     TakenOver,
     with_old_statistics,
     with_options,
@@ -128,7 +127,7 @@ def with_detector_of(recipe: Recipe, begun: Path | None, by_hand: Collection[str
         return recipe
     stored = yaml.safe_load((begun / "recipe.yaml").read_text(encoding="utf-8"))["detector"]
     try:
-        then: FCOSConfig | RetinaNetConfig = TypeAdapter(DetectorConfig).validate_python(with_old_statistics(stored))
+        then: PyramidConfig = TypeAdapter(DetectorConfig).validate_python(with_old_statistics(stored))
     except ValidationError:  # of another version, which the comparison explains
         return recipe
     now = recipe.detector

@@ -23,7 +23,7 @@ from denseteacher.detectors.base import DenseDetector
 from denseteacher.errors import InputError
 from denseteacher.hardware import available_cores, check_compiler, chosen_precision, keep_freed_memory
 from denseteacher.ops.assigners import Assignment
-from denseteacher.structures import DenseOutput, Detections, ImageBatch, LossDict, LossWeights, Targets
+from denseteacher.structures import Decoded, DenseOutput, Detections, ImageBatch, LossDict, LossWeights, Targets
 from denseteacher.training.launcher import find_launch
 
 
@@ -206,13 +206,9 @@ class RuntimeDetector:
         """See ``DenseDetector``."""
         return self._losses(output, targets, weights)
 
-    def decode_boxes(self, output: DenseOutput) -> Tensor:
+    def decode(self, output: DenseOutput) -> Decoded:
         """See ``DenseDetector``."""
-        return self.detector.decode_boxes(output)
-
-    def scores(self, output: DenseOutput) -> Tensor:
-        """See ``DenseDetector``."""
-        return self.detector.scores(output)
+        return self.detector.decode(output)
 
     def detect(self, output: DenseOutput, sizes: Tensor) -> list[Detections]:
         """See ``DenseDetector``."""
@@ -226,10 +222,16 @@ class RuntimeDetector:
         """See ``DenseDetector``."""
         return self.detector.anchors(canvas, device)
 
-    def assign(self, anchors: Tensor, targets: Targets) -> Assignment:
+    def levels(self, anchors: Tensor) -> Tensor:
         """See ``DenseDetector``."""
-        return self.detector.assign(anchors, targets)
+        return self.detector.levels(anchors)
 
-    def foreground(self, anchors: Tensor, targets: Targets) -> Tensor:
+    def assign(
+        self, targets: Targets, anchors: Tensor, levels: Tensor, output: DenseOutput | None = None
+    ) -> Assignment:
         """See ``DenseDetector``."""
-        return self.detector.foreground(anchors, targets)
+        return self.detector.assign(targets, anchors, levels, output)
+
+    def foreground(self, targets: Targets, anchors: Tensor, output: DenseOutput | None = None) -> Tensor:
+        """See ``DenseDetector``."""
+        return self.detector.foreground(targets, anchors, output)

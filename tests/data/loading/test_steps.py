@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 import torch
 
-from denseteacher.check.cost import shape_detector, worst_canvas
+from denseteacher.check.cost import worst_canvas
 from denseteacher.data.loading.steps import StepDataset, step_loader
 from denseteacher.data.open import open_data
 from denseteacher.data.records import Category, ImageRecord, LabeledImages
+from denseteacher.detectors import shape_detector
 from denseteacher.recipes.resolve import recipe_foreground
 from denseteacher.recipes.schema import load_recipe
 from denseteacher.runs.build import stream_settings
@@ -88,7 +89,7 @@ def test_buckets_are_few(images):
 def test_memory_and_foreground_are_counted_on_the_bucket(images):
     recipe = load_recipe("coco_standard", [*KEYS, *BATCH, *BUCKET, "detector.pretrained=false"])
     assert worst_canvas(recipe.augment.weak, images.images) == (1344, 1344)
-    detector = shape_detector(recipe, 1)
+    detector = shape_detector(recipe.detector, 1)
     steps = dataset(images, *BATCH, *BUCKET)
     locations = sum(4 * len(detector.anchors(steps.plan(step).canvas, torch.device("cpu"))) for step in range(2))
     measured = recipe_foreground(recipe, detector, images, steps=2)
