@@ -38,6 +38,9 @@ class DenseDetector(Protocol):
     def decode(self, output: DenseOutput) -> Decoded:
         """Boxes in pixels and final scores at every location; gradients flow through."""
 
+    def decode_boxes(self, output: DenseOutput) -> Tensor:
+        """(B, N, 4) the boxes of ``decode`` alone, for losses that need no scores."""
+
     def detect(self, output: DenseOutput, sizes: Tensor) -> list[Detections]:
         """Final detections of each image; sizes is (B, 2), height and width without padding."""
 

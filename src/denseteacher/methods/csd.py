@@ -76,7 +76,7 @@ class CSD(SemiSupervised):
         divergence = symmetric_divergence(plain.logits, mirrored.logits)
         consistency = {"cls": (divergence * kept).sum() / count}
         if self.box:
-            difference = box_difference(student.decode(plain).boxes, mirrored.boxes)
+            difference = box_difference(student.decode_boxes(plain), mirrored.boxes)
             consistency["box"] = (difference * kept).sum() / count
         losses = weighted("sup", student.supervised_losses(supervised, targets))
         losses |= weighted("unsup", consistency, self.weight * ramp)

@@ -156,7 +156,7 @@ class DenseTeacher(MeanTeacher):
         groups = labels.normalizer.shape[0]
         losses: LossDict = {"cls": self.cls_weight * (entropy.view(groups, -1).sum(1) / labels.normalizer).mean()}
         if self.box:
-            error = giou_loss(detector.decode(output).boxes, detector.decode(teacher_output).boxes)
+            error = giou_loss(detector.decode_boxes(output), detector.decode_boxes(teacher_output))
             losses["box"] = self.box_weight * self._mean_over_region(error, labels)
         if self.quality and output.quality is not None and teacher_output.quality is not None:
             error = quality_loss(output.quality, teacher_output.quality.sigmoid())

@@ -113,7 +113,7 @@ class HumbleTeacher(MeanTeacher):
         if not self.box:
             return losses
         total = torch.maximum(total, _LEAST_MEAN_SCORE * count)
-        error = giou_loss(detector.decode(output).boxes, belief.boxes)
+        error = giou_loss(detector.decode_boxes(output), belief.boxes)
         losses["box"] = self.box_weight * (error * weight).sum() / total
         if output.quality is not None and belief.quality is not None:
             error = quality_loss(output.quality, belief.quality)

@@ -69,7 +69,7 @@ def mirror_back(detector: DenseDetector, output: DenseOutput, images: ImageBatch
     """
     height, width = images.pixels.shape[-2:]
     partner, inside = partners(output.anchors, images.sizes, detector.shapes((height, width)), detector.strides)
-    boxes = mirror_boxes(detector.decode(output).boxes, images.sizes[:, 1])
+    boxes = mirror_boxes(detector.decode_boxes(output), images.sizes[:, 1])
     return Mirrored(
         _rows(output.logits, partner),
         _rows(boxes, partner),

@@ -210,6 +210,10 @@ class RuntimeDetector:
         """See ``DenseDetector``."""
         return self.detector.decode(output)
 
+    def decode_boxes(self, output: DenseOutput) -> Tensor:
+        """See ``DenseDetector``."""
+        return self.detector.decode_boxes(output)
+
     def detect(self, output: DenseOutput, sizes: Tensor) -> list[Detections]:
         """See ``DenseDetector``."""
         return self.detector.detect(output, sizes)
