@@ -43,10 +43,10 @@ def measure_supervised(recipe: Recipe, size: Size, *, classes: int, rounds: int)
     work: dict[str, Callable[[], object]] = {}
     device = torch.device("cpu")
     for precision in ("fp32", "bf16"):
-        config = recipe.model_copy(update={"runtime": recipe.runtime.model_copy(update={"precision": precision})})
-        runtime = Runtime(config.runtime)
+        own = recipe.model_copy(update={"runtime": recipe.runtime.model_copy(update={"precision": precision})})
+        runtime = Runtime(own.runtime)
         device = runtime.device
-        work[precision] = _own_step(config, runtime, size, classes, to(loaded.labeled, device), loaded.targets)
+        work[precision] = _own_step(own, runtime, size, classes, to(loaded.labeled, device), loaded.targets)
     work["torchvision fp32"] = _torchvision_step(loaded.labeled.pixels, loaded.targets, classes, device)
     seconds = in_turns(work, rounds=rounds, device=device)
     ratios = {
