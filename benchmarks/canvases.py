@@ -15,12 +15,12 @@ from pathlib import Path
 import numpy as np
 
 from denseteacher.data.augment.weak import EvalView
-from denseteacher.data.loading.steps import StepDataset
+from denseteacher.data.open import TrainingData
 from denseteacher.data.records import Category, ImageRecord, LabeledImages
 from denseteacher.data.sizes import common_canvas, resized_size
 from denseteacher.inference.inputs import batches_by_shape
 from denseteacher.recipes.schema import load_recipe
-from denseteacher.runs.build import stream_settings
+from denseteacher.runs.build import build_steps
 from result_file import write_result
 
 SHAPES = [(640, 480, 50), (640, 427, 22), (500, 375, 6), (640, 360, 3), (500, 333, 3), (640, 640, 2), (612, 612, 2)]
@@ -60,7 +60,7 @@ def measure(batches: Iterable[Batch]) -> dict[str, list[float]]:
 def training(data: LabeledImages, batch: int, keys: list[str], steps: int) -> Iterator[Batch]:
     """A run's first steps."""
     recipe = load_recipe("coco_standard", [f"data.labeled_batch={batch}", f"data.unlabeled_batch={batch}", *keys])
-    dataset = StepDataset(data, data.images, stream_settings(recipe)._replace(needs_unlabeled=lambda _: True))
+    dataset = build_steps(recipe, TrainingData(data, data.images)).with_unlabeled()
     for step in range(steps):
         plan = dataset.plan(step)
         yield [view.geometry[:2] for view in plan.labeled + plan.unlabeled], plan.canvas

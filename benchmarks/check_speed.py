@@ -135,8 +135,8 @@ def decoding_throughput(folder: Path) -> float:
 
 def estimated_bytes(name: str) -> int:
     """What the check says."""
-    config = _config(name)
-    return step_memory(config, shape_detector(config.detector, 10), STEPS[name]["canvas"], 4).parts[1]
+    recipe = _recipe(name)
+    return step_memory(recipe, shape_detector(recipe.detector, 10), STEPS[name]["canvas"], 4).parts[1]
 
 
 def spawned_bytes(name: str) -> int:
@@ -154,11 +154,11 @@ def step_bytes(name: str) -> int:
     from denseteacher.structures import METHOD_RANDOM, ImageBatch, LabeledBatch, SemiBatch, Targets, UnlabeledBatch
     from denseteacher.training.optim import build_optimizer
 
-    config, (height, width) = _config(name), STEPS[name]["canvas"]
+    recipe, (height, width) = _recipe(name), STEPS[name]["canvas"]
     torch.nn.Conv2d(3, 8, 3)(torch.zeros(1, 3, 32, 32)).sum().backward()  # the libraries' own memory
     before = _resident("VmRSS")
     student, teacher = (
-        config.detector.model_copy(update={"pretrained": False})
+        recipe.detector.model_copy(update={"pretrained": False})
         .build(10)
         .to(
             memory_format=torch.channels_last  # type: ignore[call-overload]
@@ -166,14 +166,14 @@ def step_bytes(name: str) -> int:
         for _ in range(2)
     )
     teacher.eval().requires_grad_(False)
-    optimizer = build_optimizer(student, config.optim)
+    optimizer = build_optimizer(student, recipe.optim)
     method = DenseTeacher(ratio=0.01, burn_in=0, ramp=0)
 
     def images(count: int) -> ImageBatch:
         pixels = torch.randint(0, 256, (count, 3, height, width), dtype=torch.uint8)
         return ImageBatch(pixels, torch.tensor([[height, width]] * count))
 
-    labeled, unlabeled = config.data.labeled_batch, config.data.unlabeled_batch
+    labeled, unlabeled = recipe.data.labeled_batch, recipe.data.unlabeled_batch
     boxes = torch.tensor([[10.0, 10.0, 40.0, 40.0]]).repeat(labeled, 4, 1)
     ones = torch.ones(labeled, 4)
     targets = Targets(boxes, ones.long(), ones.bool())
@@ -195,7 +195,7 @@ def step_bytes(name: str) -> int:
     return _resident("VmHWM") - before
 
 
-def _config(name: str) -> Any:
+def _recipe(name: str) -> Any:
     return load_recipe(STEPS[name]["recipe"], STEPS[name]["overrides"])
 
 

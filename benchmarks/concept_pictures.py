@@ -19,9 +19,10 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from torchvision.ops import box_iou
 
+from denseteacher.data.augment.config import AugmentConfig
 from denseteacher.data.augment.weak import pad_batch, pad_targets
 from denseteacher.data.images import decode_image
-from denseteacher.data.loading.steps import StepDataset, with_strong_views
+from denseteacher.data.loading.steps import with_strong_views
 from denseteacher.data.open import TrainingData, open_data
 from denseteacher.data.records import LabeledImages
 from denseteacher.inference.predictor import Predictor
@@ -29,7 +30,7 @@ from denseteacher.methods import DenseTeacher
 from denseteacher.ops.losses import quality_focal_loss
 from denseteacher.recipes.schema import Recipe, load_recipe
 from denseteacher.report.training_charts import metric_series, smooth
-from denseteacher.runs.build import stream_settings
+from denseteacher.runs.build import build_steps
 from denseteacher.structures import DenseOutput, Detections, ImageBatch
 from denseteacher.training.metrics_log import read_metrics
 from denseteacher.visualization.figure import BLUE, GREEN, PINK
@@ -215,10 +216,11 @@ def evaluation(run: Run) -> Figure:
 
 def view_pair(run: Run, *, step: int, image: int) -> tuple[ImageBatch, ImageBatch]:
     """The weak and the strong view that training would make of one unlabeled image at a step."""
-    settings = stream_settings(run.recipe)._replace(unlabeled_batch=1, needs_unlabeled=lambda _: True)
-    dataset = StepDataset(run.data.labeled, [run.data.unlabeled[image]], settings)
+    recipe, cpu = run.recipe, torch.device("cpu")
+    recipe = recipe.model_copy(update={"data": recipe.data.model_copy(update={"unlabeled_batch": 1})})
+    dataset = build_steps(recipe, TrainingData(run.data.labeled, [run.data.unlabeled[image]])).with_unlabeled()
     batch = with_strong_views(
-        dataset.load(step), run.recipe.augment.strong, None, seed=run.recipe.seed, device=torch.device("cpu")
+        dataset.load(step), AugmentConfig(strong=recipe.augment.strong), seed=recipe.seed, device=cpu
     )
     assert batch.unlabeled is not None
     return batch.unlabeled.weak, batch.unlabeled.strong

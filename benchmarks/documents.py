@@ -15,12 +15,11 @@ from typing import Any
 
 from PIL import Image, ImageDraw, ImageFont
 
-from denseteacher.data.loading.steps import StepDataset
 from denseteacher.data.open import open_data
 from denseteacher.inference.predictor import Predictor
 from denseteacher.recipes.schema import load_recipe
 from denseteacher.report.unlabeled_examples import first_views, unlabeled_examples
-from denseteacher.runs.build import stream_settings
+from denseteacher.runs.build import build_steps
 from denseteacher.visualization.boxes import draw_detections, fitted
 from denseteacher.visualization.heatmap import heat_overlay
 from result_file import RESULTS
@@ -102,8 +101,8 @@ def panels(run: Path, place: int) -> dict[str, Image.Image]:
     """An unlabeled image of the run's first step, what its teacher says of it, and what the student learns."""
     recipe, predictor = load_recipe(run / "recipe.yaml"), Predictor.load(run)
     data = open_data(recipe.data)
-    dataset = StepDataset(data.labeled, data.unlabeled, stream_settings(recipe))
-    views = first_views(dataset, recipe.augment.strong, recipe.augment.affine)
+    dataset = build_steps(recipe, data)
+    views = first_views(dataset)
     example = unlabeled_examples(recipe.method, predictor.detector, views, predictor.device)[place]
     assert example.region is not None, "no run of Dense Teacher"
     weak = fitted(Image.fromarray(example.weak), _SIDE)

@@ -22,11 +22,10 @@ import numpy as np
 from PIL import Image
 
 from denseteacher.data.formats import open_unlabeled
-from denseteacher.data.loading.steps import StepDataset
 from denseteacher.data.open import open_data
 from denseteacher.data.splits import write_split_ids
 from denseteacher.recipes.schema import load_recipe
-from denseteacher.runs.build import stream_settings
+from denseteacher.runs.build import build_steps
 from result_file import write_result
 
 _SHARD = 10_000  # files of a folder
@@ -76,7 +75,7 @@ def measure(folder: Path) -> dict[str, dict[str, float]]:
     start = time.perf_counter()
     data = open_data(recipe.data)
     write_split_ids(data.split, folder / "split.json")
-    dataset = StepDataset(data.labeled, data.unlabeled, stream_settings(recipe))
+    dataset = build_steps(recipe, data)
     dataset.unlabeled_sampler.positions(0, range(recipe.data.unlabeled_batch), portrait=False)
     found["first step's positions"] = now()
     dataset.load(0)

@@ -158,7 +158,7 @@ def nchw_detector(config: FCOSConfig, num_classes: int) -> nn.Module:
 def parts_of(student_teacher: StudentTeacher, size: Size) -> Works:
     """Parts of a step, as they are and as they would be without their trick."""
     loaded = as_loaded(made_up_step(size, CLASSES), student_teacher.runtime.device)
-    batch = with_strong_views(loaded, student_teacher.strong, None, seed=1, device=student_teacher.runtime.device)
+    batch = with_strong_views(loaded, student_teacher.augment, seed=1, device=student_teacher.runtime.device)
     whole = StepParts(student_teacher, batch)
     assert batch.unlabeled is not None
     views = (batch.labeled.weak, batch.labeled.strong, batch.unlabeled.strong)

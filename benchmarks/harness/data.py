@@ -9,10 +9,11 @@ import torch
 from PIL import Image
 
 from denseteacher.data.images import decode_image
-from denseteacher.data.loading.steps import LoadedStep, StepDataset, step_loader
+from denseteacher.data.loading.steps import LoadedStep, step_loader
+from denseteacher.data.open import TrainingData
 from denseteacher.data.records import Category, ImageRecord, LabeledImages
 from denseteacher.recipes.schema import Recipe
-from denseteacher.runs.build import stream_settings
+from denseteacher.runs.build import build_steps
 from harness.timing import in_turns, medians
 
 _HEIGHT, _WIDTH = 480, 640  # as COCO's
@@ -28,8 +29,7 @@ def measure_data(recipe: Recipe, *, steps: int) -> dict[str, float]:
     """
     with tempfile.TemporaryDirectory() as folder:
         data = made_up_files(Path(folder), _FILES)
-        settings = stream_settings(recipe)._replace(needs_unlabeled=lambda _: True)
-        dataset = StepDataset(data, data.images, settings)
+        dataset = build_steps(recipe, TrainingData(data, data.images)).with_unlabeled()
         work = {"decode": lambda: [decode_image(record.path) for record in data.images]}
         decoding = medians(in_turns(work, rounds=3, device=torch.device("cpu")))["decode"]
         images, real, canvas = 0, 0, 0

@@ -16,11 +16,12 @@ from torchvision.ops.misc import FrozenBatchNorm2d
 from torchvision.transforms import v2
 
 from denseteacher.data.augment.strong import StrongView
-from denseteacher.data.loading.steps import StepDataset, StepPlan, with_strong_views
+from denseteacher.data.loading.steps import StepPlan, with_strong_views
+from denseteacher.data.open import TrainingData
 from denseteacher.data.randomness import Draw
 from denseteacher.recipes.schema import Recipe
 from denseteacher.runs.benchmark import Size, made_up_step, make_student_teacher
-from denseteacher.runs.build import stream_settings
+from denseteacher.runs.build import build_steps
 from denseteacher.structures import ImageBatch, SemiBatch, Targets, to
 from denseteacher.training.runtime import Runtime
 from harness.data import made_up_files
@@ -42,10 +43,10 @@ def measure_supervised(recipe: Recipe, size: Size, *, classes: int, rounds: int)
     work: dict[str, Callable[[], object]] = {}
     device = torch.device("cpu")
     for precision in ("fp32", "bf16"):
-        config = recipe.model_copy(update={"runtime": recipe.runtime.model_copy(update={"precision": precision})})
-        runtime = Runtime(config.runtime)
+        own = recipe.model_copy(update={"runtime": recipe.runtime.model_copy(update={"precision": precision})})
+        runtime = Runtime(own.runtime)
         device = runtime.device
-        work[precision] = _own_step(config, runtime, size, classes, to(loaded.labeled, device), loaded.targets)
+        work[precision] = _own_step(own, runtime, size, classes, to(loaded.labeled, device), loaded.targets)
     work["torchvision fp32"] = _torchvision_step(loaded.labeled.pixels, loaded.targets, classes, device)
     seconds = in_turns(work, rounds=rounds, device=device)
     ratios = {
@@ -130,14 +131,14 @@ def measure_loader(recipe: Recipe, *, rounds: int) -> dict[str, float]:
     cpu, threads = torch.device("cpu"), torch.get_num_threads()
     with tempfile.TemporaryDirectory() as folder:
         data = made_up_files(Path(folder), _FILES)
-        settings = stream_settings(recipe)._replace(
-            labeled_batch=_BATCH // 2, unlabeled_batch=_BATCH // 2, needs_unlabeled=lambda _: True
-        )
-        dataset = StepDataset(data, data.images, settings)
+        half = {"labeled_batch": _BATCH // 2, "unlabeled_batch": _BATCH // 2}
+        recipe = recipe.model_copy(update={"data": recipe.data.model_copy(update=half)})
+        dataset = build_steps(recipe, TrainingData(data, data.images)).with_unlabeled()
+        still = recipe.augment.model_copy(update={"affine": None})
         own, others = iter(range(10**9)), iter(range(10**9))
 
         def load() -> SemiBatch:
-            return with_strong_views(dataset.load(next(own)), recipe.augment.strong, None, seed=recipe.seed, device=cpu)
+            return with_strong_views(dataset.load(next(own)), still, seed=recipe.seed, device=cpu)
 
         torch.set_num_threads(1)
         try:

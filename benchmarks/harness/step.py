@@ -19,11 +19,11 @@ from denseteacher.data.loading.steps import (
     step_loader,
     with_strong_views,
 )
+from denseteacher.data.open import TrainingData
 from denseteacher.methods import DenseTeacher, UnbiasedTeacher
 from denseteacher.methods.mean_teacher import MeanTeacher
 from denseteacher.recipes.schema import Recipe
 from denseteacher.runs.benchmark import Size, as_loaded, made_up_step, make_student_teacher
-from denseteacher.runs.build import stream_settings
 from denseteacher.training.runtime import Runtime
 from denseteacher.training.student_teacher import StudentTeacher
 from denseteacher.training.throughput import peak_speed
@@ -82,7 +82,7 @@ def measure_step(recipe: Recipe, size: Size, *, classes: int, rounds: int) -> St
     forget_peak_memory(device)
     student_teacher = make_student_teacher(recipe, runtime, size, classes)
     loaded = as_loaded(made_up_step(size, classes), device)
-    batch = with_strong_views(loaded, student_teacher.strong, None, seed=1, device=device)
+    batch = with_strong_views(loaded, student_teacher.augment, seed=1, device=device)
     in_loader = loads_strong_views(device, recipe.runtime.workers)
     if in_loader:
         loaded = loaded._replace(batch=batch)
@@ -128,7 +128,7 @@ def _work(student_teacher: StudentTeacher, loaded: LoadedStep, parts: StepParts)
     work: dict[str, Callable[[], object]] = {
         "step": lambda: student_teacher.train_step(loaded),
         "bare": parts.bare,
-        "strong views": lambda: with_strong_views(loaded, student_teacher.strong, None, seed=1, device=device),
+        "strong views": lambda: with_strong_views(loaded, student_teacher.augment, seed=1, device=device),
         "student": parts.student,
         "teacher": parts.teacher,
         "losses": parts.losses(),
@@ -163,17 +163,18 @@ def _data_wait(recipe: Recipe, student_teacher: StudentTeacher, size: Size, step
     """Median seconds that a step waits for its images, which the recipe's loader makes of JPEG files meanwhile."""
     with TemporaryDirectory() as folder:
         images = made_up_files(Path(folder), max(size.labeled, size.unlabeled))
-        settings = stream_settings(recipe)._replace(
-            weak=WeakView(short_side=(size.height,), max_side=max(size.height, size.width)),
-            labeled_batch=size.labeled,
-            unlabeled_batch=max(1, size.unlabeled),
+        weak = WeakView(short_side=(size.height,), max_side=max(size.height, size.width))
+        device = student_teacher.runtime.device
+        dataset = StepDataset(
+            TrainingData(images, images.images),
+            student_teacher.data.model_copy(update={"unlabeled_batch": max(1, size.unlabeled)}),
+            student_teacher.augment.model_copy(update={"weak": weak}),
+            seed=recipe.seed,
             needs_unlabeled=lambda _: size.unlabeled > 0,
         )
-        device = student_teacher.runtime.device
-        dataset = StepDataset(images, images.images, settings)
         loads = loads_strong_views(device, recipe.runtime.workers)
         loader = step_loader(
-            StepsWithStrongViews(dataset, student_teacher.strong, None) if loads else dataset,
+            StepsWithStrongViews(dataset) if loads else dataset,
             range(steps + 1),
             workers=recipe.runtime.workers,
             pin_memory=device.type == "cuda",

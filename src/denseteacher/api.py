@@ -9,9 +9,9 @@ from denseteacher.analysis.analyze import analyze
 from denseteacher.check import CheckReport, check_data
 from denseteacher.data.choices import ExportFormat, Format, Protocol
 from denseteacher.data.config import UnlabeledSource
-from denseteacher.data.formats import SplitFiles, read_annotations, with_categories, write_split
+from denseteacher.data.formats import AnnotationSource, SplitFiles, read_annotations, with_categories, write_split
 from denseteacher.data.formats.litdata import WrittenStream, is_url
-from denseteacher.data.open import draw_split, stream_sources
+from denseteacher.data.open import Validation, draw_split, stream_sources
 from denseteacher.errors import InputError
 from denseteacher.evaluation.evaluator import Evaluator
 from denseteacher.evaluation.metrics import Metrics, fitting_metrics
@@ -166,18 +166,14 @@ def evaluate(
         metrics: What to measure besides COCO's AP: ``voc``, ``crowdhuman``; what fits the data if not given.
     """
     predictor = Predictor.load(Path(detector), score_floor=score_floor)
-    annotations = read_annotations(
-        Path(data), None if images is None else Path(images), format=format, subset=subset, role="validation"
-    )
+    annotations = read_annotations(AnnotationSource.of(data, images, format, subset), role="validation")
     annotations = with_categories(annotations, predictor.categories)
     evaluator = Evaluator(
-        annotations.records,
-        annotations.content,
+        Validation(annotations.records, annotations.content, Path(data)),
         predictor.categories,
         view=predictor.view,
         batch_size=8,
         workers=workers,
-        source=Path(data),
         metrics=fitting_metrics(annotations.content, annotations.format) if metrics is None else metrics,
     )
     floor = predictor.card.detector.score_floor
@@ -219,9 +215,7 @@ def split(
     """
     if sum(value is not None for value in (percent, count, ids)) != 1:
         raise InputError("split needs exactly one of --percent, --count and --ids")
-    annotations = read_annotations(
-        Path(data), None if images is None else Path(images), format=format, subset=subset, check_files=False
-    )
+    annotations = read_annotations(AnnotationSource.of(data, images, format, subset), check_files=False)
     how = protocol if ids is None else Path(ids)
     chosen = draw_split(annotations, how, percent=percent, count=count, fold=fold, seed=seed)
     return write_split(annotations, chosen.labeled_ids, Path(output))

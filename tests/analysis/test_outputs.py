@@ -9,6 +9,7 @@ import torch
 from conftest import write_coco
 from denseteacher.analysis.outputs import DetectorOutputs
 from denseteacher.analysis.truth import read_truth
+from denseteacher.data.formats import AnnotationSource
 from denseteacher.data.records import Category
 from denseteacher.detectors import DetectorCard
 from denseteacher.inference.predictor import Predictor
@@ -26,7 +27,7 @@ def outputs(tmp_path):
         short_side=48,
         max_side=96,
     )
-    truth = read_truth(write_coco(tmp_path / "data", 5), categories=CATEGORIES)
+    truth = read_truth(AnnotationSource(write_coco(tmp_path / "data", 5)), categories=CATEGORIES)
     return DetectorOutputs(Predictor(detector, card, device=torch.device("cpu")), truth, batch_size=2)
 
 

@@ -12,13 +12,13 @@ from denseteacher.data.augment.weak import WeakView, pad_targets
 from denseteacher.data.formats import read_labeled
 from denseteacher.data.loading.steps import StepDataset
 from denseteacher.data.objects import Objects
+from denseteacher.data.open import TrainingData
 from denseteacher.data.records import ImageRecord, LabeledImages
 from denseteacher.detectors import FCOSConfig, RetinaNetConfig, shape_detector
 from denseteacher.ops.boxes import iou
 from denseteacher.recipes.object_scales import measure_scales
 from denseteacher.recipes.resolve import recipe_foreground
 from denseteacher.recipes.schema import load_recipe
-from denseteacher.runs.build import stream_settings
 
 VIEW = WeakView(short_side=(256,), max_side=512)
 """Leaves an image of 256 x 320 as it is."""
@@ -86,17 +86,18 @@ def test_of_many_objects_a_thousand_are_looked_at():
 
 @pytest.mark.parametrize("name", ["fcos", "retinanet"])
 def test_foreground_is_that_of_the_runs_own_batches(coco, tiny, name):
-    config = load_recipe("custom", [*tiny, f"detector.name={name}", "data.labeled_batch=4"])
+    recipe = load_recipe("custom", [*tiny, f"detector.name={name}", "data.labeled_batch=4"])
     labeled = read_labeled(coco)
-    detector = shape_detector(config.detector, 3)
-    steps = StepDataset(labeled, [], stream_settings(config)._replace(needs_unlabeled=lambda step: False))
+    detector = shape_detector(recipe.detector, 3)
+    keys = {"seed": recipe.seed, "needs_unlabeled": lambda step: False}
+    steps = StepDataset(TrainingData(labeled, []), recipe.data, recipe.augment, **keys)
     found = locations = 0
     for step in range(3):
         loaded = steps.load(step)
         anchors = detector.anchors(loaded.labeled.pixels.shape[-2:], torch.device("cpu"))
         foreground = detector.foreground(loaded.targets, anchors)
         found, locations = found + int(foreground.sum()), locations + foreground.numel()
-    measured = recipe_foreground(config, detector, labeled)
+    measured = recipe_foreground(recipe, detector, labeled)
     assert measured.images == 12
     assert measured.share == pytest.approx(found / locations, rel=1e-12)
     assert measured.positives == pytest.approx(found / 12)
@@ -104,16 +105,16 @@ def test_foreground_is_that_of_the_runs_own_batches(coco, tiny, name):
 
 
 def test_memory_grows_with_what_it_should(tiny):
-    config = load_recipe("custom", [*tiny, "data.labeled_batch=8", "data.unlabeled_batch=8"])
-    detector = shape_detector(config.detector, 3)
-    memory = step_memory(config, detector, (128, 128), 5)
+    recipe = load_recipe("custom", [*tiny, "data.labeled_batch=8", "data.unlabeled_batch=8"])
+    detector = shape_detector(recipe.detector, 3)
+    memory = step_memory(recipe, detector, (128, 128), 5)
     assert list(memory.parts) == [1, 2, 4, 8]
     changing = [size - memory.fixed for size in memory.parts.values()]
     assert changing == sorted(changing, reverse=True)
     assert changing[0] > 3 * changing[2]
     weights = sum(4 * one.numel() for one in detector.parameters())
     assert memory.fixed == pytest.approx(3 * weights, rel=0.01)  # student, teacher, momentum
-    larger = step_memory(config, detector, (256, 256), 5)
+    larger = step_memory(recipe, detector, (256, 256), 5)
     assert larger.parts[1] - larger.fixed == pytest.approx(4 * changing[0], rel=0.1)
     assert memory.fitting(8) == 1
     assert memory.fitting(1) is None
@@ -122,8 +123,8 @@ def test_memory_grows_with_what_it_should(tiny):
 def test_supervised_needs_less_memory(tiny):
     sizes = []
     for name in ("dense_teacher", "supervised"):
-        config = load_recipe("custom", [*tiny, f"method.name={name}"])
-        sizes.append(step_memory(config, shape_detector(config.detector, 3), (96, 96), 5).parts[1])
+        recipe = load_recipe("custom", [*tiny, f"method.name={name}"])
+        sizes.append(step_memory(recipe, shape_detector(recipe.detector, 3), (96, 96), 5).parts[1])
     assert sizes[1] < 0.8 * sizes[0]
 
 

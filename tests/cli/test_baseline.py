@@ -23,7 +23,6 @@ from denseteacher.report.unlabeled_gain import (
     write_gain,
 )
 from denseteacher.runs.baseline import measure_gain
-from denseteacher.runs.build import stream_settings
 from denseteacher.runs.evaluate import read_detections, read_evaluation
 from denseteacher.runs.report import report_run
 from denseteacher.training.metrics_log import read_metrics
@@ -158,7 +157,7 @@ def test_the_report_begins_with_what_the_unlabeled_images_were_worth(copy, misse
     data = open_data(recipe.data)
     gain = measure_gain(copy, data)
     write_gain(copy, gain)
-    report_run(copy, recipe, data, stream_settings(recipe))
+    report_run(copy, recipe, data)
 
     without, with_ = read_evaluation(copy / "baseline"), read_evaluation(copy)
     assert gain.gain == pytest.approx(with_.metrics["AP"] - without.metrics["AP"])

@@ -12,6 +12,7 @@ from PIL import Image
 
 from conftest import write_coco
 from denseteacher.data.formats import (
+    AnnotationSource,
     read_annotations,
     read_image_info,
     read_labeled,
@@ -163,13 +164,14 @@ FAULTS = {
 def test_faults_of_a_coco_file_are_named(coco, tmp_path, fault):
     change, message = FAULTS[fault]
     with pytest.raises(InputError, match=message) as caught:
-        read_labeled(changed(coco, tmp_path, change), coco.parent / "images")
+        read_labeled(AnnotationSource(changed(coco, tmp_path, change), coco.parent / "images"))
     assert "changed.json" in str(caught.value)
 
 
 def test_a_pixel_of_overhang_is_cut_and_fix_cuts_and_drops(coco, tmp_path):
     images = coco.parent / "images"
-    near = read_labeled(changed(coco, tmp_path, lambda c: c["annotations"][0].update(bbox=[-1, 0, 10, 10])), images)
+    path = changed(coco, tmp_path, lambda c: c["annotations"][0].update(bbox=[-1, 0, 10, 10]))
+    near = read_labeled(AnnotationSource(path, images))
     assert near.boxes[0][0].tolist() == [0, 0, 9, 10]
 
     def break_two(content):
@@ -177,7 +179,7 @@ def test_a_pixel_of_overhang_is_cut_and_fix_cuts_and_drops(coco, tmp_path):
         content["annotations"][1].update(bbox=[500, 500, 4, 4])
 
     path = changed(coco, tmp_path, break_two)
-    fixed = read_labeled(path, images, bad_boxes="fix")
+    fixed = read_labeled(AnnotationSource(path, images), bad_boxes="fix")
     assert sum(map(len, fixed.boxes)) == sum(map(len, read_labeled(coco).boxes)) - 1
     assert fixed.boxes[0][0].tolist() == [0, 0, 20, 10]
 
@@ -189,7 +191,7 @@ def test_a_pixel_of_overhang_is_cut_and_fix_cuts_and_drops(coco, tmp_path):
 def test_file_names_that_leave_the_folder_are_refused(coco, tmp_path, name):
     path = changed(coco, tmp_path, lambda c: c["images"][0].update(file_name=name))
     with pytest.raises(InputError, match="leaves the image folder"):
-        read_labeled(path, coco.parent / "images")
+        read_labeled(AnnotationSource(path, coco.parent / "images"))
 
 
 def test_a_symbolic_link_out_of_the_folder_is_refused(tmp_path):

@@ -3,9 +3,9 @@
 import torch
 
 from conftest import TINY
-from denseteacher.data.loading.steps import StepDataset
+from denseteacher.data.open import TrainingData
 from denseteacher.recipes.schema import load_recipe
-from denseteacher.runs.build import stream_settings
+from denseteacher.runs.build import build_steps
 from harness.data import made_up_files
 from harness.peers import pil_batch
 
@@ -13,7 +13,7 @@ from harness.peers import pil_batch
 def test_loading_in_pil_makes_the_same_weak_views(tmp_path):
     recipe = load_recipe("custom", [*TINY, "data.labeled_batch=4", "data.unlabeled_batch=4"])
     data = made_up_files(tmp_path, 8)
-    dataset = StepDataset(data, data.images, stream_settings(recipe)._replace(needs_unlabeled=lambda _: True))
+    dataset = build_steps(recipe, TrainingData(data, data.images)).with_unlabeled()
     for step in range(3):
         loaded, (weak, strong) = dataset.load(step), pil_batch(dataset.plan(step))
         own = torch.cat([loaded.labeled.pixels, loaded.unlabeled.weak.pixels])

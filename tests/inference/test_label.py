@@ -11,7 +11,7 @@ from PIL import Image
 
 from conftest import TINY
 from denseteacher import load
-from denseteacher.data.formats import read_labeled
+from denseteacher.data.formats import AnnotationSource, read_labeled
 from denseteacher.detectors import DetectorCard, save_detector
 from denseteacher.inference.label import label_images
 from denseteacher.inference.predictor import Predictor
@@ -68,7 +68,7 @@ def source(tmp_path):
 
 
 def labels_of(folder):
-    data = read_labeled(folder / "annotations.json", folder.parent / "source")
+    data = read_labeled(AnnotationSource(folder / "annotations.json", folder.parent / "source"))
     return [[data.categories[label].name for label in labels] for labels in data.labels]
 
 

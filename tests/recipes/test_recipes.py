@@ -142,19 +142,19 @@ def test_a_moved_view_reaches_the_method_with_its_matrix_in_every_part(coco, tin
     import torch
 
     from denseteacher.data.augment.affine import AffineView
-    from denseteacher.data.loading.steps import StepDataset, with_strong_views
+    from denseteacher.data.loading.steps import with_strong_views
     from denseteacher.data.open import open_data
-    from denseteacher.runs.build import stream_settings
+    from denseteacher.runs.build import build_steps
     from denseteacher.structures import chunk
 
     overrides = ["data.split=seeded", "data.count=6", "data.hidden_labels=true", "method.burn_in=2", "method.ramp=0"]
     recipe = load_recipe("custom", [*tiny, *overrides, f"data.labeled={coco}"])
     data = open_data(recipe.data)
     assert [image.id for image in data.hidden.images] == [image.id for image in data.unlabeled]
-    loaded = StepDataset(data.labeled, data.unlabeled, stream_settings(recipe), hidden=data.hidden)[5]
-    strong, device = recipe.augment.strong, torch.device("cpu")
-    still = with_strong_views(loaded, strong, None, seed=1, device=device)
-    moved = with_strong_views(loaded, strong, AffineView(translation=0), seed=1, device=device)
+    loaded = build_steps(recipe, data)[5]
+    device, moving = torch.device("cpu"), recipe.augment.model_copy(update={"affine": AffineView(translation=0)})
+    still = with_strong_views(loaded, recipe.augment, seed=1, device=device)
+    moved = with_strong_views(loaded, moving, seed=1, device=device)
     assert still.unlabeled.to_strong is None
     assert not torch.equal(moved.unlabeled.strong.pixels, still.unlabeled.strong.pixels)
     assert torch.equal(moved.labeled.strong.pixels, still.labeled.strong.pixels)

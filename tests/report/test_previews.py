@@ -6,12 +6,12 @@ import torch
 from PIL import Image
 
 from conftest import TINY
-from denseteacher.data.loading.steps import StepDataset, with_strong_views
+from denseteacher.data.loading.steps import with_strong_views
 from denseteacher.data.open import open_data
 from denseteacher.errors import InputError
 from denseteacher.recipes.schema import load_recipe
 from denseteacher.report.unlabeled_examples import first_views, unlabeled_examples
-from denseteacher.runs.build import stream_settings
+from denseteacher.runs.build import build_steps
 from denseteacher.training.metrics_log import MetricsLog, read_metrics
 from support import TIMING, assert_same, last_state
 from support.finished_runs import trained
@@ -65,21 +65,20 @@ def dataset(coco, unlabeled):
     overrides = [*TINY, f"data.labeled={coco}", f"data.unlabeled={unlabeled}", "method.burn_in=2", "method.ramp=1"]
     recipe = load_recipe("custom", overrides)
     data = open_data(recipe.data)
-    return recipe, StepDataset(data.labeled, data.unlabeled, stream_settings(recipe))
+    return recipe, build_steps(recipe, data)
 
 
 def test_the_first_views_are_those_of_the_first_step(dataset):
     recipe, steps = dataset
-    strong = recipe.augment.strong
-    views = first_views(steps, strong, None)
-    trained_on = with_strong_views(steps.load(0), strong, None, seed=recipe.seed, device=torch.device("cpu"))
+    views = first_views(steps)
+    trained_on = with_strong_views(steps.load(0), recipe.augment, seed=recipe.seed, device=torch.device("cpu"))
     for shown, seen in zip(views.labeled[:2], trained_on.labeled[:2], strict=True):
         assert torch.equal(shown.sizes, seen.sizes)
         for one, other, (height, width) in zip(shown.pixels, seen.pixels, seen.sizes.tolist(), strict=True):
             # unlabeled images, which a burn-in leaves out, may have made the canvas larger
             assert torch.equal(one[:, :height, :width], other[:, :height, :width])
     assert views.unlabeled.weak.pixels.shape[0] == 2
-    assert len(first_views(steps, strong, None, most=1).labeled.weak.sizes) == 1
+    assert len(first_views(steps, most=1).labeled.weak.sizes) == 1
 
 
 @pytest.mark.parametrize(
@@ -91,7 +90,7 @@ def test_every_method_can_be_shown(dataset, tiny, name):
     if getattr(method, "ratio", None) == "auto":
         method = method.model_copy(update={"ratio": 0.1})
     detector = recipe.detector.build(3).eval()
-    views = first_views(steps, recipe.augment.strong, None)
+    views = first_views(steps)
     told = unlabeled_examples(method, detector, views, torch.device("cpu"))
     assert len(told) == 2
     for one, (height, width) in zip(told, views.unlabeled.weak.sizes.tolist(), strict=True):

@@ -8,7 +8,6 @@ from denseteacher.data.open import open_data
 from denseteacher.evaluation.metrics import measure
 from denseteacher.evaluation.summary import describe_evaluation
 from denseteacher.recipes.schema import load_recipe
-from denseteacher.runs.build import stream_settings
 from denseteacher.runs.evaluate import write_evaluation, write_figures
 from denseteacher.runs.report import report_run
 
@@ -37,7 +36,7 @@ def with_detections(folder, *, seed=0, missed=0.2):
     found = describe_evaluation(truth, measure(truth, results), file=data.validation.path, step=8)
     write_evaluation(folder, found, results)
     write_figures(folder, truth, results)
-    report_run(folder, recipe, data, stream_settings(recipe))
+    report_run(folder, recipe, data)
     return folder
 
 

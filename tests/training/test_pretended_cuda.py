@@ -7,6 +7,7 @@ import torch
 
 from conftest import TINY
 from denseteacher.data.augment.affine import AffineView
+from denseteacher.data.augment.config import AugmentConfig
 from denseteacher.data.augment.strong import StrongView
 from denseteacher.evaluation.evaluator import detect_batch
 from denseteacher.methods import DenseTeacher, MethodConfig
@@ -51,8 +52,8 @@ def waits_of_a_step(method, detector, *overrides, prepare=lambda student_teacher
     )
     with pretended_cuda() as gpu:
         student_teacher = make_student_teacher(recipe, Runtime(recipe.runtime), SIZE, CLASSES)
-        student_teacher.strong = EVERY_CHANGE
-        student_teacher.affine = AffineView() if student_teacher.method.moves_labels else None
+        affine = AffineView() if student_teacher.method.moves_labels else None
+        student_teacher.augment = AugmentConfig(strong=EVERY_CHANGE, affine=affine)
         prepare(student_teacher)
         loaded = made_up_step(SIZE, CLASSES)
         if hidden:

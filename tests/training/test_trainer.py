@@ -214,14 +214,14 @@ def test_an_unreadable_image_saves_the_run_and_names_the_file(run, monkeypatch, 
 
 @pytest.mark.parametrize("workers", [2, 4])
 def test_loader_processes_do_not_change_the_bytes(coco, unlabeled, tiny, workers):
-    from denseteacher.data.loading.steps import StepDataset, step_loader
+    from denseteacher.data.loading.steps import step_loader
     from denseteacher.data.open import open_data
     from denseteacher.recipes.schema import load_recipe
-    from denseteacher.runs.build import stream_settings
+    from denseteacher.runs.build import build_steps
 
     recipe = load_recipe("custom", [*tiny, *DENSE, f"data.labeled={coco}", f"data.unlabeled={unlabeled}"])
     data = open_data(recipe.data)
-    dataset = StepDataset(data.labeled, data.unlabeled, stream_settings(recipe))
+    dataset = build_steps(recipe, data)
     streams = [list(step_loader(dataset, range(12), workers=count, pin_memory=False)) for count in (0, workers)]
     for alone, together in zip(*streams, strict=True):
         assert alone.files == together.files
@@ -236,18 +236,18 @@ def test_loader_processes_do_not_change_the_bytes(coco, unlabeled, tiny, workers
 
 @pytest.mark.parametrize("method", [DENSE, ["method.name=unbiased_teacher", "method.burn_in=3", "augment.affine={}"]])
 def test_loader_processes_make_the_same_strong_views_as_the_step(coco, unlabeled, tiny, method):
-    from denseteacher.data.loading.steps import StepDataset, StepsWithStrongViews, step_loader, with_strong_views
+    from denseteacher.data.loading.steps import StepsWithStrongViews, step_loader, with_strong_views
     from denseteacher.data.open import open_data
     from denseteacher.recipes.schema import load_recipe
-    from denseteacher.runs.build import stream_settings
+    from denseteacher.runs.build import build_steps
 
     keys = [*tiny, *method, f"data.labeled={coco}", f"data.unlabeled={unlabeled}"]
     recipe = load_recipe("custom", keys)
-    data, augment, device = open_data(recipe.data), recipe.augment, torch.device("cpu")
-    steps = StepDataset(data.labeled, data.unlabeled, stream_settings(recipe))
-    made = StepsWithStrongViews(steps, augment.strong, augment.affine)
+    data, device = open_data(recipe.data), torch.device("cpu")
+    steps = build_steps(recipe, data)
+    made = StepsWithStrongViews(steps)
     for step, loaded in zip(range(2, 6), step_loader(made, range(2, 6), workers=1, pin_memory=False), strict=True):
-        wanted = with_strong_views(steps.load(step), augment.strong, augment.affine, seed=recipe.seed, device=device)
+        wanted = with_strong_views(steps.load(step), recipe.augment, seed=recipe.seed, device=device)
         found, wanted = tree_flatten(loaded.batch), tree_flatten(wanted)
         assert found[1] == wanted[1]
         for one, other in zip(found[0], wanted[0], strict=True):
@@ -255,15 +255,14 @@ def test_loader_processes_make_the_same_strong_views_as_the_step(coco, unlabeled
 
 
 def test_two_processes_share_the_batch_of_one(coco, unlabeled, tiny):
-    from denseteacher.data.loading.steps import StepDataset
     from denseteacher.data.open import open_data
     from denseteacher.recipes.schema import load_recipe
-    from denseteacher.runs.build import stream_settings
+    from denseteacher.runs.build import build_steps
 
     recipe = load_recipe("custom", [*tiny, *DENSE, f"data.labeled={coco}", f"data.unlabeled={unlabeled}"])
     data = open_data(recipe.data)
-    whole = StepDataset(data.labeled, data.unlabeled, stream_settings(recipe))[6]
-    halves = [StepDataset(data.labeled, data.unlabeled, stream_settings(recipe, rank, 2))[6] for rank in (0, 1)]
+    whole = build_steps(recipe, data)[6]
+    halves = [build_steps(recipe, data, rank, 2)[6] for rank in (0, 1)]
     for images in (lambda step: step.labeled, lambda step: step.unlabeled.weak):
         for slot, half in enumerate(halves):
             height, width = images(half).sizes[0].tolist()

@@ -10,7 +10,8 @@ from denseteacher.analysis import fig2ab, fig2cd, fig3, fig4, region
 from denseteacher.analysis.outputs import DetectorOutputs
 from denseteacher.analysis.selection import count_region, learning_rule
 from denseteacher.analysis.truth import hidden_truth, read_truth
-from denseteacher.data.formats import Format
+from denseteacher.data.choices import Format
+from denseteacher.data.formats import AnnotationSource
 from denseteacher.errors import InputError
 from denseteacher.files import refusal_explained, write_json
 from denseteacher.inference.predictor import Predictor
@@ -125,8 +126,7 @@ def analyze(
     if data is None:
         truth = hidden_truth(paths[0])
     else:
-        folder = None if images is None else Path(images)
-        truth = read_truth(Path(data), folder, format=format, subset=subset, categories=predictor.categories)
+        truth = read_truth(AnnotationSource.of(data, images, format, subset), categories=predictor.categories)
     truth = truth.spread(limit)
     numbers, drawn = _BY_DETECTOR[figure](Request(paths, DetectorOutputs(predictor, truth), threshold, ratio))
     about = {"detector": ", ".join(map(str, paths)), "data": truth.source, "images": len(truth.objects.images)}

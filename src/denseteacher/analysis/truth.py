@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from denseteacher.data.formats import Annotations, Format, labeled_images, read_annotations, with_categories
+from denseteacher.data.formats import Annotations, AnnotationSource, labeled_images, read_annotations, with_categories
 from denseteacher.data.open import open_data
 from denseteacher.data.records import Category, LabeledImages
 from denseteacher.errors import InputError
@@ -32,28 +32,18 @@ class Truth(NamedTuple):
         return self._replace(objects=self.objects.select(positions), ignored=self.ignored.select(positions))
 
 
-def read_truth(
-    path: Path,
-    images: Path | None = None,
-    *,
-    format: Format | None = None,
-    subset: str | None = None,
-    categories: Sequence[Category],
-) -> Truth:
+def read_truth(source: AnnotationSource, *, categories: Sequence[Category]) -> Truth:
     """A labeled data set of any format.
 
     Args:
-        path: See ``data.formats.read_annotations``.
-        images: Folder of the image files; found if not given.
-        format: Of the annotations; detected if not given.
-        subset: The part to read, where there are several.
+        source: The data set.
         categories: The detector's classes.
 
     Raises:
         InputError: If it can't be read, or has other classes.
     """
-    annotations = with_categories(read_annotations(path, images, format=format, subset=subset), categories)
-    return Truth(labeled_images(annotations, bad_boxes="fix"), _ignored(annotations), str(path))
+    annotations = with_categories(read_annotations(source), categories)
+    return Truth(labeled_images(annotations, bad_boxes="fix"), _ignored(annotations), str(source.path))
 
 
 def hidden_truth(detector: Path) -> Truth:
@@ -88,11 +78,11 @@ def _ignored(annotations: Annotations) -> LabeledImages:
 
 def _ignored_in(recipe: Recipe, hidden: LabeledImages) -> LabeledImages:
     """The regions to ignore in a run's unlabeled images."""
-    data, source = recipe.data, recipe.data.path("labeled")
+    source = recipe.data.labeled_source
     if source is None:  # the built-in benchmark has none
         boxes, labels = np.zeros((0, 4), np.float32), np.zeros(0, np.int64)
         count = len(hidden.images)
         return LabeledImages(hidden.images, [boxes] * count, [labels] * count, hidden.categories)
-    regions = _ignored(read_annotations(source, data.path("images"), format=data.format, subset=data.labeled_subset))
+    regions = _ignored(read_annotations(source))
     place = {image.id: index for index, image in enumerate(regions.images)}
     return regions.select([place[image.id] for image in hidden.images])

@@ -78,17 +78,13 @@ def _look_at(images: UnopenedImages, log: FaultLog) -> list[ImageRecord]:
 
 
 def _training_images(config: DataConfig, log: FaultLog) -> tuple[LabeledImages, Sequence[ImageRecord], list[Finding]]:
-    path = config.path("labeled")
-    assert path is not None
-    annotations = read_annotations(
-        path, config.path("images"), format=config.format, subset=config.labeled_subset, report=log.report("labeled")
-    )
+    source = config.labeled_source
+    assert source is not None
+    annotations = read_annotations(source, report=log.report("labeled"))
     labeled = _labeled_images(annotations, config, log, "labeled")
     findings = _annotation_ids(annotations, "labeled")
     findings += finding("info", "part of the data set", "labeled", subset_notes(config))
-    unlabeled, _ = open_sources(
-        config.unlabeled_sources, fallback=config.path("images"), report=log.report("unlabeled")
-    )
+    unlabeled, _ = open_sources(config.unlabeled_sources, fallback=source.images, report=log.report("unlabeled"))
     if config.split != "none":
         try:
             split = draw_split(annotations, config.split, percent=config.percent, count=config.count, fold=config.fold)

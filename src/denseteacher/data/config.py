@@ -7,7 +7,7 @@ from pydantic import Field, model_validator
 
 from denseteacher.config import Config
 from denseteacher.data.choices import Format, Protocol
-from denseteacher.data.formats import training_subset
+from denseteacher.data.formats import AnnotationSource, training_subset
 from denseteacher.data.formats.litdata import Url, is_url
 
 
@@ -93,17 +93,23 @@ class DataConfig(Config):
         return path if path is None or self.root is None else self.root / path
 
     @property
-    def labeled_subset(self) -> str | None:
-        """``subset``, or what it is where the same data set is evaluated on."""
-        path = self.path("labeled")
-        if self.subset is not None or path is None or self.val != self.labeled:
-            return self.subset
-        return training_subset(path, self.val_subset, self.format)
+    def labeled_source(self) -> AnnotationSource | None:
+        """What ``labeled`` names; where ``val`` names the same, by default the part that is not evaluated on."""
+        path, subset, validation = self.path("labeled"), self.subset, self.val_source
+        if path is None:
+            return None
+        if subset is None and validation is not None and self.val == self.labeled:
+            subset = training_subset(validation)
+        return AnnotationSource(path, self.path("images"), self.format, subset)
 
     @property
-    def own_val_images(self) -> Path | None:
-        """Folder of the images of ``val``, where it is given, or where ``val`` is a part of ``labeled``."""
-        return self.path("val_images") or (self.path("images") if self.val == self.labeled else None)
+    def val_source(self) -> AnnotationSource | None:
+        """What ``val`` names; its images are those of ``labeled``, where it is a part of that."""
+        path = self.path("val")
+        if path is None:
+            return None
+        images = self.path("val_images") or (self.path("images") if self.val == self.labeled else None)
+        return AnnotationSource(path, images, self.format, self.val_subset)
 
     @property
     def unlabeled_sources(self) -> list[UnlabeledSource]:

@@ -11,6 +11,7 @@ from denseteacher.data.config import DataConfig, UnlabeledSource
 from denseteacher.data.digits import make_digits
 from denseteacher.data.formats import (
     Annotations,
+    AnnotationSource,
     Fault,
     Report,
     labeled_images,
@@ -46,8 +47,8 @@ class TrainingData(NamedTuple):
 
     labeled: LabeledImages
     unlabeled: Sequence[ImageRecord]
-    validation: Validation | None
-    split: Split
+    validation: Validation | None = None
+    split: Split = Split([], [], "not cut")
     hidden: LabeledImages | None = None
     """The unlabeled images with their labels after all, where ``DataConfig.hidden_labels`` asks for them."""
     notes: tuple[str, ...] = ()
@@ -61,22 +62,21 @@ def open_data(config: DataConfig) -> TrainingData:
         InputError: If something is missing or wrong; see the readers.
     """
     config = _with_builtin(config)
-    source = config.path("labeled")
+    source = config.labeled_source
     if source is None:
         raise InputError("there are no labeled images: give --labeled PATH, the annotations that describe them")
-    if config.root is None and not (source.is_absolute() or source.exists()):
+    if config.root is None and not (source.path.is_absolute() or source.path.exists()):
         raise InputError(
-            f"there is no {source}: give the folder of the recipe's data set as --data ROOT, or --labeled PATH"
+            f"there is no {source.path}: give the folder of the recipe's data set as --data ROOT, or --labeled PATH"
         )
-    subset = config.labeled_subset
-    annotations = read_annotations(source, config.path("images"), format=config.format, subset=subset)
+    annotations = read_annotations(source)
     everything = labeled_images(annotations, bad_boxes=config.bad_boxes)
     split = _split(annotations, config)
     positions = {image.id: position for position, image in enumerate(everything.images)}
     labeled = everything.select([positions[id_] for id_ in split.labeled_ids])
     if not any(len(boxes) for boxes in labeled.boxes):
-        raise InputError(f"none of the {len(labeled.images)} labeled images of {source} has a box")
-    unlabeled, notes = open_sources(config.unlabeled_sources, fallback=config.path("images"))
+        raise InputError(f"none of the {len(labeled.images)} labeled images of {source.path} has a box")
+    unlabeled, notes = open_sources(config.unlabeled_sources, fallback=source.images)
     notes = (*subset_notes(config), *notes)
     if config.unlabeled is not None:
         ids = unlabeled.ids if isinstance(unlabeled, UnopenedImages) else [image.id for image in unlabeled]
@@ -97,10 +97,10 @@ def _with_builtin(config: DataConfig) -> DataConfig:
 
 def subset_notes(config: DataConfig) -> tuple[str, ...]:
     """That not all of a data set is trained on since it is evaluated on as well."""
-    subset = config.labeled_subset
-    if subset == config.subset:
+    source = config.labeled_source
+    if source is None or source.subset == config.subset:
         return ()
-    return (f"labeled are the images of {subset!r} in {config.labeled}, since 'val' is evaluated on",)
+    return (f"labeled are the images of {source.subset!r} in {config.labeled}, since 'val' is evaluated on",)
 
 
 def draw_split(
@@ -154,27 +154,19 @@ def validation_annotations(config: DataConfig, report: Report = refuse) -> Annot
         config: The data.
         report: Told about faults of entries.
     """
-    path = config.path("val")
-    if path is None:
+    source = config.val_source
+    if source is None:
         return None
-    return read_annotations(
-        path,
-        config.own_val_images,
-        format=config.format,
-        subset=config.val_subset,
-        role="validation",
-        fallback=config.path("images"),
-        report=report,
-    )
+    return read_annotations(source, role="validation", fallback=config.path("images"), report=report)
 
 
 def _validation(config: DataConfig, labeled: LabeledImages) -> Validation | None:
-    path, annotations = config.path("val"), validation_annotations(config)
-    if path is None or annotations is None:
+    source, annotations = config.val_source, validation_annotations(config)
+    if source is None or annotations is None:
         return None
     annotations = with_categories(annotations, labeled.categories)
     labeled_images(annotations, bad_boxes=config.bad_boxes)  # complains about bad boxes before a step is made
-    return Validation(annotations.records, annotations.content, path)
+    return Validation(annotations.records, annotations.content, source.path)
 
 
 def open_sources(
@@ -207,7 +199,7 @@ def open_sources(
 def _open(source: UnlabeledSource, fallback: Path | None, report: Report) -> Sequence[ImageRecord]:
     if source.only is None:
         return open_unlabeled(source.path, source.images, fallback=fallback, report=report)
-    return only_voc_classes(read_annotations(Path(source.path), source.images, report=report))
+    return only_voc_classes(read_annotations(AnnotationSource(Path(source.path), source.images), report=report))
 
 
 def stream_sources(sources: Sequence[UnlabeledSource], output: Path) -> WrittenStream:

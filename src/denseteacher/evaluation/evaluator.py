@@ -1,7 +1,6 @@
 """Runs a detector over images, and over a labeled data set to get its metrics."""
 
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,6 +10,7 @@ from torch.utils.data import DataLoader, Dataset
 from denseteacher.data.augment.weak import EvalView, pad_batch
 from denseteacher.data.images import load_image
 from denseteacher.data.loading.steps import ignore_signals
+from denseteacher.data.open import Validation
 from denseteacher.data.records import Category, ImageRecord
 from denseteacher.detectors import DenseDetector
 from denseteacher.errors import InputError
@@ -113,25 +113,24 @@ class Evaluator:
 
     def __init__(
         self,
-        images: Sequence[ImageRecord],
-        ground_truth: dict[str, Any],
+        validation: Validation,
         categories: Sequence[Category],
         *,
         view: EvalView,
         batch_size: int,
         workers: int = 0,
-        source: Path | None = None,
         metrics: Sequence[str] = ("coco",),
     ) -> None:
-        """Takes the records, the COCO content they come from (crowd regions included) and the classes.
+        """Takes what to evaluate on, and the classes.
 
         Raises:
             InputError: If there is nothing to evaluate on, or no such metric.
         """
-        if not images or not ground_truth["annotations"]:
-            raise InputError(f"{source or 'the validation data'} has no annotated images to evaluate on")
+        if not validation.images or not validation.ground_truth["annotations"]:
+            raise InputError(f"{validation.path} has no annotated images to evaluate on")
         check_metrics(metrics)
-        self.images, self.ground_truth, self.categories, self.metrics = images, ground_truth, categories, metrics
+        self.images, self.ground_truth = validation.images, validation.ground_truth
+        self.categories, self.metrics = categories, metrics
         self.view, self.batch_size, self.workers = view, batch_size, workers
 
     def __call__(self, detector: DenseDetector, device: torch.device) -> tuple[Metrics, list[dict[str, Any]]]:

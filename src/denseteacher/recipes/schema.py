@@ -9,9 +9,8 @@ import yaml
 from pydantic import Field, PositiveInt, SerializeAsAny, ValidationError, model_validator
 
 from denseteacher.config import Config
-from denseteacher.data.augment.affine import AffineView
-from denseteacher.data.augment.strong import StrongView
-from denseteacher.data.augment.weak import AutoSizes, EvalView, WeakView
+from denseteacher.data.augment.config import AugmentConfig
+from denseteacher.data.augment.weak import AutoSizes, EvalView
 from denseteacher.data.config import DataConfig
 from denseteacher.detectors import DetectorConfig, FCOSConfig
 from denseteacher.errors import InputError
@@ -22,17 +21,6 @@ from denseteacher.training.ema import EMAConfig
 from denseteacher.training.optim import OptimConfig
 from denseteacher.training.runtime import RuntimeConfig
 from denseteacher.training.trainer import ScheduleConfig
-
-
-class AugmentConfig(Config):
-    """The two views."""
-
-    weak: WeakView = WeakView()
-    """What the teacher sees of an unlabeled image, and one of the two views of a labeled one."""
-    strong: StrongView = StrongView()
-    """What the student sees of an unlabeled image, made from the weak view, and the other view of a labeled one."""
-    affine: AffineView | None = None
-    """Own geometry of the strong views of unlabeled images; only for methods whose labels can follow it."""
 
 
 class EvaluationConfig(Config):

@@ -8,8 +8,6 @@ from pathlib import Path
 import torch
 from PIL import Image
 
-from denseteacher.data.augment.affine import AffineView
-from denseteacher.data.augment.strong import StrongView
 from denseteacher.data.loading.steps import StepDataset
 from denseteacher.detectors import DenseDetector
 from denseteacher.errors import InputError
@@ -30,8 +28,6 @@ def begin_previews(
     dataset: StepDataset,
     *,
     method: Method,
-    strong: StrongView,
-    affine: AffineView | None,
     device: torch.device,
 ) -> Callable[[DenseDetector], Image.Image] | None:
     """Writes a run's first views, and gives what draws what a teacher says of the unlabeled ones of them.
@@ -42,8 +38,6 @@ def begin_previews(
         folder: For the pictures.
         dataset: The run's steps.
         method: Of the run.
-        strong: Its strong view.
-        affine: Its geometry of strong views.
         device: Where its teacher is.
 
     Returns:
@@ -51,7 +45,7 @@ def begin_previews(
     """
     names = [category.name for category in dataset.labeled.categories]
     try:
-        views = first_views(dataset, strong, affine)
+        views = first_views(dataset)
         write_first_views(folder, views, names)
     except (InputError, OSError) as error:
         warnings.warn(f"there are no previews: {error}", stacklevel=2)

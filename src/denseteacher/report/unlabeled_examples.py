@@ -4,8 +4,6 @@ from typing import NamedTuple, cast
 
 import torch
 
-from denseteacher.data.augment.affine import AffineView
-from denseteacher.data.augment.strong import StrongView
 from denseteacher.data.loading.steps import LoadedStep, StepDataset, with_strong_views
 from denseteacher.detectors import DenseDetector
 from denseteacher.methods import Method
@@ -32,23 +30,20 @@ class UnlabeledExample(NamedTuple):
     """The boxes that a method of pseudo-boxes keeps at its threshold; None for other methods."""
 
 
-def first_views(dataset: StepDataset, strong: StrongView, affine: AffineView | None, *, most: int = 8) -> SemiBatch:
+def first_views(dataset: StepDataset, *, most: int = 8) -> SemiBatch:
     """The views of a run's first step, on the CPU, with unlabeled ones wherever there are any.
 
     Every draw is keyed by its step, so that looking at the step early changes nothing in the run.
 
     Args:
         dataset: The run's steps.
-        strong: Its strong view.
-        affine: Its geometry of strong views.
         most: Images of each kind.
 
     Raises:
         InputError: If one of the step's images can't be read.
     """
-    settings = dataset.settings._replace(needs_unlabeled=lambda _: bool(dataset.unlabeled))
-    loaded = StepDataset(dataset.labeled, dataset.unlabeled, settings, hidden=dataset.hidden).load(0)
-    return with_strong_views(_first(loaded, most), strong, affine, seed=settings.seed, device=CPU)
+    loaded = _first(dataset.with_unlabeled().load(0), most)
+    return with_strong_views(loaded, dataset.augment, seed=dataset.seed, device=CPU)
 
 
 @torch.no_grad()

@@ -16,7 +16,7 @@ from denseteacher.evaluation.summary import RunEvaluation
 from denseteacher.methods import Supervised
 from denseteacher.recipes.schema import Recipe
 from denseteacher.report.unlabeled_gain import BestTeacher, ClassGain, UnlabeledGain, by_falling_gain, write_gain
-from denseteacher.runs.build import build_trainer, find_start, finish_run, new_student, stream_settings
+from denseteacher.runs.build import build_trainer, find_start, finish_run, new_student
 from denseteacher.runs.evaluate import read_detections, read_evaluation
 from denseteacher.runs.folder import describe_run, has_checkpoint, resume_run, start_from_burn_in
 from denseteacher.runs.report import BASELINE, report_run
@@ -102,7 +102,7 @@ def train_baseline(
         finish_run(own, data, trainer, progress, folder)
     gain = measure_gain(run, data)
     write_gain(run, gain)
-    report_run(run, recipe, data, stream_settings(recipe))
+    report_run(run, recipe, data)
     return progress, gain
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 from torch.utils._pytree import tree_map_only
 
-from denseteacher.data.loading.steps import LoadedStep, StreamSettings, UnlabeledViews
+from denseteacher.data.loading.steps import LoadedStep, UnlabeledViews
 from denseteacher.files import refusal_explained
 from denseteacher.recipes.schema import Recipe
 from denseteacher.structures import ImageBatch, Targets
@@ -175,12 +175,12 @@ def make_student_teacher(recipe: Recipe, runtime: Runtime, size: Size, classes: 
     student_teacher = StudentTeacher(
         student=student,
         method=method,
-        strong=recipe.augment.strong,
-        affine=None,
+        augment=recipe.augment.model_copy(update={"affine": None}),
+        data=recipe.data.model_copy(update={"labeled_batch": size.labeled, "unlabeled_batch": size.unlabeled}),
         optim=recipe.optim,
         ema=(0.99, 0),
         runtime=runtime,
-        settings=StreamSettings(recipe.augment.weak, size.labeled, size.unlabeled, 1, method.needs_unlabeled),
+        seed=1,
         unlabeled=max(1, size.labeled, size.unlabeled),
         max_steps=10**6,
     )

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from denseteacher.data.loading.steps import StepDataset, StreamSettings
+from denseteacher.data.loading.steps import StepDataset
 from denseteacher.data.open import TrainingData, Validation
 from denseteacher.data.records import Category
 from denseteacher.detectors import (
@@ -32,12 +32,12 @@ from denseteacher.training.student_teacher import StudentTeacher
 from denseteacher.training.trainer import Preview, Progress, Trainer
 
 
-def stream_settings(recipe: Recipe, rank: int = 0, world_size: int = 1) -> StreamSettings:
-    """What a recipe says about its streams, for one of ``world_size`` processes."""
-    return StreamSettings(
-        weak=recipe.augment.weak,
-        labeled_batch=recipe.data.labeled_batch,
-        unlabeled_batch=recipe.data.unlabeled_batch,
+def build_steps(recipe: Recipe, data: TrainingData, rank: int = 0, world_size: int = 1) -> StepDataset:
+    """The steps of a run, for one of ``world_size`` processes."""
+    return StepDataset(
+        data,
+        recipe.data,
+        recipe.augment,
         seed=recipe.seed,
         needs_unlabeled=recipe.method.needs_unlabeled,
         rank=rank,
@@ -48,13 +48,11 @@ def stream_settings(recipe: Recipe, rank: int = 0, world_size: int = 1) -> Strea
 def build_evaluator(recipe: Recipe, validation: Validation, categories: Sequence[Category]) -> Evaluator:
     """Of a run's teacher and student."""
     return Evaluator(
-        validation.images,
-        validation.ground_truth,
+        validation,
         categories,
         view=recipe.evaluation.view,
         batch_size=recipe.evaluation.batch,
         workers=recipe.runtime.workers,
-        source=validation.path,
         metrics=recipe.evaluation.metrics,
     )
 
@@ -171,17 +169,16 @@ def build_trainer(recipe: Recipe, data: TrainingData, student: nn.Module, runtim
         if trainer.step <= int(recipe.method.burn_in_steps or 0):
             save_detector(folder / BURN_IN_DETECTOR, teacher.state_dict(), card)  # for runs that start from it
 
-    settings = stream_settings(recipe, runtime.rank, runtime.world_size)
-    dataset = StepDataset(data.labeled, data.unlabeled, settings, hidden=data.hidden)
+    dataset = build_steps(recipe, data, runtime.rank, runtime.world_size)
     student_teacher = StudentTeacher(
         student=student,
         method=recipe.method,
-        strong=recipe.augment.strong,
-        affine=recipe.augment.affine,
+        augment=recipe.augment,
+        data=recipe.data,
         optim=recipe.optim,
         ema=(float(recipe.ema.decay), int(recipe.ema.start)),
         runtime=runtime,
-        settings=settings,
+        seed=recipe.seed,
         unlabeled=len(data.unlabeled),
         max_steps=int(recipe.schedule.max_steps),
         accumulate=recipe.schedule.accumulate,
@@ -201,14 +198,7 @@ def build_trainer(recipe: Recipe, data: TrainingData, student: nn.Module, runtim
 
 
 def _preview(recipe: Recipe, dataset: StepDataset, runtime: Runtime, folder: Path) -> Preview | None:
-    return begin_previews(
-        folder / "previews",
-        dataset,
-        method=recipe.method,
-        strong=recipe.augment.strong,
-        affine=recipe.augment.affine,
-        device=runtime.device,
-    )
+    return begin_previews(folder / "previews", dataset, method=recipe.method, device=runtime.device)
 
 
 def _card(recipe: Recipe, data: TrainingData, role: str, step: int, metrics: Mapping[str, float]) -> DetectorCard:
@@ -237,4 +227,4 @@ def finish_run(recipe: Recipe, data: TrainingData, trainer: Trainer, progress: P
     if data.validation is not None:
         evaluator = build_evaluator(recipe, data.validation, data.labeled.categories)
         evaluate_run(folder, evaluator, file=data.validation.path, step=int(progress.best.get("step", progress.step)))
-    report_run(folder, recipe, data, stream_settings(recipe))
+    report_run(folder, recipe, data)

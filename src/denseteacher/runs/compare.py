@@ -7,7 +7,6 @@ from typing import NamedTuple
 from denseteacher.data.open import TrainingData, open_data
 from denseteacher.errors import InputError
 from denseteacher.recipes.schema import load_recipe
-from denseteacher.runs.build import stream_settings
 from denseteacher.runs.folder import MAY_CHANGE, flat_recipe
 from denseteacher.runs.report import FinishedRun, finished_run, report_runs, same_validation, validation_file
 from denseteacher.training.metrics_log import read_metrics
@@ -90,7 +89,6 @@ def _write_page(output: Path, runs: Sequence[FinishedRun], differences: dict[str
         title=f"Comparison of {', '.join(run.shown.label for run in runs)}",
         summary=f"{len(runs)} runs; {gains}pictures show {last.shown.label}.",
         data=data,
-        settings=stream_settings(last.recipe),
         notes=notes,
         differences=differences,
     )

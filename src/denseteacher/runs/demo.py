@@ -7,7 +7,6 @@ from denseteacher.data.open import open_data
 from denseteacher.errors import InputError
 from denseteacher.methods import DenseTeacher
 from denseteacher.recipes.schema import load_recipe
-from denseteacher.runs.build import stream_settings
 from denseteacher.runs.report import finished_run, report_runs
 from denseteacher.runs.train import train_run
 
@@ -48,8 +47,7 @@ def run_demo(output: Path, *, steps: int, overrides: list[str]) -> DemoOutcome:
         finished_run(result.folder, load_recipe(result.folder / "recipe.yaml"), label)
         for result, label in ((supervised, "Supervised"), (dense, "Dense Teacher"))
     ]
-    recipe = runs[-1].recipe
-    data = open_data(recipe.data)
+    data = open_data(runs[-1].recipe.data)
     before, after = (result.metrics["teacher/AP"] for result in (supervised, dense))
     report_runs(
         output / "report.html",
@@ -60,7 +58,6 @@ def run_demo(output: Path, *, steps: int, overrides: list[str]) -> DemoOutcome:
             f"detector from {before:.1f} to {after:.1f} AP ({after - before:+.1f})."
         ),
         data=data,
-        settings=stream_settings(recipe),
     )
     rows = [("Supervised", supervised.metrics), ("Dense Teacher", dense.metrics)]
     return DemoOutcome(rows, output / "report.html")

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from denseteacher.data.loading.steps import StepDataset, StreamSettings
+from denseteacher.data.loading.steps import StepDataset
 from denseteacher.data.open import TrainingData, Validation
 from denseteacher.data.splits import read_split_sizes
 from denseteacher.evaluation.diagnostics import (
@@ -80,7 +80,7 @@ def finished_run(folder: Path, recipe: Recipe, label: str) -> FinishedRun:
     return FinishedRun(folder, recipe, shown, *read_split_sizes(folder / "split.json"))
 
 
-def report_run(folder: Path, recipe: Recipe, data: TrainingData, settings: StreamSettings) -> None:
+def report_run(folder: Path, recipe: Recipe, data: TrainingData) -> None:
     """Writes the ``report.html`` of one run; beside its baseline where that is finished."""
     run, gain = finished_run(folder, recipe, recipe.method.name), read_gain(folder)
     runs = [run]
@@ -92,7 +92,6 @@ def report_run(folder: Path, recipe: Recipe, data: TrainingData, settings: Strea
         title=f"{recipe.name}: {run.shown.label}",
         summary=_summary(run) if gain is None else f"{gain.sentence} {gain.certainty}",
         data=data,
-        settings=settings,
         gain=gain,
     )
 
@@ -114,7 +113,6 @@ def report_runs(
     title: str,
     summary: str,
     data: TrainingData | None,
-    settings: StreamSettings,
     notes: Sequence[str] = (),
     differences: Mapping[str, Sequence[str]] | None = None,
     gain: UnlabeledGain | None = None,
@@ -127,7 +125,6 @@ def report_runs(
         title: Of the page.
         summary: A sentence.
         data: Of the last run; without it the page has no pictures.
-        settings: Of its streams.
         notes: What must be known before comparing.
         differences: Keys of the recipes that differ, with each run's value.
         gain: Of the last run over the first, its baseline.
@@ -148,7 +145,7 @@ def report_runs(
         environment=_environment(last.folder),
     )
     if data is not None:
-        report = report._replace(unlabeled=_unlabeled_rows(last, data, settings))
+        report = report._replace(unlabeled=_unlabeled_rows(last, data))
         if data.validation is not None:
             report = _with_evaluation(report, runs if comparable else [last], data.validation)
     write_report(path, report)
@@ -190,13 +187,13 @@ def _with_evaluation(report: Report, runs: Sequence[FinishedRun], validation: Va
     )
 
 
-def _unlabeled_rows(run: FinishedRun, data: TrainingData, settings: StreamSettings) -> list[list[Picture]]:
+def _unlabeled_rows(run: FinishedRun, data: TrainingData) -> list[list[Picture]]:
     """Rows of the run's first unlabeled images."""
-    augment, predictor = run.recipe.augment, Predictor.load(run.folder)
-    views = first_views(
-        StepDataset(data.labeled, data.unlabeled, settings), augment.strong, augment.affine, most=_SHOWN
-    )
-    examples = unlabeled_examples(run.recipe.method, predictor.detector, views, predictor.device)
+    recipe, predictor = run.recipe, Predictor.load(run.folder)
+    needs_unlabeled = recipe.method.needs_unlabeled
+    steps = StepDataset(data, recipe.data, recipe.augment, seed=recipe.seed, needs_unlabeled=needs_unlabeled)
+    views = first_views(steps, most=_SHOWN)
+    examples = unlabeled_examples(recipe.method, predictor.detector, views, predictor.device)
     return [unlabeled_row(one, predictor.class_names) for one in examples]
 
 

@@ -5,9 +5,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from denseteacher.data.augment.affine import AffineView
-from denseteacher.data.augment.strong import StrongView
-from denseteacher.data.loading.steps import LoadedStep, StreamSettings, with_strong_views
+from denseteacher.data.augment.config import AugmentConfig
+from denseteacher.data.config import DataConfig
+from denseteacher.data.loading.steps import LoadedStep, with_strong_views
 from denseteacher.detectors import load_weights
 from denseteacher.methods import Method
 from denseteacher.structures import SemiBatch, chunk
@@ -34,12 +34,12 @@ class StudentTeacher:
         *,
         student: nn.Module,
         method: Method,
-        strong: StrongView,
-        affine: AffineView | None,
+        augment: AugmentConfig,
+        data: DataConfig,
         optim: OptimConfig,
         ema: tuple[float, int],
         runtime: Runtime,
-        settings: StreamSettings,
+        seed: int,
         unlabeled: int,
         max_steps: int,
         accumulate: int = 1,
@@ -49,18 +49,18 @@ class StudentTeacher:
         Args:
             student: The detector to train.
             method: What the losses are.
-            strong: The strong view.
-            affine: Geometry of the strong view of unlabeled images.
+            augment: The views.
+            data: Sizes of the batches.
             optim: Optimizer.
             ema: Decay and start of the teacher.
             runtime: Devices and precision.
-            settings: Of the streams that the steps come from.
+            seed: The run's.
             unlabeled: Number of unlabeled images.
             max_steps: Length of the run.
             accumulate: Micro-batches that a step's batch is cut into.
         """
-        self.method, self.strong, self.affine, self.optim, self.runtime = method, strong, affine, optim, runtime
-        self.settings, self.max_steps, self.accumulate = settings, max_steps, accumulate
+        self.method, self.augment, self.data, self.optim, self.runtime = method, augment, data, optim, runtime
+        self.seed, self.max_steps, self.accumulate = seed, max_steps, accumulate
         self.ema_decay, self.ema_start = ema
         self.student_module = student.train()
         self.optimizer = build_optimizer(student, optim)
@@ -89,7 +89,7 @@ class StudentTeacher:
 
         Where the gradients are not finite the student stays as it was, and the method remembers nothing.
         """
-        rate = learning_rate(self.optim, self.step, max_steps=self.max_steps, labeled_batch=self.settings.labeled_batch)
+        rate = learning_rate(self.optim, self.step, max_steps=self.max_steps, labeled_batch=self.data.labeled_batch)
         set_rate(self.optimizer, rate)
         batch = self._with_strong_views(loaded) if loaded.batch is None else loaded.batch
         before = [buffer.clone() for buffer in self._buffers]
@@ -123,7 +123,7 @@ class StudentTeacher:
         self.values = values | {"gradient_norm": norm, "lr": torch.tensor(rate)}
 
     def _with_strong_views(self, loaded: LoadedStep) -> SemiBatch:
-        return with_strong_views(loaded, self.strong, self.affine, seed=self.settings.seed, device=self.runtime.device)
+        return with_strong_views(loaded, self.augment, seed=self.seed, device=self.runtime.device)
 
     def state(self) -> dict[str, Any]:
         """All that a bitwise continuation needs."""

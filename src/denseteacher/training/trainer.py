@@ -116,7 +116,7 @@ class Trainer:
         self.best, self.metrics = dict[str, float](), dict[str, float]()
         self.notes: list[str] = []
         self.throughput = Throughput(student_teacher)
-        batches = student_teacher.settings.labeled_batch, student_teacher.settings.unlabeled_batch
+        batches = student_teacher.data.labeled_batch, student_teacher.data.unlabeled_batch
         self.forecast = Forecast(
             student_teacher.method, max_steps=self.max_steps, labeled=batches[0], unlabeled=batches[1]
         )
@@ -175,9 +175,7 @@ class Trainer:
         loads = loads_strong_views(self.runtime.device, self.workers)
         loader = iter(
             step_loader(
-                StepsWithStrongViews(self.dataset, self.student_teacher.strong, self.student_teacher.affine)
-                if loads
-                else self.dataset,
+                StepsWithStrongViews(self.dataset) if loads else self.dataset,
                 range(self.step, self.max_steps),
                 workers=self.workers,
                 pin_memory=self.runtime.device.type == "cuda",

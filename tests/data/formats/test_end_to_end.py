@@ -156,9 +156,9 @@ def test_recipe_coco_standard(call, tmp_path):
     assert 1 <= labeled <= 4
 
 
-@pytest.mark.parametrize("recipe", ["coco_full", "coco_full_lsj"])
-def test_recipes_of_all_of_coco(tmp_path, recipe):
-    config = load_recipe(recipe, [f"data.root={write_coco_published(tmp_path)}"])
-    data = open_data(config.data)
+@pytest.mark.parametrize("name", ["coco_full", "coco_full_lsj"])
+def test_recipes_of_all_of_coco(tmp_path, name):
+    recipe = load_recipe(name, [f"data.root={write_coco_published(tmp_path)}"])
+    data = open_data(recipe.data)
     assert (len(data.labeled.images), len(data.unlabeled), len(data.validation.images)) == (8, 6, 4)
     assert {record.path.parent.name for record in data.unlabeled} == {"unlabeled2017"}

@@ -5,7 +5,14 @@ import json
 import numpy as np
 import pytest
 
-from denseteacher.data.formats import VOC_CLASSES, labeled_images, read_annotations, read_labeled, with_categories
+from denseteacher.data.formats import (
+    VOC_CLASSES,
+    AnnotationSource,
+    labeled_images,
+    read_annotations,
+    read_labeled,
+    with_categories,
+)
 from denseteacher.data.images import load_image
 from denseteacher.data.records import Category
 from denseteacher.errors import InputError
@@ -55,7 +62,7 @@ def test_each_layout_is_found_by_looking_and_has_the_same_boxes(tmp_path, layout
         assert annotations.format == format
         assert_scenes(annotations, part, one_class=layout == "crowdhuman")
     if layout != "above the devkit":
-        assert read_annotations(path, format=format).content == read_annotations(path).content
+        assert read_annotations(AnnotationSource(path, format=format)).content == read_annotations(path).content
 
 
 def assert_scenes(annotations, part, *, one_class=False):
@@ -117,8 +124,8 @@ def test_parts_are_chosen_by_role_by_name_or_by_file(tmp_path):
     voc, yolo = write_voc(tmp_path / "voc"), write_yolo(tmp_path / "yolo")
     crowdhuman, coco = write_crowdhuman(tmp_path / "crowdhuman"), write_coco_published(tmp_path / "coco")
 
-    def count(path, **options):
-        return len(read_annotations(path, **options).records)
+    def count(path, *, role="labeled", **options):
+        return len(read_annotations(AnnotationSource(path, **options), role=role).records)
 
     assert (count(voc), count(voc, role="validation")) == (8, 4)
     assert [count(voc, subset=name) for name in ("train", "val", "trainval", "test")] == [4, 4, 8, 4]
@@ -198,8 +205,9 @@ def test_yolo_images_may_lie_elsewhere(tmp_path, monkeypatch):
 
     apart = write_yolo(tmp_path / "apart", "folders")
     (apart / "images").rename(tmp_path / "pictures")
-    assert_scenes(read_annotations(apart, tmp_path / "pictures"), train)
-    names = [category.name for category in read_annotations(apart / "labels", tmp_path / "pictures").categories]
+    assert_scenes(read_annotations(AnnotationSource(apart, tmp_path / "pictures")), train)
+    unnamed = read_annotations(AnnotationSource(apart / "labels", tmp_path / "pictures"))
+    names = [category.name for category in unnamed.categories]
     assert names == ["0", "1", "2"]  # no file says what they are called
 
 

@@ -17,11 +17,11 @@ from denseteacher.data.formats.litdata import StreamedImages, write_stream
 from denseteacher.data.formats.long_list import LONG_LIST
 from denseteacher.data.images import load_image
 from denseteacher.data.loading.samplers import WindowSampler
-from denseteacher.data.loading.steps import StepDataset, step_loader
+from denseteacher.data.loading.steps import step_loader
 from denseteacher.data.open import open_data
 from denseteacher.data.records import UnopenedImages
 from denseteacher.recipes.schema import load_recipe
-from denseteacher.runs.build import stream_settings
+from denseteacher.runs.build import build_steps
 from support import assert_same, last_state, stop_after
 
 pytest.importorskip("litdata")
@@ -151,7 +151,7 @@ def test_loader_processes_do_not_change_the_bytes(source, coco, tiny, folder, st
     recipe = load_recipe("custom", [*tiny, *DENSE, f"data.labeled={coco}", f"data.unlabeled={place}"])
     data = open_data(recipe.data)
     assert isinstance(data.unlabeled, UnopenedImages)
-    dataset = StepDataset(data.labeled, data.unlabeled, stream_settings(recipe))
+    dataset = build_steps(recipe, data)
     whole = [list(step_loader(dataset, range(12), workers=count, pin_memory=False)) for count in (0, 2)]
     copied = pickle.loads(pickle.dumps(dataset))
     for alone, together in zip(*whole, strict=True):
@@ -161,7 +161,7 @@ def test_loader_processes_do_not_change_the_bytes(source, coco, tiny, folder, st
             if alone.unlabeled is not None:
                 assert torch.equal(alone.unlabeled.weak.pixels, other.unlabeled.weak.pixels)
                 assert torch.equal(alone.unlabeled.positions, other.unlabeled.positions)
-    halves = [StepDataset(data.labeled, data.unlabeled, stream_settings(recipe, rank, 2))[7] for rank in (0, 1)]
+    halves = [build_steps(recipe, data, rank, 2)[7] for rank in (0, 1)]
     positions = [half.unlabeled.positions.item() for half in halves]
     assert positions == whole[0][7].unlabeled.positions.tolist()
 

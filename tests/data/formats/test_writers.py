@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import yaml
 
-from denseteacher.data.formats import read_annotations, read_image_info, read_labeled, read_unlabeled
+from denseteacher.data.formats import AnnotationSource, read_annotations, read_image_info, read_labeled, read_unlabeled
 from denseteacher.data.records import Category, LabeledImages
 from denseteacher.data.writers import write_annotations
 from support.published_datasets import CLASSES, save, scenes, write_coco_published, write_tar_shards
@@ -68,10 +68,10 @@ def test_what_is_written_is_read_back(tmp_path, records, to):
     hint = write(to, data, scores, tmp_path / "out")
     assert "CVAT" in hint
     images = tmp_path / "source" if to == "coco" else None
-    read = read_labeled(tmp_path / "out", images)
+    read = read_labeled(AnnotationSource(tmp_path / "out", images))
     assert_read_back(read, data, ROUNDING[to])
     assert [category.name for category in read.categories] == [category.name for category in CATEGORIES]
-    assert read_annotations(tmp_path / "out", images).format == to
+    assert read_annotations(AnnotationSource(tmp_path / "out", images)).format == to
     assert {file: file.read_bytes() for file in (tmp_path / "source").rglob("*.*")} == before
 
 
@@ -186,6 +186,6 @@ def test_a_data_set_goes_from_format_to_format(tmp_path):
     data = start
     for to in ("yolo", "voc", "coco"):
         write(to, data, [np.ones(len(boxes), np.float32) for boxes in data.boxes], tmp_path / to)
-        data = read_labeled(tmp_path / to, tmp_path / "voc" / "JPEGImages" if to == "coco" else None)
+        data = read_labeled(AnnotationSource(tmp_path / to, tmp_path / "voc" / "JPEGImages" if to == "coco" else None))
     assert_read_back(data, start, 0.02)  # whole pixels stay whole
     assert set(CLASSES) <= {category.name for category in data.categories}

@@ -7,13 +7,13 @@ import pytest
 import torch
 
 from denseteacher.check.cost import worst_canvas
-from denseteacher.data.loading.steps import StepDataset, step_loader
-from denseteacher.data.open import open_data
+from denseteacher.data.loading.steps import step_loader
+from denseteacher.data.open import TrainingData, open_data
 from denseteacher.data.records import Category, ImageRecord, LabeledImages
 from denseteacher.detectors import shape_detector
 from denseteacher.recipes.resolve import recipe_foreground
 from denseteacher.recipes.schema import load_recipe
-from denseteacher.runs.build import stream_settings
+from denseteacher.runs.build import build_steps
 
 BATCH = ["augment.weak.scale_per=batch"]
 BUCKET = ["augment.weak.canvas=bucket"]
@@ -31,8 +31,7 @@ def images():
 
 def dataset(images, *overrides, rank=0, world_size=1):
     recipe = load_recipe("coco_standard", [*KEYS, *overrides])
-    settings = stream_settings(recipe, rank, world_size)._replace(needs_unlabeled=lambda _: True)
-    return StepDataset(images, images.images, settings)
+    return build_steps(recipe, TrainingData(images, images.images), rank, world_size).with_unlabeled()
 
 
 def sides(view):
@@ -44,7 +43,7 @@ def test_images_of_a_step_share_their_scale_where_a_batch_has_one(images):
     seen = set()
     for step in range(60):
         plan = steps.plan(step)
-        short = steps.settings.weak.step_side(steps.settings.seed, step)
+        short = steps.augment.weak.step_side(steps.seed, step)
         views = [*plan.labeled, *plan.unlabeled]
         assert len(views) == 8
         assert {sides(view)[0] for view in views if sides(view)[1] < 1333} <= {short}
@@ -101,7 +100,7 @@ def test_loader_processes_do_not_change_a_shared_scale(coco, unlabeled, tiny):
     keys = [*tiny, *BATCH, *BUCKET, f"data.labeled={coco}", f"data.unlabeled={unlabeled}", "method.burn_in=1"]
     recipe = load_recipe("custom", keys)
     data = open_data(recipe.data)
-    steps = StepDataset(data.labeled, data.unlabeled, stream_settings(recipe))
+    steps = build_steps(recipe, data)
     streams = [list(step_loader(steps, range(6), workers=count, pin_memory=False)) for count in (0, 2)]
     for alone, together in zip(*streams, strict=True):
         assert alone.files == together.files

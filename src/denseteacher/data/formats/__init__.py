@@ -8,6 +8,7 @@ from typing import Literal, get_args
 from denseteacher.data.choices import Format
 from denseteacher.data.formats.annotations import (
     Annotations,
+    AnnotationSource,
     Content,
     Fault,
     Report,
@@ -26,6 +27,7 @@ from denseteacher.errors import InputError
 
 __all__ = [
     "VOC_CLASSES",
+    "AnnotationSource",
     "Annotations",
     "Content",
     "Fault",
@@ -55,11 +57,8 @@ _VOC_VALIDATION = ("test", *_SUBSETS["validation"])
 
 
 def read_annotations(
-    path: Path,
-    images: Path | None = None,
+    source: AnnotationSource | Path,
     *,
-    format: Format | None = None,
-    subset: str | None = None,
     role: Role = "labeled",
     fallback: Path | None = None,
     check_files: bool = True,
@@ -68,12 +67,8 @@ def read_annotations(
     """Reads a labeled data set of any format.
 
     Args:
-        path: A COCO JSON; a VOC folder or image set; a YOLO ``data.yaml`` or folder; a CrowdHuman ``.odgt``; or a
-            folder that holds one of them.
-        images: Folder of the image files; found near ``path`` if not given.
-        format: The format; detected if not given.
-        subset: The part to read, where ``path`` has several (``trainval``, ``val``, ...).
-        role: What the data is for, which says what part is read where ``subset`` does not.
+        source: The data set, or its path where nothing else is to be said of it.
+        role: What the data is for, which says what part is read where the source does not.
         fallback: Where the image files of a COCO JSON or ``.odgt`` are looked for if they are not near it.
         check_files: Look for the image files of a COCO JSON; other formats always need them.
         report: Told about faults of entries; the default raises.
@@ -81,6 +76,7 @@ def read_annotations(
     Raises:
         InputError: If there is no data set of a known format, or it has a fault and ``report`` raises.
     """
+    path, images, format, subset = AnnotationSource(source) if isinstance(source, Path) else source
     subsets = (subset,) if subset is not None else _SUBSETS[role]
     if not path.exists():
         raise InputError(f"there is no annotation file or folder {path}")
@@ -99,44 +95,37 @@ def read_annotations(
 
 
 def read_labeled(
-    path: Path,
-    images: Path | None = None,
+    source: AnnotationSource | Path,
     *,
-    format: Format | None = None,
-    subset: str | None = None,
     bad_boxes: Literal["error", "fix"] = "error",
     categories: Sequence[Category] | None = None,
 ) -> LabeledImages:
     """``read_annotations`` as images with boxes, by rising id, without regions to ignore.
 
     Args:
-        path: As there.
-        images: As there.
-        format: As there.
-        subset: As there.
+        source: As there.
         bad_boxes: See ``labeled_images``.
         categories: The classes that a detector has; matched by name.
     """
-    annotations = read_annotations(path, images, format=format, subset=subset)
+    annotations = read_annotations(source)
     if categories is not None:
         annotations = with_categories(annotations, categories)
     return labeled_images(annotations, bad_boxes=bad_boxes)
 
 
-def training_subset(path: Path, val_subset: str | None = None, format: Format | None = None) -> str | None:
+def training_subset(validation: AnnotationSource) -> str | None:
     """The part to train on where the same data set is evaluated on too.
 
     Args:
-        path: The data set.
-        val_subset: Its part to evaluate on; what ``read_annotations`` takes if not given.
-        format: The format; detected if not given.
+        validation: The data set, with the part to evaluate on; what ``read_annotations`` takes if not given.
 
     Returns:
         ``train`` where that is VOC's ``val``, which ``trainval`` holds; None where there is nothing to heed.
     """
-    if not path.is_dir() or (format or _detect(path)) != "voc":
+    path = validation.path
+    if not path.is_dir() or (validation.format or _detect(path)) != "voc":
         return None
-    evaluated = val_subset or first_image_set(path, _VOC_VALIDATION)
+    evaluated = validation.subset or first_image_set(path, _VOC_VALIDATION)
     return first_image_set(path, ("train",)) if evaluated == "val" else None
 
 

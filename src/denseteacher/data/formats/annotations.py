@@ -47,6 +47,27 @@ def is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
+class AnnotationSource(NamedTuple):
+    """Where a labeled data set lies, and what has been said of how to read it."""
+
+    path: Path
+    """A COCO JSON; a VOC folder or image set; a YOLO ``data.yaml`` or folder; a CrowdHuman ``.odgt``; or a folder
+    that holds one of them."""
+    images: Path | None = None
+    """Folder of the image files; found near ``path`` if not given."""
+    format: Format | None = None
+    """Format of the annotations; detected if not given."""
+    subset: str | None = None
+    """The part to read, where ``path`` has several (``trainval``, ``val``, ...)."""
+
+    @classmethod
+    def of(
+        cls, path: str | Path, images: str | Path | None, format: Format | None, subset: str | None
+    ) -> "AnnotationSource":
+        """The source that a user's arguments name."""
+        return cls(Path(path), None if images is None else Path(images), format, subset)
+
+
 class Annotations(NamedTuple):
     """A labeled data set, whatever format it came in."""
 

@@ -2,18 +2,20 @@
 
 import signal
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from copy import copy
+from typing import NamedTuple, Self
 
 import torch
 from torch import Tensor
 from torch.autograd.profiler import record_function
 from torch.utils.data import DataLoader, Dataset
 
-from denseteacher.data.augment.affine import AffineView
-from denseteacher.data.augment.strong import StrongView
-from denseteacher.data.augment.weak import Geometry, WeakView, fill_canvas, move_boxes, pad_targets, resize_and_flip
+from denseteacher.data.augment.config import AugmentConfig
+from denseteacher.data.augment.weak import Geometry, fill_canvas, move_boxes, pad_targets, resize_and_flip
+from denseteacher.data.config import DataConfig
 from denseteacher.data.images import load_image
 from denseteacher.data.loading.samplers import LabeledSampler, is_portrait, unlabeled_sampler
+from denseteacher.data.open import TrainingData
 from denseteacher.data.randomness import Draw, keyed_uniforms
 from denseteacher.data.records import ImageRecord, LabeledImages
 from denseteacher.errors import InputError
@@ -66,38 +68,44 @@ class StepPlan(NamedTuple):
     """Height and width; one for all, so that the student sees every view in one pass."""
 
 
-class StreamSettings(NamedTuple):
-    """How steps are put together."""
-
-    weak: WeakView
-    labeled_batch: int
-    """Labeled images a step over all processes."""
-    unlabeled_batch: int
-    seed: int
-    needs_unlabeled: Callable[[int], bool]
-    """Which steps hold unlabeled images; a step without them is not slowed down by them."""
-    rank: int = 0
-    world_size: int = 1
-
-
 class StepDataset(Dataset[LoadedStep | InputError]):
     """Item ``step`` is that step's batch, a pure function of the step: the same in any worker, on any run."""
 
     def __init__(
         self,
-        labeled: LabeledImages,
-        unlabeled: Sequence[ImageRecord],
-        settings: StreamSettings,
+        data: TrainingData,
+        config: DataConfig,
+        augment: AugmentConfig,
         *,
-        hidden: LabeledImages | None = None,
+        seed: int,
+        needs_unlabeled: Callable[[int], bool],
+        rank: int = 0,
+        world_size: int = 1,
     ) -> None:
-        """Takes the images, and for analyses the hidden labels of the unlabeled ones, in the same order."""
-        self.labeled = labeled
-        self.unlabeled = unlabeled
-        self.hidden = hidden
-        self.settings = settings
-        self.labeled_sampler = LabeledSampler(is_portrait(labeled.images), settings.labeled_batch, settings.seed)
-        self.unlabeled_sampler = unlabeled_sampler(unlabeled, settings.unlabeled_batch, settings.seed)
+        """Puts steps together.
+
+        Args:
+            data: The images, and for analyses the hidden labels of the unlabeled ones.
+            config: How many of them a step takes.
+            augment: The views.
+            seed: The run's.
+            needs_unlabeled: Which steps hold unlabeled images; a step without them is not slowed down by them.
+            rank: The process, which makes its own part of every step.
+            world_size: Processes.
+        """
+        # not the whole of ``data``: loader processes need no validation images
+        self.labeled, self.unlabeled, self.hidden = data.labeled, data.unlabeled, data.hidden
+        self.config, self.augment, self.seed, self.needs_unlabeled = config, augment, seed, needs_unlabeled
+        self.rank, self.world_size = rank, world_size
+        self.labeled_sampler = LabeledSampler(is_portrait(data.labeled.images), config.labeled_batch, seed)
+        self.unlabeled_sampler = unlabeled_sampler(data.unlabeled, config.unlabeled_batch, seed)
+
+    def with_unlabeled(self) -> Self:
+        """The same steps, all with unlabeled images wherever there are any."""
+        steps = copy(self)
+        if self.unlabeled:
+            steps.needs_unlabeled = _every_step
+        return steps
 
     def __getitem__(self, step: int) -> LoadedStep | InputError:
         """The batch, or the error that its files raise (an exception would lose its type in a worker)."""
@@ -113,17 +121,17 @@ class StepDataset(Dataset[LoadedStep | InputError]):
             InputError: If one of its images can't be opened.
         """
         chosen = self.labeled_sampler.batch(step)
-        samples = _share(self.settings.labeled_batch, self.settings)
+        samples = self._share(self.config.labeled_batch)
         places = [int(chosen[sample]) for sample in samples]
         labeled = self._views(self.labeled.images, places, samples, Draw.LABELED_WEAK, step)
         unlabeled: list[PlannedView] = []
-        if self.settings.needs_unlabeled(step):
+        if self.needs_unlabeled(step):
             first = self.labeled.images[chosen[0]]
-            samples = _share(self.settings.unlabeled_batch, self.settings)
+            samples = self._share(self.config.unlabeled_batch)
             places = self.unlabeled_sampler.positions(step, samples, portrait=first.height > first.width)
             unlabeled = self._views(self.unlabeled, places, samples, Draw.UNLABELED_WEAK, step)
-        weak, sizes = self.settings.weak, [view.geometry[:2] for view in (*labeled, *unlabeled)]
-        return StepPlan(labeled, unlabeled, weak.canvas_for(sizes, weak.step_side(self.settings.seed, step)))
+        weak, sizes = self.augment.weak, [view.geometry[:2] for view in (*labeled, *unlabeled)]
+        return StepPlan(labeled, unlabeled, weak.canvas_for(sizes, weak.step_side(self.seed, step)))
 
     def load(self, step: int) -> LoadedStep:
         """The batch of a step.
@@ -154,11 +162,16 @@ class StepDataset(Dataset[LoadedStep | InputError]):
         views = []
         for position, sample in zip(positions, samples, strict=True):
             record = images[position]
-            geometry = self.settings.weak.draw(
-                record.height, record.width, seed=self.settings.seed, draw=draw, step=step, sample=sample
+            geometry = self.augment.weak.draw(
+                record.height, record.width, seed=self.seed, draw=draw, step=step, sample=sample
             )
             views.append(PlannedView(position, sample, record, geometry))
         return views
+
+    def _share(self, batch: int) -> list[int]:
+        """The samples of the global batch that belong to this process."""
+        size = batch // self.world_size
+        return list(range(self.rank * size, (self.rank + 1) * size))
 
     def _unlabeled_views(self, views: list[PlannedView], weak: ImageBatch) -> UnlabeledViews | None:
         if not views:
@@ -174,17 +187,17 @@ class StepDataset(Dataset[LoadedStep | InputError]):
 class StepsWithStrongViews(Dataset[LoadedStep | InputError]):
     """Steps whose strong views are made where the images are read, by loader processes."""
 
-    def __init__(self, steps: StepDataset, strong: StrongView, affine: AffineView | None) -> None:
-        """Takes the steps and what ``with_strong_views`` does to them."""
-        self.steps, self.strong, self.affine = steps, strong, affine
+    def __init__(self, steps: StepDataset) -> None:
+        """Takes the steps."""
+        self.steps = steps
 
     def __getitem__(self, step: int) -> LoadedStep | InputError:
         """As ``StepDataset`` gives it, with ``batch``."""
         loaded = self.steps[step]
         if isinstance(loaded, InputError):
             return loaded
-        seed, device = self.steps.settings.seed, torch.device("cpu")
-        return loaded._replace(batch=with_strong_views(loaded, self.strong, self.affine, seed=seed, device=device))
+        augment, seed, device = self.steps.augment, self.steps.seed, torch.device("cpu")
+        return loaded._replace(batch=with_strong_views(loaded, augment, seed=seed, device=device))
 
 
 def loads_strong_views(device: torch.device, workers: int) -> bool:
@@ -202,10 +215,8 @@ def _targets(images: LabeledImages, views: list[PlannedView]) -> Targets:
     return pad_targets(boxes, [images.labels[view.position] for view in views])
 
 
-def _share(batch: int, settings: StreamSettings) -> list[int]:
-    """The samples of the global batch that belong to this process."""
-    size = batch // settings.world_size
-    return list(range(settings.rank * size, (settings.rank + 1) * size))
+def _every_step(_: int) -> bool:
+    return True
 
 
 def step_loader(
@@ -234,19 +245,17 @@ def ignore_signals(_: int) -> None:
 
 
 @record_function("strong views")
-def with_strong_views(
-    loaded: LoadedStep, strong: StrongView, affine: AffineView | None, *, seed: int, device: torch.device
-) -> SemiBatch:
+def with_strong_views(loaded: LoadedStep, augment: AugmentConfig, *, seed: int, device: torch.device) -> SemiBatch:
     """Moves a step to its device and makes the strong views there.
 
     Args:
         loaded: The weak views.
-        strong: What happens to their pixels.
-        affine: Where the unlabeled ones move before that; None leaves them in place.
+        augment: What is made of them: the unlabeled ones move first, where it says so.
         seed: The run's.
         device: Where the step is computed.
     """
-    step, weak = loaded.step, to(loaded.labeled, device)
+    step, strong, affine = loaded.step, augment.strong, augment.affine
+    weak = to(loaded.labeled, device)
     looks = strong(weak, seed=seed, step=step, samples=loaded.labeled_samples, draw=Draw.LABELED_STRONG)
     labeled = LabeledBatch(weak, looks, to(loaded.targets, device))
     if loaded.unlabeled is None:
