@@ -19,7 +19,7 @@ from denseteacher.data.augment.strong import StrongView
 from denseteacher.data.loading.steps import StepDataset, StepPlan, with_strong_views
 from denseteacher.data.randomness import Draw
 from denseteacher.recipes.schema import Recipe
-from denseteacher.runs.benchmark import Size, made_up_step, make_student_teacher
+from denseteacher.runs.benchmark import Size, made_up_step, make_student_teacher, open_runtime
 from denseteacher.runs.build import stream_settings
 from denseteacher.structures import ImageBatch, SemiBatch, Targets, to
 from denseteacher.training.runtime import Runtime
@@ -43,7 +43,7 @@ def measure_supervised(recipe: Recipe, size: Size, *, classes: int, rounds: int)
     device = torch.device("cpu")
     for precision in ("fp32", "bf16"):
         config = recipe.model_copy(update={"runtime": recipe.runtime.model_copy(update={"precision": precision})})
-        runtime = Runtime(config.runtime)
+        runtime = open_runtime(config)
         device = runtime.device
         work[precision] = _own_step(config, runtime, size, classes, to(loaded.labeled, device), loaded.targets)
     work["torchvision fp32"] = _torchvision_step(loaded.labeled.pixels, loaded.targets, classes, device)

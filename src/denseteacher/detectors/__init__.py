@@ -3,6 +3,7 @@
 from denseteacher.detectors.base import DenseDetector
 from denseteacher.detectors.fcos import FCOS, FCOSConfig
 from denseteacher.detectors.files import (
+    DETECTOR_FILE,
     DetectorCard,
     DetectorConfig,
     build_detector,
@@ -24,6 +25,7 @@ from denseteacher.detectors.retinanet import RetinaNet, RetinaNetConfig
 from denseteacher.detectors.torchvision_weights import load_torchvision_fcos, load_torchvision_retinanet
 
 __all__ = [
+    "DETECTOR_FILE",
     "FCOS",
     "DenseDetector",
     "DetectorCard",

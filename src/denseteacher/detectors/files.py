@@ -19,6 +19,8 @@ from denseteacher.files import write_bytes
 
 DetectorConfig = Annotated[FCOSConfig | RetinaNetConfig, Field(discriminator="name")]
 
+DETECTOR_FILE = "detector.safetensors"
+"""What the file of a run's detector is called: who is given a folder looks for it there."""
 _HEADER_KEY = "denseteacher"
 
 

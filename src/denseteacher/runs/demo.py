@@ -8,6 +8,7 @@ from denseteacher.errors import InputError
 from denseteacher.methods import DenseTeacher
 from denseteacher.recipes.schema import load_recipe
 from denseteacher.runs.build import stream_settings
+from denseteacher.runs.folder import RunFolder
 from denseteacher.runs.report import finished_run, report_runs
 from denseteacher.runs.train import train_run
 
@@ -31,7 +32,7 @@ def run_demo(output: Path, *, steps: int, overrides: list[str]) -> DemoOutcome:
     Raises:
         InputError: If ``output`` holds something already.
     """
-    if output.exists() and (not output.is_dir() or any(output.iterdir())):
+    if not RunFolder(output).is_free:
         raise InputError(f"{output} is not empty: choose another --output; nothing was changed")
     shared = [*scaled_to(steps), *overrides]
     dense = train_run("digits", shared, output=output / "dense_teacher")
@@ -45,14 +46,15 @@ def run_demo(output: Path, *, steps: int, overrides: list[str]) -> DemoOutcome:
     if dense.stopped_by is not None or supervised.stopped_by is not None:
         raise InputError("the demonstration was stopped; delete its folder and start it again")
     runs = [
-        finished_run(result.folder, load_recipe(result.folder / "recipe.yaml"), label)
-        for result, label in ((supervised, "Supervised"), (dense, "Dense Teacher"))
+        finished_run(folder, folder.recipe(), label)
+        for folder, label in ((RunFolder(supervised.folder), "Supervised"), (RunFolder(dense.folder), "Dense Teacher"))
     ]
     recipe = runs[-1].recipe
     data = open_data(recipe.data)
     before, after = (result.metrics["teacher/AP"] for result in (supervised, dense))
+    page = output / "report.html"
     report_runs(
-        output / "report.html",
+        page,
         runs,
         title="Dense Teacher and Supervised on Digits",
         summary=(
@@ -63,7 +65,7 @@ def run_demo(output: Path, *, steps: int, overrides: list[str]) -> DemoOutcome:
         settings=stream_settings(recipe),
     )
     rows = [("Supervised", supervised.metrics), ("Dense Teacher", dense.metrics)]
-    return DemoOutcome(rows, output / "report.html")
+    return DemoOutcome(rows, page)
 
 
 def scaled_to(steps: int) -> list[str]:
