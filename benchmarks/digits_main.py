@@ -15,12 +15,9 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import get_args
 
-import torch
-
 from denseteacher.data.choices import Precision
-from denseteacher.hardware import chosen_precision
 from denseteacher.runs.demo import scaled_to
-from denseteacher.training.metrics_log import read_metrics
+from denseteacher.runs.folder import RunFolder
 from result_file import write_result
 
 FULL = "Dense Teacher (region, cls+box)"
@@ -34,10 +31,15 @@ ORDER = [*(label for label in ROWS if label != FULL), FULL]
 METRICS = ("AP", "AP50", "AP75")
 
 
+def folder_of(label: str, seed: int, arguments: argparse.Namespace) -> RunFolder:
+    """The folder of a row with a seed."""
+    return RunFolder(arguments.folder / f"{label.lower().translate(str.maketrans(' ,+', '___', '()'))}-{seed}")
+
+
 def run(label: str, seed: int, arguments: argparse.Namespace) -> dict[str, float]:
     """Trains one row with one seed, unless it is done, and returns its last evaluation."""
-    folder = arguments.folder / f"{label.lower().translate(str.maketrans(' ,+', '___', '()'))}-{seed}"
-    if not (folder / "report.html").is_file():
+    folder = folder_of(label, seed, arguments)
+    if not folder.is_finished:
         overrides = [
             *scaled_to(arguments.steps),
             f"seed={seed}",
@@ -48,8 +50,8 @@ def run(label: str, seed: int, arguments: argparse.Namespace) -> dict[str, float
         overrides.append(f"runtime.precision={arguments.precision}")
         command = [sys.executable, "-m", "denseteacher.cli", "train", "digits", "--output", str(folder)]
         if label != FULL:
-            command += ["--burn-in-from", str(arguments.folder / f"dense_teacher_region__cls_box-{seed}")]
-        if (folder / "recipe.yaml").is_file():
+            command += ["--burn-in-from", str(folder_of(FULL, seed, arguments))]
+        if folder.exists:
             command += ["--resume"]
         for override in overrides:
             command += ["--set", override]
@@ -58,7 +60,7 @@ def run(label: str, seed: int, arguments: argparse.Namespace) -> dict[str, float
         if done.returncode:
             raise RuntimeError(f"{label}, seed {seed}: {done.stderr[-2000:]}")
         print(f"{label}, seed {seed}: {time.monotonic() - start:.0f} s", flush=True)
-    evaluations = [row for row in read_metrics(folder / "metrics.jsonl") if "teacher/AP" in row]
+    evaluations = [row for row in folder.rows() if "teacher/AP" in row]
     return evaluations[-1]
 
 
@@ -71,7 +73,6 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, default=Path("runs/digits_main"))
     parser.add_argument("--precision", choices=get_args(Precision), default="auto")
     arguments = parser.parse_args()
-    arguments.precision = chosen_precision(arguments.precision, "cuda" if torch.cuda.is_available() else "cpu")
     start = time.monotonic()
     found = {}
     with ThreadPoolExecutor(arguments.processes) as pool:
@@ -99,7 +100,7 @@ def main() -> None:
         rows,
         {"gain_over_supervised": full / supervised - 1},
         steps=arguments.steps,
-        precision=arguments.precision,
+        precision=folder_of(FULL, arguments.seeds[0], arguments).recipe().runtime.precision,
         minutes=round((time.monotonic() - start) / 60, 1),
         metrics=METRICS,
         data="Digits small: 200 labeled, 4,000 unlabeled, 300 validation images",

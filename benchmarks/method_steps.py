@@ -17,15 +17,14 @@ import torch
 from denseteacher import train
 from denseteacher.data.choices import Precision
 from denseteacher.experiments.schema import cells, load_experiment
-from denseteacher.hardware import chosen_precision
 from denseteacher.recipes.schema import dump_recipe
-from denseteacher.training.metrics_log import read_metrics
+from denseteacher.runs.folder import RunFolder
 from result_file import write_result
 
 WARM = 8  # steps, the first with unlabeled images among them
 
 
-def seconds(recipe: Path, folder: Path, steps: int, precision: str) -> list[float]:
+def seconds(recipe: Path, folder: RunFolder, steps: int, precision: str) -> list[float]:
     """Seconds of each step after the warm ones."""
     supervised = "name: supervised" in recipe.read_text()
     method = [] if supervised else ["method.burn_in=2", "method.ramp=0"]
@@ -38,9 +37,8 @@ def seconds(recipe: Path, folder: Path, steps: int, precision: str) -> list[floa
         "runtime.workers=0",
         f"runtime.precision={precision}",
     ]
-    train(recipe, output=folder, overrides=settings)
-    rows = read_metrics(folder / "metrics.jsonl")
-    return [row["step_seconds"] for row in rows if row["step"] > WARM and "step_seconds" in row]
+    train(recipe, output=folder.path, overrides=settings)
+    return [row["step_seconds"] for row in folder.rows() if row["step"] > WARM and "step_seconds" in row]
 
 
 def main() -> None:
@@ -51,15 +49,18 @@ def main() -> None:
     parser.add_argument("--precision", choices=get_args(Precision), default="auto")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    precision = chosen_precision(arguments.precision, "cuda" if torch.cuda.is_available() else "cpu")
+    precision = arguments.precision
     found: dict[str, list[float]] = {}
     with tempfile.TemporaryDirectory() as temporary:
         for number in range(arguments.rounds):
             for index, cell in enumerate(cells(load_experiment("methods"), "digits")):
                 recipe = Path(temporary) / f"{index}.yaml"
                 recipe.write_text(dump_recipe(cell.recipe))
-                folder = Path(temporary) / f"{index}-{number}"
-                found.setdefault(cell.row.label, []).extend(seconds(recipe, folder, arguments.steps, precision))
+                folder = RunFolder(Path(temporary) / f"{index}-{number}")
+                found.setdefault(cell.row.label, []).extend(
+                    seconds(recipe, folder, arguments.steps, arguments.precision)
+                )
+                precision = folder.recipe().runtime.precision
     rows = [
         {"label": label, "seeds": [1], "values": {"ms a step": [round(1000 * median(values), 1)]}}
         for label, values in found.items()

@@ -20,10 +20,8 @@ import torch
 from torch import distributed as dist
 from torch.profiler import ProfilerActivity, profile
 
-from denseteacher.recipes.resolve import with_processes
 from denseteacher.recipes.schema import Recipe, load_recipe
-from denseteacher.runs.benchmark import Size, made_up_step, make_student_teacher
-from denseteacher.training.runtime import Runtime
+from denseteacher.runs.benchmark import Size, made_up_step, make_student_teacher, open_runtime
 from denseteacher.training.student_teacher import StudentTeacher
 from denseteacher.training.throughput import pass_flops
 from harness.timing import in_turns, medians
@@ -97,8 +95,8 @@ def measure(what: str, runs: int, processes: int, rounds: int) -> dict[str, Any]
 
 def time_digits(rounds: int) -> dict[str, float]:
     """In each process: the step, the step without the exchange of gradients, and that exchange alone, in turns."""
-    digits = with_processes(load_recipe("digits", ["runtime.threads=1", "runtime.precision=fp32"]))
-    runtime = Runtime(digits.runtime)
+    digits = load_recipe("digits", ["runtime.threads=1", "runtime.precision=fp32"])
+    runtime = open_runtime(digits)
     student_teacher = make_student_teacher(digits, runtime, DIGITS, 10)
     loaded = made_up_step(DIGITS, 10, seed=runtime.rank)
     exchanged = collectives(student_teacher, DIGITS)
@@ -124,8 +122,8 @@ def time_digits(rounds: int) -> dict[str, float]:
 
 def count_published() -> dict[str, int]:
     """In each process: what the paper's network exchanges."""
-    recipe = with_processes(published())
-    return collectives(make_student_teacher(recipe, Runtime(recipe.runtime), TINY_R50, 80), TINY_R50)
+    recipe = published()
+    return collectives(make_student_teacher(recipe, open_runtime(recipe), TINY_R50, 80), TINY_R50)
 
 
 def collectives(student_teacher: StudentTeacher, size: Size) -> dict[str, int]:

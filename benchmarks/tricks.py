@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from denseteacher.data.loading.steps import with_strong_views
 from denseteacher.detectors import FCOS, FCOSConfig, frozen_norm
+from denseteacher.hardware import chosen_precision, this_machine
 from denseteacher.ops.padding import real_area
 from denseteacher.recipes.schema import load_recipe
 from denseteacher.runs.benchmark import Size, as_loaded, made_up_step, make_student_teacher
@@ -70,7 +71,7 @@ def main() -> None:
         "detector.pretrained": False,
         "method.group_size": "null",
         "runtime.device": arguments.device,
-        "runtime.precision": "bf16" if on_gpu else "fp32",
+        "runtime.precision": chosen_precision("auto", arguments.device, this_machine()),
     }
     work = steps(base, size, compiled=not arguments.skip_compile and "compile" in RuntimeConfig.model_fields)
     student_teacher = student_teacher_of(base, size)

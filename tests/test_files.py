@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from denseteacher.errors import RunError
-from denseteacher.files import refusal_explained, write_atomically, write_json
+from denseteacher.files import refusal_explained, write_atomically, write_json, write_text
 
 
 def test_an_interrupted_write_leaves_no_temporary_file(tmp_path: Path) -> None:
@@ -69,3 +69,19 @@ def test_a_refusal_names_the_file_the_reason_and_the_room(tmp_path: Path) -> Non
     removing = refusal_explained(tmp_path / "folder", "removed")
     with pytest.raises(RunError, match="folder can't be removed: Directory not empty"), removing:
         raise OSError(errno.ENOTEMPTY, "whatever")
+
+
+def test_a_text_is_written_whole_but_through_links_and_to_devices(tmp_path: Path) -> None:
+    path, link = tmp_path / "new" / "file.txt", tmp_path / "link"
+    write_text(path, "old")
+    link.symlink_to(path)
+    write_text(link, "näu")
+    assert link.is_symlink()
+    assert path.read_bytes() == "näu".encode()
+    write_text(Path("/dev/null"), "gone")
+    assert not Path("/dev/null").is_file()
+    before = path.stat().st_ino
+    write_text(path, "newer")
+    assert path.stat().st_ino != before  # another file, put in its place
+    with pytest.raises(RunError, match="Is a directory"):
+        write_text(tmp_path, "text")

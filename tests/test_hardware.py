@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from denseteacher import hardware
-from denseteacher.hardware import chosen_precision
+from denseteacher.errors import InputError
+from denseteacher.hardware import chosen_precision, this_machine
 from denseteacher.training import runtime
 from denseteacher.training.runtime import Runtime, RuntimeConfig
 
@@ -116,7 +117,7 @@ import resource, torch
 from denseteacher.training.runtime import Runtime, RuntimeConfig
 torch.set_num_threads(1)
 if {runs}:
-    Runtime(RuntimeConfig(device="cpu"))
+    Runtime(RuntimeConfig(device="cpu", precision="fp32"))
 for count in range(20):
     if count == 2:
         before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
@@ -142,12 +143,40 @@ def test_another_c_library_is_left_alone(monkeypatch):
 
 @pytest.mark.parametrize(("made_for_it", "precision"), [(True, "bf16"), (False, "fp32")])
 def test_a_gpu_that_only_emulates_bf16_computes_in_fp32(monkeypatch, made_for_it, precision):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: including_emulation or made_for_it)
-    assert chosen_precision("auto", "cuda") == precision
-    assert chosen_precision("bf16", "cuda") == "bf16"
+    assert this_machine().device == "cuda"
+    assert chosen_precision("auto", "cuda", this_machine()) == precision
+    assert chosen_precision("bf16", "cuda", this_machine()) == "bf16"
 
 
-def test_a_cpu_computes_in_fp32_unless_told_otherwise(monkeypatch):
-    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: True)  # a GPU that isn't used
-    assert chosen_precision("auto", "cpu") == "fp32"
-    assert chosen_precision("bf16", "cpu") == "bf16"
+@pytest.mark.parametrize("seen", [False, True])
+def test_a_cpu_computes_in_fp32_unless_told_otherwise(monkeypatch, seen):
+    def refuse(**_):
+        raise RuntimeError("the driver is broken")
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: seen)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", refuse)  # of a GPU that isn't used
+    assert this_machine().device == ("cuda" if seen else "cpu")
+    assert chosen_precision("auto", "cpu", this_machine()) == "fp32"
+    assert chosen_precision("bf16", "cpu", this_machine()) == "bf16"
+
+
+def test_who_asks_for_bf16_on_a_cpu_where_it_is_wrong_is_told_so(monkeypatch):
+    config = RuntimeConfig(device="cpu", precision="bf16")
+    assert Runtime(config).precision == "bf16"
+    exact = torch.nn.functional.conv2d
+
+    def wrong(pixels, weight, **options):
+        found = exact(pixels, weight, **options)
+        return found * 1.1 if found.dtype == torch.bfloat16 else found
+
+    monkeypatch.setattr(torch.nn.functional, "conv2d", wrong)
+    with pytest.raises(InputError, match=r"bf16 is wrong on this CPU .* take fp32"):
+        Runtime(config)
+
+
+def test_what_was_not_resolved_is_not_guessed():
+    for config in (RuntimeConfig(), RuntimeConfig(device="cpu"), RuntimeConfig(precision="fp32")):
+        with pytest.raises(ValueError, match="resolve the recipe first"):
+            Runtime(config)

@@ -20,7 +20,7 @@ from denseteacher.data.loading.steps import StepPlan, with_strong_views
 from denseteacher.data.open import TrainingData
 from denseteacher.data.randomness import Draw
 from denseteacher.recipes.schema import Recipe
-from denseteacher.runs.benchmark import Size, made_up_step, make_student_teacher
+from denseteacher.runs.benchmark import Size, made_up_step, make_student_teacher, open_runtime
 from denseteacher.runs.build import build_steps
 from denseteacher.structures import ImageBatch, SemiBatch, Targets, to
 from denseteacher.training.runtime import Runtime
@@ -44,7 +44,7 @@ def measure_supervised(recipe: Recipe, size: Size, *, classes: int, rounds: int)
     device = torch.device("cpu")
     for precision in ("fp32", "bf16"):
         own = recipe.model_copy(update={"runtime": recipe.runtime.model_copy(update={"precision": precision})})
-        runtime = Runtime(own.runtime)
+        runtime = open_runtime(own)
         device = runtime.device
         work[precision] = _own_step(own, runtime, size, classes, to(loaded.labeled, device), loaded.targets)
     work["torchvision fp32"] = _torchvision_step(loaded.labeled.pixels, loaded.targets, classes, device)

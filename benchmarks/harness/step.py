@@ -23,8 +23,7 @@ from denseteacher.data.open import TrainingData
 from denseteacher.methods import DenseTeacher, UnbiasedTeacher
 from denseteacher.methods.mean_teacher import MeanTeacher
 from denseteacher.recipes.schema import Recipe
-from denseteacher.runs.benchmark import Size, as_loaded, made_up_step, make_student_teacher
-from denseteacher.training.runtime import Runtime
+from denseteacher.runs.benchmark import Size, as_loaded, made_up_step, make_student_teacher, open_runtime
 from denseteacher.training.student_teacher import StudentTeacher
 from denseteacher.training.throughput import peak_speed
 from harness.data import made_up_files
@@ -77,7 +76,7 @@ def measure_step(recipe: Recipe, size: Size, *, classes: int, rounds: int) -> St
         classes: K.
         rounds: That count.
     """
-    runtime = Runtime(recipe.runtime)
+    runtime = open_runtime(recipe)
     device = runtime.device
     forget_peak_memory(device)
     student_teacher = make_student_teacher(recipe, runtime, size, classes)

@@ -9,9 +9,9 @@ import torch
 from denseteacher.data.records import LabeledImages
 from denseteacher.detectors import DetectorCard
 from denseteacher.evaluation.coco_map import coco_map
+from denseteacher.hardware import this_machine
 from denseteacher.inference.predictor import Predictor
-from denseteacher.recipes.schema import Recipe
-from denseteacher.recipes.view_sizes import resolve_sizes
+from denseteacher.recipes import Recipe, resolve
 from harness.timing import in_turns, medians
 
 
@@ -29,7 +29,8 @@ def measure_inference(
         rounds: That count.
     """
     detector = recipe.detector.build(classes).eval()
-    view = resolve_sizes(recipe, LabeledImages([], [], [], [])).evaluation.view
+    recipe = resolve(recipe, labeled=LabeledImages([], [], [], []), unlabeled=0, machine=this_machine())
+    view = recipe.evaluation.view
     card = DetectorCard(
         detector=recipe.detector,
         categories=tuple((number, str(number)) for number in range(classes)),
@@ -37,8 +38,7 @@ def measure_inference(
         max_side=view.max_side,
         trained={},
     )
-    device = None if recipe.runtime.device == "auto" else torch.device(recipe.runtime.device)
-    predictor = Predictor(detector, card, device=device)
+    predictor = Predictor(detector, card, device=torch.device(recipe.runtime.device))
     rng = np.random.default_rng(0)
     images = [rng.integers(0, 256, (height, width, 3), dtype=np.uint8) for _ in range(batch)]
     work = {"predict": lambda: predictor.predict(images, batch_size=batch)}

@@ -66,10 +66,24 @@ def write_bytes(path: Path, content: bytes) -> None:
     write_atomically(path, lambda stream: cast(None, stream.write(content)))
 
 
-def write_json(path: Path, content: Any, *, indent: int | None = 1) -> None:
-    """Writes JSON, in which numbers that are not finite become null; folders are made.
+def write_text(path: Path, text: str) -> None:
+    """Writes a text as UTF-8, whole or not at all; folders are made.
 
-    Plainly and not atomically: a user may name a device, as ``/dev/stdout``.
+    A link, and what is not a file, is written to plainly: a user may name a device, as ``/dev/stdout``.
+
+    Raises:
+        RunError: If the disk refuses.
+    """
+    with refusal_explained(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.is_symlink() or (path.exists() and not path.is_file()):
+            path.write_text(text, encoding="utf-8")
+            return
+    write_bytes(path, text.encode())
+
+
+def write_json(path: Path, content: Any, *, indent: int | None = 1) -> None:
+    """``write_text`` of JSON, in which numbers that are not finite become null.
 
     Args:
         path: The file.
@@ -79,10 +93,7 @@ def write_json(path: Path, content: Any, *, indent: int | None = 1) -> None:
     Raises:
         RunError: If the disk refuses.
     """
-    text = json.dumps(_finite(content), indent=indent, allow_nan=False) + "\n"
-    with refusal_explained(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text, encoding="utf-8")
+    write_text(path, json.dumps(_finite(content), indent=indent, allow_nan=False) + "\n")
 
 
 def _finite(value: Any) -> Any:

@@ -8,8 +8,9 @@ from __future__ import annotations
 import ctypes
 import math
 import os
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from denseteacher.errors import InputError
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
 _WAITING = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
 _SPINS = "10000"  # nearly as quick as libgomp's default on a quiet machine, and quicker on a busy one
+_BF16_TOLERANCE = 0.02  # of the largest output; bf16 keeps 8 bits
 _CGROUPS = Path("/sys/fs/cgroup")
 _KEEP_MEMORY = {-3: 2**30, -1: 2**31 - 1}
 """Options of glibc's ``mallopt``, in bytes: from which size on memory is the system's (M_MMAP_THRESHOLD), and how much
@@ -76,18 +78,65 @@ def keep_freed_memory() -> None:
         set_option(option, value)
 
 
-def chosen_precision(precision: Literal["auto", "fp32", "bf16"], device_type: str) -> Literal["fp32", "bf16"]:
-    """What ``auto`` means on a device: bf16 on a GPU made for it (Ampere on), fp32 on any other and on a CPU.
+class Machine(NamedTuple):
+    """What ``auto`` depends on of a machine."""
 
-    No CPU is asked: bf16 convolutions on CPUs are slower than fp32 ones with some torch versions (pytorch#183815), and
-    wrong with others (pytorch#163347). Who asks for bf16 gets it everywhere.
+    device: Literal["cpu", "cuda"]
+    """``cuda`` where torch sees a GPU."""
+    has_bf16: Callable[[], bool]
+    """Whether that GPU is made for bf16, as those of compute capability 8 (Ampere) and later are. Who computes on the
+    CPU never calls it: it starts the GPU's driver."""
+
+
+def this_machine() -> Machine:
+    """The facts of the machine that this process runs on."""
+    import torch
+
+    return Machine(
+        "cuda" if torch.cuda.is_available() else "cpu",
+        lambda: torch.cuda.is_bf16_supported(including_emulation=False),
+    )
+
+
+def chosen_precision(
+    precision: Literal["auto", "fp32", "bf16"], device_type: str, machine: Machine
+) -> Literal["fp32", "bf16"]:
+    """What ``auto`` means on a device: bf16 on a GPU made for it, fp32 on any other and on a CPU.
+
+    Nothing is timed. bf16 convolutions on CPUs are slower than fp32 ones with some torch versions (pytorch#183815), and
+    wrong with others (pytorch#163347), so there it is for those who ask for it (``check_bf16``).
     """
     if precision != "auto":
         return precision
+    return "bf16" if device_type == "cuda" and machine.has_bf16() else "fp32"
+
+
+def check_bf16(device: torch.device) -> None:
+    """Compares a CPU's convolutions in bf16 with those in fp32, so that who asked for bf16 is told where it is wrong.
+
+    Args:
+        device: Where to compute; what is not a CPU is trusted.
+
+    Raises:
+        InputError: If they differ by more than bf16's 8 bits explain (as in pytorch#163347).
+    """
+    if device.type != "cpu":
+        return
     import torch
 
-    made_for_it = device_type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
-    return "bf16" if made_for_it else "fp32"
+    rng = torch.Generator().manual_seed(0)
+    for channels, side in ((32, 48), (64, 24), (128, 12)):
+        pixels = torch.randn((8, channels, side, side), generator=rng).to(memory_format=torch.channels_last)
+        weight = torch.randn((channels, channels, 3, 3), generator=rng) / (3 * channels**0.5)
+        with torch.no_grad():
+            exact = torch.nn.functional.conv2d(pixels, weight, padding=1)
+            found = torch.nn.functional.conv2d(pixels.bfloat16(), weight.bfloat16(), padding=1).float()
+        error = float((found - exact).abs().max() / exact.abs().max())
+        if not error < _BF16_TOLERANCE:
+            raise InputError(
+                f"bf16 is wrong on this CPU with torch {torch.__version__}: its convolutions are off by {error:.2g} of "
+                "the largest value, and rounding explains 0.02; take fp32"
+            )
 
 
 def check_compiler(device: torch.device) -> None:

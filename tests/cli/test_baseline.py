@@ -24,6 +24,7 @@ from denseteacher.report.unlabeled_gain import (
 )
 from denseteacher.runs.baseline import measure_gain
 from denseteacher.runs.evaluate import read_detections, read_evaluation
+from denseteacher.runs.folder import RunFolder
 from denseteacher.runs.report import report_run
 from denseteacher.training.metrics_log import read_metrics
 from denseteacher.training.student_teacher import StudentTeacher
@@ -63,7 +64,7 @@ def stop_in(monkeypatch, folder, step):
 
     def report(trainer, *arguments):
         original(trainer, *arguments)
-        if trainer.folder.name == folder and trainer.step == step:
+        if trainer.log.path.parent.name == folder and trainer.step == step:
             signal.raise_signal(signal.SIGTERM)
 
     monkeypatch.setattr(Trainer, "_report", report)
@@ -116,7 +117,7 @@ def test_stopped_in_both_halves_it_becomes_the_same(call, whole, coco, unlabeled
     for half in ("", "baseline"):
         assert rows(tmp_path / "run" / half) == rows(whole.folder / half)
         assert_same(state(tmp_path / "run" / half), state(whole.folder / half))
-    assert read_gain(tmp_path / "run") == whole.gain == read_gain(whole.folder)
+    assert read_gain(tmp_path / "run" / "baseline.json") == whole.gain == read_gain(whole.folder / "baseline.json")
     assert whole.gain.sentence in out
     assert "baseline" in out
 
@@ -155,11 +156,11 @@ def test_the_report_begins_with_what_the_unlabeled_images_were_worth(copy, misse
         with_detections(folder, missed=share)
     recipe = load_recipe(copy / "recipe.yaml")
     data = open_data(recipe.data)
-    gain = measure_gain(copy, data)
-    write_gain(copy, gain)
-    report_run(copy, recipe, data)
+    gain = measure_gain(RunFolder(copy), data)
+    write_gain(copy / "baseline.json", gain)
+    report_run(RunFolder(copy), recipe, data)
 
-    without, with_ = read_evaluation(copy / "baseline"), read_evaluation(copy)
+    without, with_ = read_evaluation(RunFolder(copy).baseline), read_evaluation(RunFolder(copy))
     assert gain.gain == pytest.approx(with_.metrics["AP"] - without.metrics["AP"])
     assert (gain.gain > 0) == (word == "+")
     page = (copy / "report.html").read_text(encoding="utf-8")
@@ -188,8 +189,8 @@ def test_the_report_begins_with_what_the_unlabeled_images_were_worth(copy, misse
 def test_the_interval_is_that_of_the_gain(copy):
     for folder in (copy / "baseline", copy):
         with_detections(folder, missed=0.3)  # the same detections
-    gain = measure_gain(copy, open_data(load_recipe(copy / "recipe.yaml").data))
-    assert read_detections(copy) == read_detections(copy / "baseline")
+    gain = measure_gain(RunFolder(copy), open_data(load_recipe(copy / "recipe.yaml").data))
+    assert read_detections(RunFolder(copy)) == read_detections(RunFolder(copy).baseline)
     np.testing.assert_array_equal(gain.interval, [0, 0])  # what is hard in an image is hard for both
     assert "worth nothing" in gain.sentence
 
@@ -199,7 +200,7 @@ def test_other_validation_images_are_not_compared(copy):
     content = json.loads(file.read_text())
     file.write_text(json.dumps(content | {"digest": "other"}))
     with pytest.raises(InputError, match=r"has changed since the run in .* was evaluated"):
-        measure_gain(copy, open_data(load_recipe(copy / "recipe.yaml").data))
+        measure_gain(RunFolder(copy), open_data(load_recipe(copy / "recipe.yaml").data))
 
 
 def worth(before, after, interval=(-0.4, 5.2)):
@@ -230,6 +231,6 @@ def test_the_answer_in_words():
 
 def test_the_file_is_the_answer(tmp_path):
     for interval in ((-0.4, 5.2), None):
-        write_gain(tmp_path, worth(38.1, 41.2, interval))
-        assert read_gain(tmp_path) == worth(38.1, 41.2, interval)
+        write_gain(tmp_path / "gain.json", worth(38.1, 41.2, interval))
+        assert read_gain(tmp_path / "gain.json") == worth(38.1, 41.2, interval)
     assert read_gain(tmp_path / "elsewhere") is None

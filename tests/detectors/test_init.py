@@ -15,7 +15,7 @@ from torchvision.models import detection
 from torchvision.models.detection.backbone_utils import BackboneWithFPN
 from torchvision.ops.feature_pyramid_network import LastLevelP6P7
 
-from denseteacher.data.records import Category
+from denseteacher.data.records import Category, LabeledImages
 from denseteacher.detectors import (
     FCOS,
     DetectorCard,
@@ -29,7 +29,9 @@ from denseteacher.detectors import (
 from denseteacher.detectors import coco_weights as coco_weights_module
 from denseteacher.detectors.class_names import canonical_name, match_classes
 from denseteacher.errors import InputError
-from denseteacher.recipes.resolve import resolve_auto
+from denseteacher.hardware import Machine
+from denseteacher.recipes import resolve
+from denseteacher.recipes.resolve import with_lengths
 from denseteacher.recipes.schema import load_recipe
 from denseteacher.runs.build import check_same_start, find_start, new_student
 from support import image_batch
@@ -52,7 +54,9 @@ def start(*overrides, names, by_hand=()):
     """What a run with the recipe ``custom`` begins with."""
     recipe = load_recipe("custom", ["detector.frozen_stages=0", *overrides])
     recipe, initial, notes = find_start(recipe, by_hand)
-    recipe, student, taken = new_student(recipe, [Category(i, name) for i, name in enumerate(names)], initial)
+    nothing = LabeledImages([], [], [], [])
+    recipe = resolve(recipe, labeled=nothing, unlabeled=0, machine=Machine("cpu", has_bf16=bool))
+    student, taken = new_student(recipe, [Category(i, name) for i, name in enumerate(names)], initial)
     return recipe.detector, student.eval(), taken, notes
 
 
@@ -414,7 +418,7 @@ def test_auto_takes_what_is_there_unless_the_user_wants_another_architecture(in_
 def test_the_burn_in_is_shorter_from_a_detector():
     def burn_in(*overrides, steps=36_000):
         recipe = load_recipe("custom", [f"schedule.max_steps={steps}", *overrides])
-        return resolve_auto(recipe, labeled=100, unlabeled=1000).method.burn_in
+        return with_lengths(recipe, labeled=100, unlabeled=1000).method.burn_in
 
     assert burn_in("detector.init=coco") == burn_in("detector.init=a.pth") == burn_in() == 1000
     assert burn_in("detector.init=backbone") == burn_in("detector.backbone=resnet18") == 6000

@@ -31,9 +31,9 @@ def watched_step(student_teacher, loaded):
         (folder / "collectives.json").write_text(json.dumps(found))
 
 
-def told_fit(trainer):
+def told_fit(trainer, notes=()):
     print("begins at step", trainer.step)
-    return fit(trainer)
+    return fit(trainer, notes)
 
 
 def fatal_save(trainer, name="step"):

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from denseteacher.recipes.differences import flat_recipe
 from denseteacher.recipes.files import builtin_names
 from denseteacher.recipes.schema import load_recipe
-from denseteacher.runs.folder import flat_recipe
 
 HOOKS = Path(__file__).parents[2] / "docs" / "hooks.py"
 

@@ -8,7 +8,7 @@ import yaml
 import denseteacher
 from denseteacher.errors import InputError
 from denseteacher.methods import DenseTeacher, Supervised, UnbiasedTeacher
-from denseteacher.recipes.resolve import resolve_auto
+from denseteacher.recipes.resolve import with_lengths
 from denseteacher.recipes.schema import builtin_recipes, dump_recipe, load_recipe
 
 NAMES = [
@@ -173,11 +173,11 @@ def test_a_moved_view_reaches_the_method_with_its_matrix_in_every_part(coco, tin
 
 def test_auto_values_follow_the_data():
     recipe = load_recipe("custom", ["detector.init=backbone"])
-    small = resolve_auto(recipe, labeled=100, unlabeled=1000)
-    large = resolve_auto(recipe, labeled=5000, unlabeled=50_000)
+    small = with_lengths(recipe, labeled=100, unlabeled=1000)
+    large = with_lengths(recipe, labeled=5000, unlabeled=50_000)
     assert small.schedule.max_steps == 5000
-    assert resolve_auto(load_recipe("custom_small"), labeled=10, unlabeled=400).schedule.max_steps == 1000
-    assert resolve_auto(load_recipe("custom_small"), labeled=5000, unlabeled=400).schedule.max_steps == 10_000
+    assert with_lengths(load_recipe("custom_small"), labeled=10, unlabeled=400).schedule.max_steps == 1000
+    assert with_lengths(load_recipe("custom_small"), labeled=5000, unlabeled=400).schedule.max_steps == 10_000
     assert large.schedule.max_steps == 75_000
     for resolved in (small, large):
         steps = resolved.schedule.max_steps

@@ -25,6 +25,7 @@ from denseteacher.report.training_charts import (
     smooth,
 )
 from denseteacher.runs.evaluate import read_evaluation
+from denseteacher.runs.folder import RunFolder
 from denseteacher.visualization.heatmap import score_map
 from support.finished_runs import trained, with_detections
 
@@ -78,13 +79,15 @@ def test_the_run_folder_has_what_users_of_other_trainers_expect(run):
         rows = list(csv.DictReader(file))
     assert [row["class"] for row in rows] == [one["name"] for one in card["classes"]] == ["red", "green", "blue"]
     assert float(rows[0]["AP"]) == card["classes"][0]["scores"]["AP"]
-    assert sum(int(row["objects"]) for row in rows) == sum(one.objects for one in read_evaluation(run).classes)
+    assert sum(int(row["objects"]) for row in rows) == sum(
+        one.objects for one in read_evaluation(RunFolder(run)).classes
+    )
 
 
 def test_a_run_evaluates_the_detector_it_leaves(tmp_path, coco, unlabeled):
     run = trained(tmp_path / "run", coco, unlabeled)
     found = denseteacher.evaluate(run, data=coco)
-    card = read_evaluation(run)
+    card = read_evaluation(RunFolder(run))
     assert card.metrics["AP"] == pytest.approx(found.metrics.values["AP"])  # the same batches by the same operators
     assert card.images == 12
     assert len(json.loads((run / "detections.json").read_text())) == len(found.results)
@@ -116,7 +119,7 @@ def test_a_file_that_can_not_be_written_names_no_picture_as_the_reason_to_stop(t
     original = denseteacher.runs.build.evaluate_run
 
     def with_obstacle(folder, *arguments, **options):
-        (folder / "pr_curve.png").mkdir()
+        folder.pr_curve.mkdir()
         original(folder, *arguments, **options)
 
     with pytest.MonkeyPatch.context() as patch:

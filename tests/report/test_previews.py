@@ -12,6 +12,7 @@ from denseteacher.errors import InputError
 from denseteacher.recipes.schema import load_recipe
 from denseteacher.report.unlabeled_examples import first_views, unlabeled_examples
 from denseteacher.runs.build import build_steps
+from denseteacher.runs.folder import RunFolder
 from denseteacher.training.metrics_log import MetricsLog, read_metrics
 from support import TIMING, assert_same, last_state
 from support.finished_runs import trained
@@ -105,7 +106,7 @@ def test_every_method_can_be_shown(dataset, tiny, name):
 
 def test_tensorboard_has_the_pictures(tmp_path):
     accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
-    log = MetricsLog(tmp_path)
+    log = RunFolder(tmp_path).training_files(keep=1).log
     picture = Image.new("RGB", (30, 20), "red")
     log.show(0, picture)  # before any row: only the file
     log.write(1, {"loss": 1.0})

@@ -7,8 +7,8 @@ from conftest import TINY
 from denseteacher.data.open import open_data
 from denseteacher.evaluation.metrics import measure
 from denseteacher.evaluation.summary import describe_evaluation
-from denseteacher.recipes.schema import load_recipe
 from denseteacher.runs.evaluate import write_evaluation, write_figures
+from denseteacher.runs.folder import RunFolder
 from denseteacher.runs.report import report_run
 
 SHORT = ["method.burn_in=2", "method.ramp=1", "schedule.evaluate_every=4", "schedule.preview_every=4"]
@@ -29,14 +29,15 @@ def trained(folder, coco, unlabeled, *overrides, val=True):
 
 def with_detections(folder, *, seed=0, missed=0.2):
     """Gives a run made-up detections of its validation images, and the report that follows from them."""
-    recipe = load_recipe(folder / "recipe.yaml")
+    run = RunFolder(folder)
+    recipe = run.recipe()
     data = open_data(recipe.data)
     truth = data.validation.ground_truth
     results = random_results(truth, np.random.default_rng(seed), missed=missed)
     found = describe_evaluation(truth, measure(truth, results), file=data.validation.path, step=8)
-    write_evaluation(folder, found, results)
-    write_figures(folder, truth, results)
-    report_run(folder, recipe, data)
+    write_evaluation(run, found, results)
+    write_figures(run, truth, results)
+    report_run(run, recipe, data)
     return folder
 
 

@@ -2,10 +2,13 @@
 
 import pytest
 
+from denseteacher.data.records import LabeledImages
 from denseteacher.errors import InputError
-from denseteacher.recipes.resolve import with_processes
+from denseteacher.hardware import Machine
+from denseteacher.recipes import resolve
 from denseteacher.recipes.schema import load_recipe
 from denseteacher.runs.folder import goes_on_by_itself
+from denseteacher.training.launcher import find_launch
 
 TORCHRUN = {"TORCHELASTIC_RUN_ID": "none", "TORCHELASTIC_USE_AGENT_STORE": "True", "LOCAL_WORLD_SIZE": "2"}
 SRUN = {"SLURM_JOB_NAME": "train", "SLURM_STEP_ID": "0", "SLURM_NTASKS": "8", "SLURM_NTASKS_PER_NODE": "4"}
@@ -19,7 +22,9 @@ def launched(monkeypatch):
     def in_environment(environment, *overrides):
         for variable, value in environment.items():
             monkeypatch.setenv(variable, value)
-        runtime = with_processes(load_recipe("custom", [*BATCHES, *overrides])).runtime
+        recipe = load_recipe("custom", [*BATCHES, *overrides])
+        nothing, machine = LabeledImages([], [], [], []), Machine("cpu", has_bf16=bool)
+        runtime = resolve(recipe, labeled=nothing, unlabeled=0, launch=find_launch(), machine=machine).runtime
         return runtime.devices, runtime.nodes
 
     return in_environment

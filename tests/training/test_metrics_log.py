@@ -18,7 +18,7 @@ from denseteacher.training.metrics_log import MetricsLog, read_metrics
 
 
 def _log(folder: Path) -> MetricsLog:
-    return MetricsLog(folder, tensorboard=False)
+    return MetricsLog(folder / "metrics.jsonl")
 
 
 def _written(folder: Path, steps: range) -> MetricsLog:
@@ -145,14 +145,14 @@ def test_a_folder_that_can_not_be_made_is_a_run_error(tmp_path: Path) -> None:
 def test_tensorboard_gets_the_finite_values_and_forgets_what_was_truncated(tmp_path: Path) -> None:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    first = MetricsLog(tmp_path)
+    first = MetricsLog(tmp_path / "metrics.jsonl", tensorboard=tmp_path / "tensorboard")
     for step in range(1, 6):
         first.write(step, {"loss": float(step), "AP": math.nan if step == 2 else 1.0})
     first.close()
     # event files are read in the order of their names, which are those of seconds; within one, a process counts its
     # files, and its tenth comes before its ninth
     time.sleep(1.1)
-    resumed = MetricsLog(tmp_path)
+    resumed = MetricsLog(tmp_path / "metrics.jsonl", tensorboard=tmp_path / "tensorboard")
     resumed.truncate(4)
     resumed.write(4, {"loss": 40.0})
     events = EventAccumulator(str(tmp_path / "tensorboard"))  # without close: each row is on disk at once
@@ -170,7 +170,7 @@ def test_tensorboard_gets_the_finite_values_and_forgets_what_was_truncated(tmp_p
 
 def test_without_tensorboard_the_file_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard.writer", None)
-    log = MetricsLog(tmp_path)
+    log = MetricsLog(tmp_path / "metrics.jsonl", tensorboard=tmp_path / "tensorboard")
     log.write(1, {"loss": 1.0})
     assert _steps(tmp_path) == [1]
     assert [path.name for path in tmp_path.iterdir()] == ["metrics.jsonl"]

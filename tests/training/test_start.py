@@ -13,7 +13,7 @@ import yaml
 import denseteacher
 from denseteacher.errors import InputError
 from denseteacher.recipes.schema import load_recipe
-from denseteacher.runs.folder import with_detector_of
+from denseteacher.runs.folder import RunFolder, with_detector_of
 from denseteacher.training.checkpoint import CheckpointFolder
 from support import assert_same, last_state, stop_after
 
@@ -150,5 +150,5 @@ def test_a_run_from_before_keeps_imagenets_statistics(run, coco, monkeypatch):
     assert json.loads(after["recipe"])["detector"]["mean"] == [123.675, 116.28, 103.53]
     with pytest.raises(InputError, match=r"begun with detector\.mean="):
         run("part", coco, *halves, "detector.mean=[1,2,3]", resume=True)
-    recipe = with_detector_of(load_recipe("custom", halves), part, set())
+    recipe = with_detector_of(load_recipe("custom", halves), RunFolder(part), set())
     assert recipe.detector.mean == (123.675, 116.28, 103.53)

@@ -17,7 +17,8 @@ from denseteacher.detectors import load_weights
 from denseteacher.errors import InputError
 from denseteacher.inference.predictor import Predictor
 from denseteacher.methods import DenseTeacher
-from denseteacher.training.checkpoint import CheckpointFolder
+from denseteacher.runs.folder import RunFolder
+from denseteacher.training.run_files import BURN_IN
 from denseteacher.visualization.figure import (
     BLUE,
     GRAY,
@@ -89,7 +90,7 @@ def teachers(detectors: Sequence[Path]) -> Iterator[tuple[int, Predictor]]:
 
 def _checkpointed(folder: Path) -> Iterator[tuple[int, Predictor]]:
     predictor = Predictor.load(folder)
-    checkpoints = CheckpointFolder(folder / "checkpoints")
+    checkpoints = RunFolder(folder).checkpoints()
     files = checkpoints.files()
     if not files:
         raise InputError(
@@ -104,7 +105,7 @@ def _checkpointed(folder: Path) -> Iterator[tuple[int, Predictor]]:
 
 
 def _burn_in(detectors: Sequence[Path]) -> int | None:
-    return max(CheckpointFolder(detectors[0] / "checkpoints").files("burn_in"), default=None)
+    return max(RunFolder(detectors[0]).checkpoints().files(BURN_IN), default=None)
 
 
 def describe(history: History) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from denseteacher.errors import InputError
 from denseteacher.methods import DenseTeacher
 from denseteacher.ops.assigners import BACKGROUND, Assignment
 from denseteacher.pseudo_labels.dense import DensePseudoLabels
-from denseteacher.runs.folder import recipe_of
+from denseteacher.runs.folder import RunFolder
 from denseteacher.structures import Targets
 
 
@@ -71,7 +71,8 @@ def learning_rule(detector: Path, ratio: float | None) -> DenseTeacher:
         if not 0 < ratio <= 1:
             raise InputError(f"--ratio is a share of the locations, above 0 and at most 1, not {ratio}")
         return DenseTeacher(ratio=ratio)
-    recipe = recipe_of(detector)
+    run = RunFolder.of(detector)
+    recipe = run.recipe() if run.exists else None
     if recipe is None or not isinstance(recipe.method, DenseTeacher):
         raise InputError(f"{detector} is of no run of dense_teacher: say which share is selected, as --ratio 0.01")
     return recipe.method.model_copy(update={"region": "top", "group_size": None})

@@ -11,7 +11,7 @@ from denseteacher.data.open import open_data
 from denseteacher.data.records import Category, LabeledImages
 from denseteacher.errors import InputError
 from denseteacher.recipes.schema import Recipe
-from denseteacher.runs.folder import folder_of, recipe_of
+from denseteacher.runs.folder import RunFolder
 
 
 class Truth(NamedTuple):
@@ -55,7 +55,8 @@ def hidden_truth(detector: Path) -> Truth:
     Raises:
         InputError: If there is no run, or its unlabeled images have no labels.
     """
-    recipe = recipe_of(detector)
+    run = RunFolder.of(detector)
+    recipe = run.recipe() if run.exists else None
     if recipe is None:
         raise InputError(f"{detector} is not in a run folder, so there is no telling what to look at: give --data PATH")
     if recipe.data.split == "none" or recipe.data.unlabeled is not None:
@@ -66,7 +67,7 @@ def hidden_truth(detector: Path) -> Truth:
     hidden = open_data(recipe.data.model_copy(update={"hidden_labels": True})).hidden
     if hidden is None or not hidden.images:
         raise InputError(f"the split of {detector} left no unlabeled images: give labeled ones with --data PATH")
-    return Truth(hidden, _ignored_in(recipe, hidden), f"hidden labels of {folder_of(detector)}")
+    return Truth(hidden, _ignored_in(recipe, hidden), f"hidden labels of {run}")
 
 
 def _ignored(annotations: Annotations) -> LabeledImages:

@@ -17,11 +17,11 @@ from denseteacher.data.objects import image_sizes
 from denseteacher.data.records import ImageRecord, LabeledImages
 from denseteacher.data.sizes import common_canvas, resized_size
 from denseteacher.detectors import DenseDetector, PyramidDetector, shape_detector
+from denseteacher.hardware import this_machine
 from denseteacher.methods import DenseTeacher, Method, Supervised
 from denseteacher.recipes.object_scales import middle_scale
-from denseteacher.recipes.resolve import resolve_auto
+from denseteacher.recipes.resolve import resolve
 from denseteacher.recipes.schema import Recipe, load_recipe
-from denseteacher.recipes.view_sizes import resolve_sizes
 from denseteacher.structures import METHOD_RANDOM, ImageBatch, LabeledBatch, SemiBatch, Targets, UnlabeledBatch
 from denseteacher.training.forecast import SMALL_RECIPE, duration
 from denseteacher.training.throughput import pass_flops, step_flops
@@ -206,8 +206,8 @@ def shorter_run(duration: Duration, labeled: LabeledImages, *, unlabeled: int) -
     """That of the recipe for CPUs on the same data, where a long run would become much shorter by it."""
     if duration.seconds < _LONG:
         return None
-    recipe = resolve_auto(load_recipe(SMALL_RECIPE), labeled=len(labeled.images), unlabeled=unlabeled)
-    small = measure_duration(resolve_sizes(recipe, labeled), labeled, unlabeled=unlabeled)
+    recipe = resolve(load_recipe(SMALL_RECIPE), labeled=labeled, unlabeled=unlabeled, machine=this_machine())
+    small = measure_duration(recipe, labeled, unlabeled=unlabeled)
     return small if _MUCH_SHORTER * small.seconds < duration.seconds else None
 
 

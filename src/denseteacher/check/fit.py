@@ -42,9 +42,8 @@ def fits(ratio: float, foreground: Foreground) -> bool:
     return not foreground.share or 1 / _TOLERANCE < ratio / foreground.ratio < _TOLERANCE
 
 
-def ratio_findings(recipe: Recipe, foreground: Foreground) -> list[Finding]:
-    """A ``ratio`` far from what the labeled images call for."""
-    ratio = recipe.method.selected_share
+def ratio_findings(ratio: float | None, foreground: Foreground) -> list[Finding]:
+    """A ``ratio`` far from what the labeled images call for; None where none was asked for."""
     if ratio is None or fits(ratio, foreground):
         return []
     example = (
@@ -62,13 +61,15 @@ class Suggestion(NamedTuple):
     reason: str
 
 
-def suggest_values(recipe: Recipe, parts: Parts, scales: Scales, foreground: Foreground) -> list[Suggestion]:
-    """What to set, given what was measured under the recipe as it is."""
+def suggest_values(
+    recipe: Recipe, parts: Parts, scales: Scales, foreground: Foreground, ratio: float | None
+) -> list[Suggestion]:
+    """What to set, given what was measured under the recipe as it is, and the ``ratio`` that was asked for."""
     view, reason = _better_view(recipe, parts.labeled, scales)
     if reason:
         scales = measure_scales(objects_of(parts.labeled), view, shape_detector(recipe.detector, 1))
     views = [*_sizes(view, reason), *_levels(recipe, parts.labeled, view, scales)]
-    return [*views, *_ratio(recipe, foreground, others=bool(views)), *_batches(recipe, parts)]
+    return [*views, *_ratio(ratio, foreground, others=bool(views)), *_batches(recipe, parts)]
 
 
 def _better_view(recipe: Recipe, labeled: LabeledImages, scales: Scales) -> tuple[WeakView, str]:
@@ -131,9 +132,8 @@ def _with_levels(recipe: Recipe, labeled: LabeledImages, view: WeakView, levels:
     return measure_scales(objects_of(labeled), view, detector)
 
 
-def _ratio(recipe: Recipe, foreground: Foreground, *, others: bool) -> list[Suggestion]:
+def _ratio(ratio: float | None, foreground: Foreground, *, others: bool) -> list[Suggestion]:
     """To measure the ratio, where it does not fit, or where nobody knows since other views or levels are suggested."""
-    ratio = recipe.method.selected_share
     if ratio is None or (fits(ratio, foreground) and not others):
         return []
     measured = f"{foreground.multiple:g} times the foreground is {foreground.ratio:g} with the recipe as it is"

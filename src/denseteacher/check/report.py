@@ -3,8 +3,6 @@
 from dataclasses import asdict
 from typing import Any, NamedTuple
 
-import torch
-
 from denseteacher.check.cost import (
     Duration,
     StepMemory,
@@ -30,11 +28,11 @@ from denseteacher.check.labels import ClassCount, box_findings, class_findings, 
 from denseteacher.data.objects import objects_of
 from denseteacher.data.open import TrainingData
 from denseteacher.detectors import OneStageDetector, shape_detector
+from denseteacher.hardware import this_machine
 from denseteacher.pseudo_labels.foreground import Foreground
 from denseteacher.recipes.object_scales import Scales, measure_scales
-from denseteacher.recipes.resolve import recipe_foreground, resolve_auto, with_ratio
+from denseteacher.recipes.resolve import recipe_foreground, resolve
 from denseteacher.recipes.schema import Recipe
-from denseteacher.recipes.view_sizes import resolve_sizes
 
 _NOTED_STEPS = 2  # batches that tell whether a recipe's own ratio is far off
 
@@ -128,23 +126,41 @@ def check_data(recipe: Recipe, *, quick: bool = False) -> CheckReport:
     findings += class_findings(parts)
     for name, labeled in parts.labels():
         findings += [*empty_images(labeled, name), *box_findings(labeled, name)]
-    recipe = resolve_auto(recipe, labeled=len(parts.labeled.images), unlabeled=parts.unlabeled_count)
-    recipe = resolve_sizes(recipe, parts.labeled)
-    measures = _measure(recipe, parts, timed=not quick and _computes_on_cpu(recipe))
-    if measures is None:
-        findings += finding("error", "no labeled object", "labeled", ["none of the images has a box"])
-    else:
+    ratio = recipe.method.selected_share
+    measured: list[Foreground] = []
+
+    def foreground(resolved: Recipe) -> Foreground:
+        shapes = shape_detector(resolved.detector, len(parts.labeled.categories))
+        measured.append(recipe_foreground(resolved, shapes, parts.labeled))
+        return measured[-1]
+
+    machine = this_machine()
+    recipe = resolve(
+        recipe, labeled=parts.labeled, unlabeled=parts.unlabeled_count, foreground=foreground, machine=machine
+    )
+    if any(map(len, parts.labeled.boxes)):
+        share = measured[0] if measured else foreground(recipe)
+        measures = _measure(recipe, parts, share, ratio, timed=not quick and recipe.runtime.device == "cpu")
         findings += scale_findings(parts.labeled, measures.scales)
-        findings += ratio_findings(recipe, measures.foreground)
-        recipe = with_ratio(recipe, measures.foreground)
+        findings += ratio_findings(ratio, share)
+    else:
+        measures = None
+        findings += finding("error", "no labeled object", "labeled", ["none of the images has a box"])
     images = {part: len(images) for part, images in parts.images()}
     if parts.unlabeled_count:
         images["unlabeled"] = parts.unlabeled_count
     return CheckReport(by_severity(findings), images, count_classes(parts.labeled), measures, recipe, not quick)
 
 
-def notes_before_run(recipe: Recipe, detector: OneStageDetector, data: TrainingData) -> list[str]:
-    """Sentences on what looks wrong about the data of a run, without opening an image."""
+def notes_before_run(recipe: Recipe, detector: OneStageDetector, data: TrainingData, ratio: float | None) -> list[str]:
+    """Sentences on what looks wrong about the data of a run, without opening an image.
+
+    Args:
+        recipe: Resolved.
+        detector: The run's.
+        data: The run's.
+        ratio: The share of locations that the user has asked for; None where none is selected, or it was measured.
+    """
     parts = parts_of(data)
     scales = measure_scales(objects_of(parts.labeled), recipe.augment.weak, detector)
     findings = [
@@ -152,31 +168,24 @@ def notes_before_run(recipe: Recipe, detector: OneStageDetector, data: TrainingD
         *class_findings(parts),
         *scale_findings(parts.labeled, scales),
     ]
-    if recipe.method.selected_share is not None:
-        findings += ratio_findings(recipe, recipe_foreground(recipe, detector, parts.labeled, steps=_NOTED_STEPS))
+    if ratio is not None:
+        findings += ratio_findings(ratio, recipe_foreground(recipe, detector, parts.labeled, steps=_NOTED_STEPS))
     cost = batch_cost(recipe, detector)
     sentences = [_sentence(one) for one in by_severity(findings) if one.severity != "info"]
     return sentences if cost is None else [*sentences, cost]
 
 
-def _computes_on_cpu(recipe: Recipe) -> bool:
-    return recipe.runtime.device == "cpu" or (recipe.runtime.device == "auto" and not torch.cuda.is_available())
-
-
-def _measure(recipe: Recipe, parts: Parts, *, timed: bool) -> Measures | None:
+def _measure(recipe: Recipe, parts: Parts, foreground: Foreground, ratio: float | None, *, timed: bool) -> Measures:
     labeled = parts.labeled
-    most = max(map(len, labeled.boxes), default=0)
-    if not most:
-        return None
+    most = max(map(len, labeled.boxes))
     detector = shape_detector(recipe.detector, len(labeled.categories))
     scales = measure_scales(objects_of(labeled), recipe.augment.weak, detector)
-    foreground = recipe_foreground(recipe, detector, labeled)
     canvas = worst_canvas(recipe.augment.weak, [*labeled.images, *parts.unlabeled])
     memory = step_memory(recipe, detector, canvas, most)
     unlabeled = parts.unlabeled_count
     duration = measure_duration(recipe, labeled, unlabeled=unlabeled) if timed else None
     small = None if duration is None else shorter_run(duration, labeled, unlabeled=unlabeled)
-    suggestions = suggest_values(recipe, parts, scales, foreground)
+    suggestions = suggest_values(recipe, parts, scales, foreground, ratio)
     return Measures(scales, foreground, memory, suggestions, batch_cost(recipe, detector), duration, small)
 
 

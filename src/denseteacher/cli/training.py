@@ -102,8 +102,8 @@ def _tell_how_it_ended(result: "TrainResult", *, again: str) -> None:
         print_comparison([(half.folder.name, half.metrics) for half in halves])
     if result.gain is not None:
         say(f"{result.gain.sentence} {result.gain.certainty}")
-    say(f"Detector: {result.folder / 'detector.safetensors'}")
-    say(f"Report: {result.folder / 'report.html'}")
+    say(f"Detector: {result.detector}")
+    say(f"Report: {result.report}")
 
 
 @app.command()

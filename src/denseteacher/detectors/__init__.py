@@ -18,6 +18,7 @@ DetectorConfig = Annotated[
 
 # after what a detector's card is made of
 from denseteacher.detectors.files import (  # noqa: E402
+    DETECTOR_FILE,
     DetectorCard,
     load_detector,
     load_weights,
@@ -39,6 +40,7 @@ from denseteacher.detectors.torchvision_weights import (  # noqa: E402
 )
 
 __all__ = [
+    "DETECTOR_FILE",
     "FCOS",
     "DenseDetector",
     "DetectorCard",

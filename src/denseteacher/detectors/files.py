@@ -16,6 +16,8 @@ from denseteacher.detectors.pyramid import IMAGENET_MEAN, IMAGENET_STD, PyramidD
 from denseteacher.errors import InputError
 from denseteacher.files import write_bytes
 
+DETECTOR_FILE = "detector.safetensors"
+"""What the file of a run's detector is called: who is given a folder looks for it there."""
 _HEADER_KEY = "denseteacher"
 
 

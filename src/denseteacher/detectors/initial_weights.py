@@ -17,12 +17,11 @@ from denseteacher.detectors.coco_weights import (
     has_coco_weights,
     trained_without_epsilon,
 )
-from denseteacher.detectors.files import load_detector
+from denseteacher.detectors.files import DETECTOR_FILE, load_detector
 from denseteacher.detectors.pyramid import PyramidConfig, PyramidDetector
 from denseteacher.detectors.torchvision_weights import read_torchvision, with_epsilon
 from denseteacher.errors import InputError
 
-_FILE_IN_RUN = "detector.safetensors"
 _NORM_EPSILON = 1e-5
 _SHOWN_CLASSES = 10
 
@@ -87,13 +86,13 @@ def find_initial(config: PyramidConfig) -> InitialWeights:
         return _from_torchvision(file, content, source=f"torchvision's {weights}")
     file = Path(config.init)
     if file.is_dir():
-        file = file / _FILE_IN_RUN
+        file = file / DETECTOR_FILE
         if not file.is_file():
-            raise InputError(f"{config.init} is no folder of a finished run: there is no {_FILE_IN_RUN} in it")
+            raise InputError(f"{config.init} is no folder of a finished run: there is no {DETECTOR_FILE} in it")
     if not file.is_file():
         raise InputError(
             f"there is no file or run folder {config.init}: give backbone, coco, auto, or the path of a torchvision "
-            f".pth, a {_FILE_IN_RUN} or a run folder"
+            f".pth, a {DETECTOR_FILE} or a run folder"
         )
     if file.suffix == ".safetensors":
         detector, card = load_detector(file)

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 from denseteacher.experiments.plan import Run
 from denseteacher.experiments.reproduce import Plan, make_plan
 from denseteacher.experiments.schema import PROFILES, Experiment, ProfileName, experiment_names, load_experiment
-from denseteacher.recipes.resolve import resolve_auto
+from denseteacher.recipes.resolve import with_lengths
 from denseteacher.recipes.schema import Recipe
 
 _STEP_SECONDS: dict[ProfileName, float] = {"paper": 1.0, "digits": 0.12}
@@ -42,7 +42,7 @@ def describe_experiments(*experiments: str) -> str:
 
 def image_views(recipe: Recipe) -> int:
     """Images that the networks of a run with a set number of steps see in training, two views of each."""
-    recipe = resolve_auto(recipe, labeled=1, unlabeled=1)
+    recipe = with_lengths(recipe, labeled=1, unlabeled=1)
     steps, burn_in = int(recipe.schedule.max_steps), int(recipe.method.burn_in_steps or 0)
     unlabeled = steps - burn_in if recipe.method.needs_unlabeled(steps - 1) else 0
     return 2 * (recipe.data.labeled_batch * steps + recipe.data.unlabeled_batch * unlabeled)

@@ -8,9 +8,10 @@ from typing import NamedTuple
 
 from denseteacher.errors import InputError
 from denseteacher.files import write_json
+from denseteacher.recipes.differences import BURN_IN_MAY_CHANGE, MAY_CHANGE, changed_keys, flat_recipe
 from denseteacher.recipes.schema import Recipe, load_recipe
-from denseteacher.runs.folder import BURN_IN_MAY_CHANGE, MAY_CHANGE, changed_keys, flat_recipe
-from denseteacher.training.metrics_log import last_evaluation, median_step_seconds, read_metrics
+from denseteacher.runs.folder import RunFolder
+from denseteacher.training.metrics_log import last_evaluation, median_step_seconds
 
 # what a run is called, and where it is computed, doesn't make it another one
 _NOT_ITS_OWN = (*MAY_CHANGE, "name", "runtime", "data.root")
@@ -63,19 +64,19 @@ def grouped(runs: Iterable[Run]) -> list[Run]:
 
 def has_burn_in(run: Run, folder: Path) -> bool:
     """Whether others can start from a run's burn-in."""
-    return any((folder / run.name / "checkpoints").glob("burn_in_*.pt"))
+    return RunFolder(folder / run.name).has_burn_in
 
 
 def stored_burn_ins(folder: Path) -> list[Run]:
     """The runs in a folder that others can start from, whichever call trained them."""
-    paths = sorted({file.parent.parent for file in folder.glob("*/checkpoints/burn_in_*.pt")})
-    return [make_run(load_recipe(_as_asked_for(path)), path.name)._replace(name=path.name) for path in paths]
+    paths = [path for path in sorted(folder.glob("*/")) if RunFolder(path).has_burn_in]
+    return [make_run(_as_asked_for(path), path.name)._replace(name=path.name) for path in paths]
 
 
-def _as_asked_for(path: Path) -> Path:
-    """The recipe that a run was begun with: what its own leaves to data and backbone is decided in the run's folder."""
-    asked = path.with_suffix(".yaml")
-    return asked if asked.is_file() else path / "recipe.yaml"
+def _as_asked_for(path: Path) -> Recipe:
+    """The recipe that a run was begun with: what it leaves to data and backbone is decided in that of its folder."""
+    asked = asked_file(path)
+    return load_recipe(asked) if asked.is_file() else RunFolder(path).recipe()
 
 
 def is_finished(run: Run, folder: Path) -> bool:
@@ -84,10 +85,10 @@ def is_finished(run: Run, folder: Path) -> bool:
     Raises:
         InputError: If it was done with another recipe, as other defaults of an older version can bring about.
     """
-    path = folder / run.name
-    if not (path / "report.html").is_file():
+    path = RunFolder(folder / run.name)
+    if not path.is_finished:
         return False
-    done = load_recipe(path / "recipe.yaml").model_dump(mode="json")
+    done = path.recipe().model_dump(mode="json")
     now = flat_recipe(run.recipe.model_dump(mode="json"))
     changed = [key for key in changed_keys(run.recipe, done, _NOT_ITS_OWN) if now.get(key) != "auto"]
     if changed:
@@ -101,7 +102,7 @@ def is_finished(run: Run, folder: Path) -> bool:
 def read_record(run: Run, folder: Path) -> RunRecord:
     """What a finished run reached, and how long it took."""
     path = folder / run.name
-    rows = read_metrics(path / "metrics.jsonl")
+    rows = RunFolder(path).rows()
     notes = read_notes(path)
     known = [value for value in notes.seconds if value is not None]
     seconds = round(sum(known), 1) if known and len(known) == len(notes.seconds) else None
@@ -114,6 +115,16 @@ class RunNotes(NamedTuple):
     burn_in_from: str | None = None
     seconds: tuple[float | None, ...] = ()
     """Of each of its processes, None for one that has not ended."""
+
+
+def asked_file(path: Path) -> Path:
+    """The recipe that the run in a folder is begun with, beside the folder."""
+    return path.with_suffix(".yaml")
+
+
+def log_file(path: Path) -> Path:
+    """What the processes of the run in a folder have printed, beside the folder."""
+    return path.with_suffix(".log")
 
 
 def read_notes(path: Path) -> RunNotes:

@@ -9,20 +9,22 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-import yaml
-
 from denseteacher.experiments.plan import (
     Run,
     RunNotes,
+    asked_file,
     has_burn_in,
     is_finished,
+    log_file,
     read_notes,
     read_record,
     stored_burn_ins,
     write_notes,
 )
+from denseteacher.files import write_text
+from denseteacher.recipes.differences import BURN_IN_MAY_CHANGE, changed_keys, flat_recipe
 from denseteacher.recipes.schema import dump_recipe
-from denseteacher.runs.folder import BURN_IN_MAY_CHANGE, changed_keys, flat_recipe
+from denseteacher.runs.folder import RunFolder
 from denseteacher.training.signals import StopRequest
 
 _POLL = 0.1  # s
@@ -120,7 +122,8 @@ class RunQueue:
 
     def _start(self, run: Run, source: Run | None) -> _Child | None:
         """A process that trains the run; None while a process of another call does."""
-        path, log = self.folder / run.name, self.folder / f"{run.name}.log"
+        path = self.folder / run.name
+        own, log = RunFolder(path), log_file(path)
         with log.open("ab") as stream:
             try:
                 # held until the process ends, even if it outlives us: two must not write to one folder
@@ -128,10 +131,10 @@ class RunQueue:
             except BlockingIOError:
                 return None
             command = [sys.executable, "-m", "denseteacher.cli", "train"]
-            begun = any((path / "checkpoints").glob("*.pt"))
+            begun = own.has_checkpoint
             if begun:  # with its own recipe: what was decided or measured when it began stays
                 notes = read_notes(path)
-                command += [str(path / "recipe.yaml"), "--resume"]
+                command += [str(own.recipe_file), "--resume"]
             else:
                 shutil.rmtree(path, ignore_errors=True)  # nothing to go on from
                 notes = RunNotes(source.name if source is not None and self._can_share(run, source) else None)
@@ -151,14 +154,14 @@ class RunQueue:
         return _Child(run, process, log, read_from, time.monotonic())
 
     def _write_recipe(self, run: Run) -> Path:
-        file = self.folder / f"{run.name}.yaml"
-        file.write_text(dump_recipe(run.recipe))
+        file = asked_file(self.folder / run.name)
+        write_text(file, dump_recipe(run.recipe))
         return file
 
     def _can_share(self, run: Run, source: Run) -> bool:
         if not has_burn_in(source, self.folder):
             return False
-        done = yaml.safe_load((self.folder / source.name / "recipe.yaml").read_text())
+        done = RunFolder(self.folder / source.name).recipe_content()
         now = flat_recipe(run.recipe.model_dump(mode="json"))
         return all(now.get(key) == "auto" for key in changed_keys(run.recipe, done, BURN_IN_MAY_CHANGE))
 

@@ -14,15 +14,14 @@ from torch import Tensor
 from denseteacher.data.augment.weak import EvalView, pad_batch
 from denseteacher.data.choices import Precision
 from denseteacher.data.records import Category
-from denseteacher.detectors import DenseDetector, DetectorCard, PyramidDetector, load_detector
+from denseteacher.detectors import DETECTOR_FILE, DenseDetector, DetectorCard, PyramidDetector, load_detector
 from denseteacher.errors import InputError
 from denseteacher.evaluation.evaluator import detect_batch
-from denseteacher.hardware import check_compiler, chosen_precision
+from denseteacher.hardware import check_bf16, check_compiler, chosen_precision, this_machine
 from denseteacher.inference.inputs import Picture, batches_by_shape, picture_size, to_array
 from denseteacher.structures import Detections
 
 T = TypeVar("T")
-_DETECTOR_FILE = "detector.safetensors"
 
 
 class Predictor:
@@ -39,9 +38,10 @@ class Predictor:
     ) -> None:
         """Moves the detector to ``device``; see ``load``."""
         self.device = device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        self.precision = chosen_precision(precision, self.device.type)
+        self.precision = chosen_precision(precision, self.device.type, this_machine())
         detector = detector.to(memory_format=torch.channels_last).to(self.device)
         if self.precision == "bf16":
+            check_bf16(self.device)
             # of the forward alone, so that boxes are decoded in fp32, whoever calls the detector
             autocast = torch.autocast(self.device.type, torch.bfloat16)
             detector.forward = autocast(detector.forward)  # type: ignore[method-assign]
@@ -86,9 +86,9 @@ class Predictor:
         Raises:
             InputError: If there is none.
         """
-        file = path / _DETECTOR_FILE if path.is_dir() else path
+        file = path / DETECTOR_FILE if path.is_dir() else path
         if path.is_dir() and not file.is_file():
-            raise InputError(f"{path} holds no {_DETECTOR_FILE}: it is no finished run of denseteacher")
+            raise InputError(f"{path} holds no {DETECTOR_FILE}: it is no finished run of denseteacher")
         detector, card = load_detector(file, score_floor=score_floor)
         return cls(detector, card, device=device, precision=precision, compile=compile)
 

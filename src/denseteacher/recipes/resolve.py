@@ -1,12 +1,17 @@
-"""What ``auto`` becomes: by the size of the data, by its objects, and by the processes that were started."""
+"""What ``auto`` becomes, all of it: by the data, the processes that were started, and the machine."""
+
+from collections.abc import Callable
 
 from denseteacher.data.records import LabeledImages
-from denseteacher.detectors import DenseDetector, starts_from_detector
+from denseteacher.detectors import DenseDetector, shape_detector, starts_from_detector
 from denseteacher.errors import InputError
+from denseteacher.hardware import Machine, chosen_precision
 from denseteacher.pseudo_labels.foreground import Foreground, measure_foreground
 from denseteacher.recipes.schema import Recipe, with_part
+from denseteacher.recipes.view_sizes import resolve_sizes
 from denseteacher.training.ema import EMAConfig
-from denseteacher.training.launcher import find_launch
+from denseteacher.training.launcher import Launch
+from denseteacher.training.runtime import RuntimeConfig
 
 _LEAST_BURN_IN = 400
 """Steps before which a teacher that has just begun to learn teaches noise."""
@@ -14,28 +19,80 @@ _SHORTEST_BURN_IN = 500
 """Steps by which the classes that a trained detector does not know are learned, and the warm-up is over."""
 
 
-def with_processes(recipe: Recipe) -> Recipe:
-    """The recipe with the processes that torchrun or srun has started, where one of them has.
+def resolve(
+    recipe: Recipe,
+    *,
+    labeled: LabeledImages,
+    unlabeled: int,
+    foreground: Callable[[Recipe], Foreground] | None = None,
+    launch: Launch | None = None,
+    machine: Machine,
+) -> Recipe:
+    """The recipe in which nothing is ``auto`` any more.
+
+    It is a function of what it is given, so that a run that goes on decides the same again.
+
+    Args:
+        recipe: Possibly with ``auto`` values. ``detector.init: auto`` becomes ``coco`` where torchvision has a COCO
+            detector of the architecture; whether it can be had, which only a run needs to know, is for ``find_start``.
+        labeled: The labeled images; none of them is opened.
+        unlabeled: Number of unlabeled images.
+        foreground: Measures how much of the locations is foreground, for ``method.ratio``, under the recipe that it
+            is given; ``recipe_foreground`` if not given.
+        launch: What started this process beside others, if anything did (``find_launch``).
+        machine: Facts of the machine (``this_machine``).
 
     Raises:
-        InputError: If others were asked for, or the batches can't be cut into so many parts.
+        InputError: If other processes were asked for than were started, the batches can't be cut into so many parts,
+            or the detector can't be built.
     """
-    launch = find_launch()
-    if launch is None:
-        return recipe
+    recipe = with_part(recipe, "runtime", resolve_runtime(recipe.runtime, launch=launch, machine=machine))
+    recipe = with_lengths(recipe, labeled=len(labeled.images), unlabeled=unlabeled)
+    recipe = resolve_sizes(recipe, labeled)
+    shapes = shape_detector(recipe.detector, len(labeled.categories) or 1)
+    if recipe.method.measures_ratio:
+        measured = recipe_foreground(recipe, shapes, labeled) if foreground is None else foreground(recipe)
+        recipe = recipe.model_copy(update={"method": recipe.method.with_ratio(measured.ratio)})
+    detector = recipe.detector
+    changes: dict[str, object] = {"mean": shapes.config.mean, "std": shapes.config.std}
+    if detector.init == "auto":
+        changes["init"] = "coco" if starts_from_detector(detector) else "backbone"
+    return recipe.model_copy(update={"detector": detector.model_copy(update=changes)})
+
+
+def resolve_runtime(runtime: RuntimeConfig, *, launch: Launch | None, machine: Machine) -> RuntimeConfig:
+    """What ``resolve`` makes of ``runtime``, for what computes without data.
+
+    Args:
+        runtime: Possibly with ``auto`` values.
+        launch: As for ``resolve``.
+        machine: As for ``resolve``.
+
+    Raises:
+        InputError: If other processes were asked for than were started.
+    """
+    device = machine.device if runtime.device == "auto" else runtime.device
+    changes: dict[str, object] = {"device": device, "precision": chosen_precision(runtime.precision, device, machine)}
+    if launch is not None:
+        changes |= _started(runtime, launch)
+    return runtime.model_copy(update=changes)
+
+
+def _started(runtime: RuntimeConfig, launch: Launch) -> dict[str, int]:
+    """The processes that torchrun or srun has started."""
     started = {"devices": launch.devices, "nodes": launch.nodes}
-    for key in started.keys() & recipe.runtime.model_fields_set:
-        asked = getattr(recipe.runtime, key)
+    for key in started.keys() & runtime.model_fields_set:
+        asked = getattr(runtime, key)
         if asked != started[key]:
             raise InputError(
                 f"runtime.{key} is {asked}, but {launch.by} started {launch.devices} processes on each of "
                 f"{launch.nodes} nodes: leave it out, or let {launch.by} start as many"
             )
-    return with_part(recipe, "runtime", recipe.runtime.model_copy(update=started))
+    return started
 
 
-def resolve_auto(recipe: Recipe, *, labeled: int, unlabeled: int) -> Recipe:
-    """Fills in what a recipe leaves to the size of the data.
+def with_lengths(recipe: Recipe, *, labeled: int, unlabeled: int) -> Recipe:
+    """What ``resolve`` makes of steps, burn-in and EMA, which follow the size of the data alone.
 
     The steps give 120 passes over the labeled images or two over the unlabeled ones, whichever is longer, within
     ``schedule.least_steps`` and ``schedule.most_steps``. The burn-in is a sixth of them, and 400 where that is less, as
@@ -92,8 +149,3 @@ def recipe_foreground(
         multiple=recipe.method.foreground_multiple,
         **({} if steps is None else {"steps": steps}),
     )
-
-
-def with_ratio(recipe: Recipe, foreground: Foreground) -> Recipe:
-    """The recipe with the measured share in place of ``ratio: auto``."""
-    return recipe.model_copy(update={"method": recipe.method.with_ratio(foreground.ratio)})

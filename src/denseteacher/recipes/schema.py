@@ -20,7 +20,7 @@ from denseteacher.recipes.files import builtin_names, read_chain, read_overrides
 from denseteacher.training.ema import EMAConfig
 from denseteacher.training.optim import OptimConfig
 from denseteacher.training.runtime import RuntimeConfig
-from denseteacher.training.trainer import ScheduleConfig
+from denseteacher.training.schedule import ScheduleConfig
 
 
 class EvaluationConfig(Config):

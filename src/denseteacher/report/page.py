@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import jinja2
 
-from denseteacher.files import refusal_explained
+from denseteacher.files import write_text
 from denseteacher.report.line_chart import Chart
 from denseteacher.report.pictures import SHOWN_ABOVE, Picture
 from denseteacher.report.training_charts import (
@@ -78,8 +78,7 @@ def write_report(path: Path, report: Report) -> None:
         classes=class_table(report.runs, comparable=report.comparable),
         shown_above=SHOWN_ABOVE,
     )
-    with refusal_explained(path):
-        path.write_text(page, encoding="utf-8")
+    write_text(path, page)
 
 
 def class_table(runs: Sequence[ShownRun], *, comparable: bool = True) -> tuple[list[str], list[tuple[str, list[Cell]]]]:

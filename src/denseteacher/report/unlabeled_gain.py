@@ -5,11 +5,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from denseteacher.files import write_bytes
+from denseteacher.files import write_json
 from denseteacher.report.line_chart import Chart
 from denseteacher.visualization.figure import BLUE, FAINT, VERMILLION, as_svg, new_figure, page_style
 
-_FILE = "baseline.json"
 _NOTHING = 0.05  # AP; what is printed as 0.0
 _MOST_DRAWN = 20  # classes
 
@@ -102,8 +101,8 @@ class UnlabeledGain(NamedTuple):
         )
 
 
-def write_gain(folder: Path, gain: UnlabeledGain) -> None:
-    """Writes ``baseline.json`` into a run folder, whole or not at all.
+def write_gain(file: Path, gain: UnlabeledGain) -> None:
+    """Writes what the unlabeled images were worth, whole or not at all.
 
     Raises:
         RunError: If the disk refuses.
@@ -119,12 +118,11 @@ def write_gain(folder: Path, gain: UnlabeledGain) -> None:
         "with": gain.with_._asdict(),
         "classes": [one._asdict() | {"gain": one.gain} for one in gain.classes],
     }
-    write_bytes(folder / _FILE, (json.dumps(content, indent=1, allow_nan=False) + "\n").encode())
+    write_json(file, content)
 
 
-def read_gain(folder: Path) -> UnlabeledGain | None:
+def read_gain(file: Path) -> UnlabeledGain | None:
     """What ``write_gain`` wrote; None where a run has no finished baseline."""
-    file = folder / _FILE
     if not file.is_file():
         return None
     content: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))

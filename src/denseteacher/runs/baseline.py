@@ -3,7 +3,6 @@
 import gc
 import math
 from collections import Counter
-from pathlib import Path
 
 import numpy as np
 
@@ -14,14 +13,14 @@ from denseteacher.evaluation.arrays import class_names
 from denseteacher.evaluation.resampling import resampled_ap
 from denseteacher.evaluation.summary import RunEvaluation
 from denseteacher.methods import Supervised
+from denseteacher.recipes.differences import BURN_IN_MAY_CHANGE, MAY_CHANGE, require_same_recipe
 from denseteacher.recipes.schema import Recipe
 from denseteacher.report.unlabeled_gain import BestTeacher, ClassGain, UnlabeledGain, by_falling_gain, write_gain
 from denseteacher.runs.build import build_trainer, find_start, finish_run, new_student
 from denseteacher.runs.evaluate import read_detections, read_evaluation
-from denseteacher.runs.folder import describe_run, has_checkpoint, resume_run, start_from_burn_in
-from denseteacher.runs.report import BASELINE, report_run
-from denseteacher.training.checkpoint import CheckpointFolder
-from denseteacher.training.metrics_log import last_evaluation, read_metrics
+from denseteacher.runs.folder import RunFolder
+from denseteacher.runs.report import report_run
+from denseteacher.training.metrics_log import last_evaluation
 from denseteacher.training.runtime import Runtime
 from denseteacher.training.trainer import Progress
 
@@ -48,9 +47,9 @@ def check_baseline(recipe: Recipe) -> None:
         )
 
 
-def is_reported(folder: Path) -> bool:
+def is_reported(folder: RunFolder) -> bool:
     """Whether all that a finished run leaves is there: the report comes last."""
-    return (folder / "report.html").is_file() and read_evaluation(folder) is not None
+    return folder.is_finished and read_evaluation(folder) is not None
 
 
 def baseline_recipe(recipe: Recipe) -> Recipe:
@@ -64,7 +63,7 @@ def baseline_recipe(recipe: Recipe) -> Recipe:
 
 
 def train_baseline(
-    run: Path, recipe: Recipe, data: TrainingData, runtime: Runtime, *, burn_in_from: Path | None = None
+    run: RunFolder, recipe: Recipe, data: TrainingData, runtime: Runtime, *, burn_in_from: RunFolder | None = None
 ) -> tuple[Progress, UnlabeledGain | None]:
     """Trains a finished run's baseline in ``RUN/baseline``, or goes on with it, and compares the two.
 
@@ -83,30 +82,30 @@ def train_baseline(
         RunError: If the disk refuses, or the loss stays non-finite.
     """
     gc.collect()  # the run's networks refer to each other in circles, and the device needs their memory
-    folder, own = run / BASELINE, baseline_recipe(recipe)
-    begun, burn_in = has_checkpoint(folder), recipe.method.burn_in_steps
+    folder, own = run.baseline, baseline_recipe(recipe)
+    begun, burn_in = folder.has_checkpoint, recipe.method.burn_in_steps
     initial = None if begun or burn_in else find_start(own, ())[1]
-    _, student, _ = new_student(own, data.labeled.categories, initial)
+    student, _ = new_student(own, data.labeled.categories, initial)
     trainer = build_trainer(own, data, student, runtime, folder)
-    if runtime.is_main and not (folder / "recipe.yaml").is_file():
-        describe_run(folder, own, data.split)
+    if runtime.is_main and not folder.exists:
+        folder.describe(own, data.split)
     if begun:
-        resume_run(trainer, own, folder)
+        trainer.resume(lambda other: require_same_recipe(own, other, folder, MAY_CHANGE))
     elif burn_in:
-        start_from_burn_in(trainer, own, _with_burn_in(run, burn_in_from))
-    trainer.notes.append(f"baseline: the same detector without unlabeled images, from step {trainer.step:,} on")
-    progress = trainer.fit()
+        source = _with_burn_in(run, burn_in_from)
+        trainer.start_from(source.burn_in(), lambda other: require_same_recipe(own, other, source, BURN_IN_MAY_CHANGE))
+    progress = trainer.fit([f"baseline: the same detector without unlabeled images, from step {trainer.step:,} on"])
     if progress.stopped_by is not None or not runtime.is_main:
         return progress, None
     if not is_reported(folder):
         finish_run(own, data, trainer, progress, folder)
     gain = measure_gain(run, data)
-    write_gain(run, gain)
+    write_gain(run.gain, gain)
     report_run(run, recipe, data)
     return progress, gain
 
 
-def measure_gain(run: Path, data: TrainingData) -> UnlabeledGain:
+def measure_gain(run: RunFolder, data: TrainingData) -> UnlabeledGain:
     """Compares a finished run with its finished baseline.
 
     Args:
@@ -116,7 +115,7 @@ def measure_gain(run: Path, data: TrainingData) -> UnlabeledGain:
     Raises:
         InputError: If they were not evaluated on the same images, or not on any object.
     """
-    folders = (run / BASELINE, run)
+    folders = (run.baseline, run)
     without, with_ = (read_evaluation(folder) for folder in folders)
     assert data.validation is not None
     assert without is not None  # both runs are finished
@@ -139,9 +138,9 @@ def measure_gain(run: Path, data: TrainingData) -> UnlabeledGain:
     )
 
 
-def _with_burn_in(run: Path, burn_in_from: Path | None) -> Path:
+def _with_burn_in(run: RunFolder, burn_in_from: RunFolder | None) -> RunFolder:
     """The run whose burn-in checkpoint the baseline starts from."""
-    if CheckpointFolder(run / "checkpoints").files("burn_in"):
+    if run.has_burn_in:
         return run
     if burn_in_from is None:
         raise InputError(
@@ -151,12 +150,12 @@ def _with_burn_in(run: Path, burn_in_from: Path | None) -> Path:
     return burn_in_from
 
 
-def _best(folder: Path, found: RunEvaluation) -> BestTeacher:
+def _best(folder: RunFolder, found: RunEvaluation) -> BestTeacher:
     """A run's detector in numbers."""
     ap, ap50 = found.metrics["AP"], found.metrics["AP50"]
     if ap is None or ap50 is None:
         raise InputError(f"{found.file} has no object that AP could be about: --baseline has nothing to compare on")
-    last = last_evaluation(read_metrics(folder / "metrics.jsonl"))
+    last = last_evaluation(folder.rows())
     return BestTeacher(found.step, ap, ap50, int(last["step"]), last["teacher/AP"])
 
 
@@ -173,7 +172,7 @@ def _class_gains(
     )
 
 
-def _interval(validation: Validation, folders: tuple[Path, Path]) -> tuple[float, float] | None:
+def _interval(validation: Validation, folders: tuple[RunFolder, RunFolder]) -> tuple[float, float] | None:
     """The middle 95 % of the gain in AP over resampled validation images; None where they are too few or many."""
     results = [read_detections(folder) for folder in folders]
     if not _FEWEST <= len(validation.images) <= _MOST or results[0] is None or results[1] is None:

@@ -13,8 +13,11 @@ from torch.utils._pytree import tree_map_only
 
 from denseteacher.data.loading.steps import LoadedStep, UnlabeledViews
 from denseteacher.files import refusal_explained
+from denseteacher.hardware import this_machine
+from denseteacher.recipes.resolve import resolve_runtime
 from denseteacher.recipes.schema import Recipe
 from denseteacher.structures import ImageBatch, Targets
+from denseteacher.training.launcher import find_launch
 from denseteacher.training.runtime import Runtime
 from denseteacher.training.student_teacher import StudentTeacher
 from denseteacher.training.throughput import Throughput, peak_speed
@@ -61,7 +64,7 @@ def benchmark(
     Raises:
         RunError: If the trace can't be written.
     """
-    runtime = Runtime(recipe.runtime)
+    runtime = open_runtime(recipe)
     student_teacher = make_student_teacher(recipe, runtime, size, classes)
     loaded = as_loaded(made_up_step(size, classes), runtime.device)
     throughput = Throughput(student_teacher)
@@ -84,6 +87,11 @@ def benchmark(
     if trace is not None:
         found["operators, ms a step"] = trace_steps(student_teacher, loaded, trace)
     return found
+
+
+def open_runtime(recipe: Recipe) -> Runtime:
+    """The devices of a recipe that has no data, and so is not resolved as a whole."""
+    return Runtime(resolve_runtime(recipe.runtime, launch=find_launch(), machine=this_machine()))
 
 
 def trace_steps(student_teacher: StudentTeacher, loaded: LoadedStep, file: Path) -> dict[str, float]:

@@ -1,6 +1,5 @@
 """From a recipe to the objects of a run, and what a run leaves at its end."""
 
-import shutil
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
@@ -23,13 +22,14 @@ from denseteacher.detectors import (
 )
 from denseteacher.errors import InputError
 from denseteacher.evaluation.evaluator import Evaluator
+from denseteacher.files import write_bytes
 from denseteacher.recipes.schema import Recipe
 from denseteacher.report.previews import begin_previews
-from denseteacher.runs.folder import BURN_IN_DETECTOR, DETECTOR
+from denseteacher.runs.folder import RunFolder
 from denseteacher.runs.report import evaluate_run, report_run
 from denseteacher.training.runtime import Runtime
 from denseteacher.training.student_teacher import StudentTeacher
-from denseteacher.training.trainer import Preview, Progress, Trainer
+from denseteacher.training.trainer import Callbacks, Preview, Progress, Trainer
 
 
 def build_steps(recipe: Recipe, data: TrainingData, rank: int = 0, world_size: int = 1) -> StepDataset:
@@ -69,13 +69,6 @@ def check_unlabeled(recipe: Recipe, data: TrainingData) -> None:
             f"method {recipe.method.name!r} needs unlabeled images: give --unlabeled PATH, or a data.split that "
             "leaves some, or train with --set method.name=supervised"
         )
-
-
-def open_runtime(recipe: Recipe) -> tuple[Recipe, Runtime]:
-    """Devices and processes, and the recipe with the precision that was chosen for them."""
-    runtime = Runtime(recipe.runtime)
-    chosen = recipe.runtime.model_copy(update={"precision": runtime.precision})
-    return recipe.model_copy(update={"runtime": chosen}), runtime
 
 
 def find_start(recipe: Recipe, by_hand: Collection[str]) -> tuple[Recipe, InitialWeights | None, list[str]]:
@@ -124,29 +117,29 @@ def check_same_start(recipe: Recipe, runtime: Runtime) -> None:
 
 def new_student(
     recipe: Recipe, categories: Sequence[Category], initial: InitialWeights | None = None
-) -> tuple[Recipe, PyramidDetector, TakenOver | None]:
+) -> tuple[PyramidDetector, TakenOver | None]:
     """The detector that a run begins with, the same for the same seed in every process.
 
     Args:
-        recipe: The recipe. Where its ``detector.init`` names a detector, the backbone's weights are not asked for.
+        recipe: Resolved. Where its ``detector.init`` names a detector, the backbone's weights are not asked for.
         categories: The classes.
         initial: What it starts from, if not from the backbone's weights or a checkpoint.
 
     Returns:
-        The recipe with the detector's mean and std; the detector; and what it has from ``initial``.
+        The detector, and what it has from ``initial``.
     """
     torch.manual_seed(recipe.seed)
     detector = recipe.detector
     built = detector if detector.init == "backbone" else detector.model_copy(update={"pretrained": False})
     student = built.build(len(categories)).to(memory_format=torch.channels_last)
-    statistics = {"mean": student.config.mean, "std": student.config.std}
-    recipe = recipe.model_copy(update={"detector": detector.model_copy(update=statistics)})
     if initial is None:
-        return recipe, student, None
-    return recipe, student, take_over(student, initial, [category.name for category in categories])
+        return student, None
+    return student, take_over(student, initial, [category.name for category in categories])
 
 
-def build_trainer(recipe: Recipe, data: TrainingData, student: nn.Module, runtime: Runtime, folder: Path) -> Trainer:
+def build_trainer(
+    recipe: Recipe, data: TrainingData, student: nn.Module, runtime: Runtime, folder: RunFolder
+) -> Trainer:
     """The trainer of a run at step 0.
 
     Args:
@@ -165,11 +158,12 @@ def build_trainer(recipe: Recipe, data: TrainingData, student: nn.Module, runtim
 
     def save_best(teacher: nn.Module, metrics: dict[str, float]) -> None:
         card = _card(recipe, data, "teacher", trainer.step, metrics)
-        save_detector(folder / DETECTOR, teacher.state_dict(), card)
+        save_detector(folder.detector, teacher.state_dict(), card)
         if trainer.step <= int(recipe.method.burn_in_steps or 0):
-            save_detector(folder / BURN_IN_DETECTOR, teacher.state_dict(), card)  # for runs that start from it
+            save_detector(folder.burn_in_detector, teacher.state_dict(), card)  # for runs that start from it
 
     dataset = build_steps(recipe, data, runtime.rank, runtime.world_size)
+    preview = _preview(recipe, dataset, runtime, folder.previews) if runtime.is_main else None
     student_teacher = StudentTeacher(
         student=student,
         method=recipe.method,
@@ -188,17 +182,15 @@ def build_trainer(recipe: Recipe, data: TrainingData, student: nn.Module, runtim
         dataset,
         schedule=recipe.schedule,
         workers=recipe.runtime.workers,
-        folder=folder,
         recipe=recipe.model_dump(mode="json"),
-        evaluate=evaluate_one,
-        save_best=save_best,
-        preview=_preview(recipe, dataset, runtime, folder) if runtime.is_main else None,
+        files=folder.training_files(recipe.schedule.keep_checkpoints),
+        callbacks=Callbacks(evaluate_one, save_best, preview),
     )
     return trainer
 
 
 def _preview(recipe: Recipe, dataset: StepDataset, runtime: Runtime, folder: Path) -> Preview | None:
-    return begin_previews(folder / "previews", dataset, method=recipe.method, device=runtime.device)
+    return begin_previews(folder, dataset, method=recipe.method, device=runtime.device)
 
 
 def _card(recipe: Recipe, data: TrainingData, role: str, step: int, metrics: Mapping[str, float]) -> DetectorCard:
@@ -214,16 +206,16 @@ def _card(recipe: Recipe, data: TrainingData, role: str, step: int, metrics: Map
     )
 
 
-def finish_run(recipe: Recipe, data: TrainingData, trainer: Trainer, progress: Progress, folder: Path) -> None:
+def finish_run(recipe: Recipe, data: TrainingData, trainer: Trainer, progress: Progress, folder: RunFolder) -> None:
     """Writes the last teacher and student, the evaluation of the best teacher, and the report."""
-    for role, module in (
-        ("teacher", trainer.student_teacher.ema.module),
-        ("student", trainer.student_teacher.student_module),
+    student_teacher = trainer.student_teacher
+    for role, module, file in (
+        ("teacher", student_teacher.ema.module, folder.last_teacher),
+        ("student", student_teacher.student_module, folder.last_student),
     ):
-        card = _card(recipe, data, role, progress.step, progress.metrics)
-        save_detector(folder / f"last_{role}.safetensors", module.state_dict(), card)
+        save_detector(file, module.state_dict(), _card(recipe, data, role, progress.step, progress.metrics))
     if not progress.best:  # nothing was evaluated, so the last teacher is the one to use
-        shutil.copyfile(folder / "last_teacher.safetensors", folder / DETECTOR)
+        write_bytes(folder.detector, folder.last_teacher.read_bytes())
     if data.validation is not None:
         evaluator = build_evaluator(recipe, data.validation, data.labeled.categories)
         evaluate_run(folder, evaluator, file=data.validation.path, step=int(progress.best.get("step", progress.step)))

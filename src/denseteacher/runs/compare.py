@@ -6,10 +6,9 @@ from typing import NamedTuple
 
 from denseteacher.data.open import TrainingData, open_data
 from denseteacher.errors import InputError
-from denseteacher.recipes.schema import load_recipe
-from denseteacher.runs.folder import MAY_CHANGE, flat_recipe
+from denseteacher.recipes.differences import MAY_CHANGE, flat_recipe
+from denseteacher.runs.folder import RunFolder
 from denseteacher.runs.report import FinishedRun, finished_run, report_runs, same_validation, validation_file
-from denseteacher.training.metrics_log import read_metrics
 
 
 class Comparison(NamedTuple):
@@ -38,7 +37,7 @@ def compare_runs(runs: Sequence[str | Path], *, output: str | Path | None = None
         raise InputError("compare needs two or more different runs: give their folders")
     names = [folder.resolve().name for folder in folders]
     labels = names if len(set(names)) == len(names) else [str(folder) for folder in folders]
-    finished = [_finished(folder, label) for folder, label in zip(folders, labels, strict=True)]
+    finished = [_finished(RunFolder(folder), label) for folder, label in zip(folders, labels, strict=True)]
     differences, notes = recipe_differences(finished), _notes(finished)
     if output is not None:
         _write_page(Path(output), finished, differences, notes)
@@ -54,12 +53,12 @@ def recipe_differences(runs: Sequence[FinishedRun]) -> dict[str, list[str]]:
     return {key: texts for key, texts in values.items() if len(set(texts)) > 1}
 
 
-def _finished(folder: Path, label: str) -> FinishedRun:
-    if not (folder / "recipe.yaml").is_file():
+def _finished(folder: RunFolder, label: str) -> FinishedRun:
+    if not folder.exists:
         raise InputError(f"there is no run in {folder}: give the folder of a finished run")
-    recipe = load_recipe(folder / "recipe.yaml")
-    if not (folder / "last_teacher.safetensors").is_file():
-        done = max((row["step"] for row in read_metrics(folder / "metrics.jsonl")), default=0)
+    recipe = folder.recipe()
+    if not folder.is_finished:
+        done = max((row["step"] for row in folder.rows()), default=0)
         raise InputError(
             f"the run in {folder} is not finished: it has done {done:,} of {recipe.schedule.max_steps:,} steps; "
             f"train on with --resume --output {folder}"

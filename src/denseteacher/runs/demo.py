@@ -7,6 +7,7 @@ from denseteacher.data.open import open_data
 from denseteacher.errors import InputError
 from denseteacher.methods import DenseTeacher
 from denseteacher.recipes.schema import load_recipe
+from denseteacher.runs.folder import RunFolder
 from denseteacher.runs.report import finished_run, report_runs
 from denseteacher.runs.train import train_run
 
@@ -30,7 +31,7 @@ def run_demo(output: Path, *, steps: int, overrides: list[str]) -> DemoOutcome:
     Raises:
         InputError: If ``output`` holds something already.
     """
-    if output.exists() and (not output.is_dir() or any(output.iterdir())):
+    if not RunFolder(output).is_free:
         raise InputError(f"{output} is not empty: choose another --output; nothing was changed")
     shared = [*scaled_to(steps), *overrides]
     dense = train_run("digits", shared, output=output / "dense_teacher")
@@ -44,13 +45,14 @@ def run_demo(output: Path, *, steps: int, overrides: list[str]) -> DemoOutcome:
     if dense.stopped_by is not None or supervised.stopped_by is not None:
         raise InputError("the demonstration was stopped; delete its folder and start it again")
     runs = [
-        finished_run(result.folder, load_recipe(result.folder / "recipe.yaml"), label)
-        for result, label in ((supervised, "Supervised"), (dense, "Dense Teacher"))
+        finished_run(folder, folder.recipe(), label)
+        for folder, label in ((RunFolder(supervised.folder), "Supervised"), (RunFolder(dense.folder), "Dense Teacher"))
     ]
     data = open_data(runs[-1].recipe.data)
     before, after = (result.metrics["teacher/AP"] for result in (supervised, dense))
+    page = output / "report.html"
     report_runs(
-        output / "report.html",
+        page,
         runs,
         title="Dense Teacher and Supervised on Digits",
         summary=(
@@ -60,7 +62,7 @@ def run_demo(output: Path, *, steps: int, overrides: list[str]) -> DemoOutcome:
         data=data,
     )
     rows = [("Supervised", supervised.metrics), ("Dense Teacher", dense.metrics)]
-    return DemoOutcome(rows, output / "report.html")
+    return DemoOutcome(rows, page)
 
 
 def scaled_to(steps: int) -> list[str]:

@@ -1,8 +1,7 @@
-"""Run folders: choosing one, describing the run in it, continuing what another run began."""
+"""Run folders: what their files are called, choosing one, and describing the run in it."""
 
-import json
 import platform
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from denseteacher.data.splits import Split, write_split_ids
 from denseteacher.detectors import (
+    DETECTOR_FILE,
     DetectorConfig,
     PyramidConfig,
     TakenOver,
@@ -20,33 +20,158 @@ from denseteacher.detectors import (
     with_options,
 )
 from denseteacher.errors import InputError
-from denseteacher.files import write_bytes, write_json
+from denseteacher.files import write_json, write_text
 from denseteacher.recipes.schema import Recipe, dump_recipe, load_recipe
 from denseteacher.training.checkpoint import CheckpointFolder
 from denseteacher.training.launcher import may_be_restarted
-from denseteacher.training.metrics_log import read_metrics
-from denseteacher.training.trainer import Trainer
+from denseteacher.training.metrics_log import MetricsLog, read_metrics
+from denseteacher.training.run_files import BURN_IN, BurnIn, TrainingFiles
 
-DETECTOR, BURN_IN_DETECTOR = "detector.safetensors", "burn_in_detector.safetensors"
-"""The best teacher of a run, and the best one of its burn-in."""
 _PACKAGES = ("dense-teacher", "torch", "torchvision", "timm", "lightning-fabric", "numpy")
-MAY_CHANGE = (
-    "description",
-    "runtime.workers",
-    "evaluation.batch",
-    "evaluation.metrics",
-    "schedule.evaluate_every",
-    "schedule.checkpoint_every",
-    "schedule.log_every",
-    "schedule.preview_every",
-    "schedule.keep_checkpoints",
-)
-"""What a continued run may have different: none of it changes a loss."""
-BURN_IN_MAY_CHANGE = (*MAY_CHANGE, "name", "method", "augment.affine", "data.hidden_labels")
-"""What a run may have different from the one whose burn-in it starts from: none of it matters before its end."""
 
 
-def choose_folder(name: str, output: str | Path | None, *, resume: bool) -> Path:
+class RunFolder:
+    """The files of a run: nobody else says what they are called.
+
+    Nothing on disk is touched before a method says so. ``runs`` is the lowest room that may know it: a trainer and a
+    report are given the files that they write.
+    """
+
+    def __init__(self, path: Path) -> None:
+        """Names the files.
+
+        Args:
+            path: The folder, which may be new.
+        """
+        self.path = path
+        # what the run is
+        self.recipe_file = path / "recipe.yaml"
+        self.split = path / "split.json"
+        self.environment = path / "environment.json"
+        self.init = path / "init.json"
+        # what training leaves
+        self.metrics = path / "metrics.jsonl"
+        self.tensorboard = path / "tensorboard"
+        self.previews = path / "previews"
+        self.nonfinite = path / "nonfinite.json"
+        self.detector = path / DETECTOR_FILE  # of the best teacher
+        self.burn_in_detector = path / "burn_in_detector.safetensors"  # of the best one of the burn-in
+        self.last_teacher = path / "last_teacher.safetensors"
+        self.last_student = path / "last_student.safetensors"
+        # what its end leaves
+        self.evaluation = path / "evaluation.json"
+        self.detections = path / "detections.json"
+        self.per_class = path / "per_class.csv"
+        self.pr_curve = path / "pr_curve.png"
+        self.confusion_matrix = path / "confusion_matrix.png"
+        self.gain = path / "baseline.json"
+        self.report = path / "report.html"
+
+    def __str__(self) -> str:
+        """The path."""
+        return str(self.path)
+
+    @classmethod
+    def of(cls, detector: Path) -> "RunFolder":
+        """The folder that a detector lies in, or is."""
+        return cls(detector if detector.is_dir() else detector.parent)
+
+    @property
+    def baseline(self) -> "RunFolder":
+        """That of the run without unlabeled images that this one is measured against."""
+        return RunFolder(self.path / "baseline")
+
+    @property
+    def exists(self) -> bool:
+        """Whether a run has begun here."""
+        return self.recipe_file.is_file()
+
+    @property
+    def is_free(self) -> bool:
+        """Whether a new run may have the folder: it is not there, or empty."""
+        return not self.path.exists() or (self.path.is_dir() and not any(self.path.iterdir()))
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether all that a run leaves is there: the report comes last."""
+        return self.report.is_file()
+
+    @property
+    def has_checkpoint(self) -> bool:
+        """Whether the run has come to its first checkpoint."""
+        return bool(self.checkpoints().files())
+
+    @property
+    def has_burn_in(self) -> bool:
+        """Whether other runs can start from the run's burn-in."""
+        return bool(self.checkpoints().files(BURN_IN))
+
+    def checkpoints(self, keep: int = 2) -> CheckpointFolder:
+        """The run's checkpoints.
+
+        Args:
+            keep: Newest ones that are kept when another is saved.
+        """
+        return CheckpointFolder(self.path / "checkpoints", keep=keep)
+
+    def recipe(self) -> Recipe:
+        """The recipe of the run, resolved.
+
+        Raises:
+            InputError: If there is none, or this version can't read it.
+        """
+        return load_recipe(self.recipe_file)
+
+    def recipe_content(self) -> dict[str, Any]:
+        """The recipe as it was written, perhaps by a version that had other keys."""
+        content: dict[str, Any] = yaml.safe_load(self.recipe_file.read_text(encoding="utf-8"))
+        return content
+
+    def rows(self) -> list[dict[str, Any]]:
+        """What the run has logged (``read_metrics``)."""
+        return read_metrics(self.metrics)
+
+    def burn_in(self) -> BurnIn:
+        """What another run needs to start from this one's burn-in.
+
+        Raises:
+            InputError: If there is none.
+        """
+        files = list(self.checkpoints().files(BURN_IN).values())
+        if not files:
+            raise InputError(f"{self} holds no burn-in checkpoint: its method has no burn-in, or it did not get so far")
+        detector = self.burn_in_detector if self.burn_in_detector.is_file() else None
+        return BurnIn(files[-1], detector, self.rows())
+
+    def training_files(self, keep: int) -> TrainingFiles:
+        """What a trainer writes.
+
+        Args:
+            keep: Checkpoints to keep.
+        """
+        log = MetricsLog(self.metrics, tensorboard=self.tensorboard, previews=self.previews)
+        return TrainingFiles(self.checkpoints(keep), log, self.detector, self.nonfinite)
+
+    def describe(self, recipe: Recipe, split: Split, start: TakenOver | None = None) -> None:
+        """Writes the resolved recipe, the split's image ids with their hash, the environment, and the run's start.
+
+        Raises:
+            RunError: If the disk refuses.
+        """
+        write_split_ids(split, self.split)
+        environment = {
+            "python": platform.python_version(),
+            "machine": platform.platform(),
+            "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+            "packages": {name: metadata.version(name) for name in _PACKAGES},
+        }
+        write_json(self.environment, environment)
+        if start is not None:
+            write_json(self.init, {"init": recipe.detector.init, **start._asdict()})
+        write_text(self.recipe_file, dump_recipe(recipe))  # last: with it the folder holds a run
+
+
+def choose_folder(name: str, output: str | Path | None, *, resume: bool) -> RunFolder:
     """The folder of a new run, which must be free, or of the one to continue, which must be there.
 
     Args:
@@ -58,14 +183,14 @@ def choose_folder(name: str, output: str | Path | None, *, resume: bool) -> Path
         InputError: If the folder is not free, or holds no run to continue.
     """
     if output is not None:
-        folder = Path(output)
+        folder = RunFolder(Path(output))
     else:
         numbers = [int(path.name.removeprefix(f"{name}-")) for path in Path("runs").glob(f"{name}-[0-9]*")]
         newest = max(numbers, default=0)
-        folder = Path("runs") / f"{name}-{newest if resume else newest + 1}"
-    if resume and not (folder / "recipe.yaml").is_file():
+        folder = RunFolder(Path("runs") / f"{name}-{newest if resume else newest + 1}")
+    if resume and not folder.exists:
         raise InputError(f"there is no run to resume in {folder}: give its folder with --output")
-    if not resume and folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+    if not resume and not folder.is_free:
         raise InputError(
             f"{folder} is not empty: continue its run with --resume, or choose another --output; nothing was changed"
         )
@@ -85,37 +210,10 @@ def goes_on_by_itself(output: str | Path | None) -> bool:
         return False
     if output is None:
         raise InputError("torchrun or SLURM restarts this run, which must find its folder then: give it with --output")
-    return (Path(output) / "recipe.yaml").is_file()
+    return RunFolder(Path(output)).exists
 
 
-def describe_run(folder: Path, recipe: Recipe, split: Split, start: TakenOver | None = None) -> None:
-    """Writes the resolved recipe, the split's image ids with their hash, the environment, and what it starts from."""
-    folder.mkdir(parents=True, exist_ok=True)
-    write_split_ids(split, folder / "split.json")
-    environment = {
-        "python": platform.python_version(),
-        "machine": platform.platform(),
-        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
-        "packages": {name: metadata.version(name) for name in _PACKAGES},
-    }
-    write_json(folder / "environment.json", environment)
-    if start is not None:
-        write_json(folder / "init.json", {"init": recipe.detector.init, **start._asdict()})
-    (folder / "recipe.yaml").write_text(dump_recipe(recipe))  # last: with it the folder holds a run
-
-
-def folder_of(detector: Path) -> Path:
-    """The folder that a detector lies in, or is."""
-    return detector if detector.is_dir() else detector.parent
-
-
-def recipe_of(detector: Path) -> Recipe | None:
-    """The recipe of the run that a detector is from; None if it lies in no run folder."""
-    file = folder_of(detector) / "recipe.yaml"
-    return load_recipe(file) if file.is_file() else None
-
-
-def with_detector_of(recipe: Recipe, begun: Path | None, by_hand: Collection[str]) -> Recipe:
+def with_detector_of(recipe: Recipe, begun: RunFolder | None, by_hand: Collection[str]) -> Recipe:
     """The recipe with the detector of the run that it goes on from, which may have come from ``detector.init``.
 
     Args:
@@ -123,9 +221,9 @@ def with_detector_of(recipe: Recipe, begun: Path | None, by_hand: Collection[str
         begun: The run's folder; None for a run that is new.
         by_hand: The options of the detector that the user has set; they stay, and are compared later.
     """
-    if begun is None or not (begun / "recipe.yaml").is_file():
+    if begun is None or not begun.exists:
         return recipe
-    stored = yaml.safe_load((begun / "recipe.yaml").read_text(encoding="utf-8"))["detector"]
+    stored = begun.recipe_content()["detector"]
     try:
         then: PyramidConfig = TypeAdapter(DetectorConfig).validate_python(with_old_statistics(stored))
     except ValidationError:  # of another version, which the comparison explains
@@ -134,109 +232,3 @@ def with_detector_of(recipe: Recipe, begun: Path | None, by_hand: Collection[str
     kept = {key for key in by_hand if getattr(now, key, None) != "auto"}
     changes = {"init": then.init} if now.init == "auto" else {}
     return recipe.model_copy(update={"detector": with_options(now, then, kept).model_copy(update=changes)})
-
-
-def has_checkpoint(folder: Path) -> bool:
-    """Whether a run has come to its first checkpoint."""
-    return bool(CheckpointFolder(folder / "checkpoints").files())
-
-
-def resume_run(trainer: Trainer, recipe: Recipe, folder: Path) -> None:
-    """Continues from the newest valid checkpoint; from the beginning where none was written yet.
-
-    Raises:
-        InputError: If the recipe is another one, or all checkpoints are damaged.
-    """
-    checkpoints = CheckpointFolder(folder / "checkpoints")
-    found = checkpoints.load_newest(report=trainer.notes.append)
-    if found is None:
-        if trainer.notes:
-            raise InputError(f"no checkpoint in {checkpoints.folder} is whole ({'; '.join(trainer.notes)})")
-        return
-    _require_same_recipe(recipe, found["recipe"], str(folder), MAY_CHANGE)
-    trainer.restore(found, source=str(folder))
-
-
-def start_from_burn_in(trainer: Trainer, recipe: Recipe, other: Path) -> None:
-    """Starts from the burn-in of another run of the same recipe and seed, whose method may differ.
-
-    Raises:
-        InputError: If that run has no burn-in checkpoint, or another recipe.
-    """
-    checkpoints = CheckpointFolder(other / "checkpoints")
-    files = list(checkpoints.files("burn_in").values())
-    if not files:
-        raise InputError(f"{other} holds no burn-in checkpoint: its method has no burn-in, or it did not get so far")
-    state = checkpoints.load(files[-1])
-    _require_same_recipe(recipe, state["recipe"], str(other), BURN_IN_MAY_CHANGE)
-    trainer.restore(state, source=str(files[-1]), same_method=False)
-    trainer.best = _take_best(trainer, other)
-    if trainer.log is not None:
-        trainer.log.truncate(0)  # of a start that came to no checkpoint
-    for row in read_metrics(other / "metrics.jsonl"):
-        step = int(row.pop("step"))
-        if step <= trainer.step and trainer.log is not None:
-            trainer.log.write(step, row)
-
-
-def _take_best(trainer: Trainer, other: Path) -> dict[str, float]:
-    """The best teacher of a burn-in that a run starts from, with its detector file; none where that is not there.
-
-    Without it a run that starts there would be judged by fewer teachers than the one that did the burn-in.
-    """
-    file = other / BURN_IN_DETECTOR
-    if not trainer.best or not file.is_file():
-        return {}
-    if trainer.log is not None:  # the process that writes
-        write_bytes(trainer.folder / DETECTOR, file.read_bytes())
-    return trainer.best
-
-
-def changed_keys(recipe: Recipe, other: Mapping[str, Any], may_change: Sequence[str]) -> list[str]:
-    """Dotted keys of a recipe whose values are others in a dumped one.
-
-    Args:
-        recipe: As it is now.
-        other: As it was written, perhaps by another version.
-        may_change: Keys that don't count, and all below them.
-    """
-    now, then = (flat_recipe(one, may_change) for one in (recipe.model_dump(mode="json"), _with_new_keys(other)))
-    return [key for key in sorted(now.keys() | then.keys()) if now.get(key) != then.get(key)]
-
-
-def flat_recipe(content: Mapping[str, Any], without: Sequence[str] = ()) -> dict[str, Any]:
-    """A dumped recipe as dotted keys and values, but for some keys and all below them."""
-    return {
-        key: value
-        for key, value in _flat(content).items()
-        if not any(key == free or key.startswith(f"{free}.") for free in without)
-    }
-
-
-def _with_new_keys(content: Mapping[str, Any]) -> dict[str, Any]:
-    """A dumped recipe, perhaps of an older version, with the keys of the detector that it could not say yet."""
-    new = {"init": "backbone", "extra_from": "pyramid"}
-    detector = new | with_old_statistics(content["detector"])
-    return {**content, "detector": {key: list(one) if isinstance(one, tuple) else one for key, one in detector.items()}}
-
-
-def _require_same_recipe(recipe: Recipe, other: str, source: str, may_change: Sequence[str]) -> None:
-    """Refuses to go on with what another recipe began."""
-    then = json.loads(other)
-    changed = changed_keys(recipe, then, may_change)
-    if changed:
-        now = flat_recipe(recipe.model_dump(mode="json"))
-        raise InputError(
-            f"the run in {source} was begun with {changed[0]}={flat_recipe(then).get(changed[0])}, not "
-            f"{now.get(changed[0])}{f' (and {len(changed) - 1} more differ)' if changed[1:] else ''}: use the same, or "
-            "start a new run"
-        )
-
-
-def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested mappings as dotted keys."""
-    flat: dict[str, Any] = {}
-    for key, value in values.items():
-        nested = isinstance(value, dict) and value  # an empty one is a value too
-        flat |= _flat(value, f"{prefix}{key}.") if nested else {f"{prefix}{key}": value}
-    return flat

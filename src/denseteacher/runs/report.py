@@ -19,7 +19,7 @@ from denseteacher.evaluation.diagnostics import (
 from denseteacher.evaluation.evaluator import Evaluator
 from denseteacher.evaluation.summary import describe_evaluation
 from denseteacher.inference.predictor import Predictor
-from denseteacher.recipes.schema import Recipe, dump_recipe, load_recipe
+from denseteacher.recipes.schema import Recipe, dump_recipe
 from denseteacher.report.evaluation_figures import confusion_chart, precision_recall_chart
 from denseteacher.report.gallery import unlabeled_row, validation_row
 from denseteacher.report.page import Report, write_report
@@ -28,17 +28,15 @@ from denseteacher.report.training_charts import ShownRun
 from denseteacher.report.unlabeled_examples import first_views, unlabeled_examples
 from denseteacher.report.unlabeled_gain import UnlabeledGain, read_gain
 from denseteacher.runs.evaluate import read_detections, read_evaluation, write_evaluation, write_figures
-from denseteacher.training.metrics_log import read_metrics
+from denseteacher.runs.folder import RunFolder
 
 _SHOWN = 6  # rows of each gallery
-BASELINE = "baseline"
-"""Folder, in a run folder, of the run without unlabeled images that it is measured against."""
 
 
 class FinishedRun(NamedTuple):
     """A run that is done."""
 
-    folder: Path
+    folder: RunFolder
     recipe: Recipe
     shown: ShownRun
     labeled: int
@@ -52,7 +50,7 @@ class FinishedRun(NamedTuple):
         return max(found, key=lambda pair: pair[0])[1] if found else None
 
 
-def evaluate_run(folder: Path, evaluator: Evaluator, *, file: Path, step: int) -> None:
+def evaluate_run(folder: RunFolder, evaluator: Evaluator, *, file: Path, step: int) -> None:
     """Evaluates the detector of a run, and writes what users expect to find beside it.
 
     ``evaluation.json``, ``detections.json`` (COCO results), ``per_class.csv``, ``pr_curve.png`` and
@@ -64,7 +62,7 @@ def evaluate_run(folder: Path, evaluator: Evaluator, *, file: Path, step: int) -
         file: Where their annotations are from.
         step: Of the detector.
     """
-    predictor = Predictor.load(folder)
+    predictor = Predictor.load(folder.path)
     found, results = evaluator(predictor.detector, predictor.device)
     write_evaluation(folder, describe_evaluation(evaluator.ground_truth, found, file=file, step=step), results)
     try:
@@ -73,21 +71,21 @@ def evaluate_run(folder: Path, evaluator: Evaluator, *, file: Path, step: int) -
         warnings.warn(f"the figures of {folder} can't be written: {error}", stacklevel=2)
 
 
-def finished_run(folder: Path, recipe: Recipe, label: str) -> FinishedRun:
+def finished_run(folder: RunFolder, recipe: Recipe, label: str) -> FinishedRun:
     """A run as a page shows it."""
     burn_in = None if recipe.method.burn_in_steps is None else int(recipe.method.burn_in_steps)
-    shown = ShownRun(label, read_metrics(folder / "metrics.jsonl"), burn_in, read_evaluation(folder))
-    return FinishedRun(folder, recipe, shown, *read_split_sizes(folder / "split.json"))
+    shown = ShownRun(label, folder.rows(), burn_in, read_evaluation(folder))
+    return FinishedRun(folder, recipe, shown, *read_split_sizes(folder.split))
 
 
-def report_run(folder: Path, recipe: Recipe, data: TrainingData) -> None:
+def report_run(folder: RunFolder, recipe: Recipe, data: TrainingData) -> None:
     """Writes the ``report.html`` of one run; beside its baseline where that is finished."""
-    run, gain = finished_run(folder, recipe, recipe.method.name), read_gain(folder)
+    run, gain = finished_run(folder, recipe, recipe.method.name), read_gain(folder.gain)
     runs = [run]
     if gain is not None:
-        runs.insert(0, finished_run(folder / BASELINE, load_recipe(folder / BASELINE / "recipe.yaml"), BASELINE))
+        runs.insert(0, finished_run(folder.baseline, folder.baseline.recipe(), "baseline"))
     report_runs(
-        folder / "report.html",
+        folder.report,
         runs,
         title=f"{recipe.name}: {run.shown.label}",
         summary=_summary(run) if gain is None else f"{gain.sentence} {gain.certainty}",
@@ -189,7 +187,7 @@ def _with_evaluation(report: Report, runs: Sequence[FinishedRun], validation: Va
 
 def _unlabeled_rows(run: FinishedRun, data: TrainingData) -> list[list[Picture]]:
     """Rows of the run's first unlabeled images."""
-    recipe, predictor = run.recipe, Predictor.load(run.folder)
+    recipe, predictor = run.recipe, Predictor.load(run.folder.path)
     needs_unlabeled = recipe.method.needs_unlabeled
     steps = StepDataset(data, recipe.data, recipe.augment, seed=recipe.seed, needs_unlabeled=needs_unlabeled)
     views = first_views(steps, most=_SHOWN)
@@ -221,7 +219,7 @@ def _facts(runs: Sequence[FinishedRun], *, comparable: bool, gain: UnlabeledGain
     return facts
 
 
-def _environment(folder: Path) -> str:
+def _environment(folder: RunFolder) -> str:
     """Of a run folder, readable; empty where it has none."""
-    file = folder / "environment.json"
+    file = folder.environment
     return json.dumps(json.loads(file.read_text()), indent=2) if file.is_file() else ""

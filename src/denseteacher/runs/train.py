@@ -6,11 +6,12 @@ from typing import NamedTuple
 
 from denseteacher.check import notes_before_run
 from denseteacher.data.open import TrainingData, open_data
+from denseteacher.hardware import this_machine
 from denseteacher.methods import Method
+from denseteacher.recipes import resolve
+from denseteacher.recipes.differences import BURN_IN_MAY_CHANGE, MAY_CHANGE, require_same_recipe
 from denseteacher.recipes.files import keys_by_hand
-from denseteacher.recipes.resolve import recipe_foreground, resolve_auto, with_processes, with_ratio
 from denseteacher.recipes.schema import Recipe, load_recipe, with_method
-from denseteacher.recipes.view_sizes import resolve_sizes
 from denseteacher.report.unlabeled_gain import UnlabeledGain
 from denseteacher.runs.baseline import check_baseline, is_reported, train_baseline
 from denseteacher.runs.build import (
@@ -20,18 +21,9 @@ from denseteacher.runs.build import (
     find_start,
     finish_run,
     new_student,
-    open_runtime,
 )
-from denseteacher.runs.folder import (
-    choose_folder,
-    describe_run,
-    goes_on_by_itself,
-    has_checkpoint,
-    resume_run,
-    start_from_burn_in,
-    with_detector_of,
-)
-from denseteacher.runs.report import BASELINE
+from denseteacher.runs.folder import RunFolder, choose_folder, goes_on_by_itself, with_detector_of
+from denseteacher.training.launcher import Launch, find_launch
 from denseteacher.training.runtime import Runtime
 from denseteacher.training.trainer import Trainer
 
@@ -53,6 +45,16 @@ class TrainResult(NamedTuple):
     """The same of the detector without unlabeled images, where one was asked for and begun."""
     gain: UnlabeledGain | None = None
     """What the unlabeled images were worth over that baseline, once it is finished."""
+
+    @property
+    def detector(self) -> Path:
+        """File of the best teacher."""
+        return RunFolder(self.folder).detector
+
+    @property
+    def report(self) -> Path:
+        """The page on the run."""
+        return RunFolder(self.folder).report
 
 
 def train_run(
@@ -81,23 +83,25 @@ def train_run(
         RunError: If the run can't go on.
     """
     config = load_recipe(recipe, overrides)
-    config = with_processes(config if method is None else with_method(config, method))
+    config = config if method is None else with_method(config, method)
+    launch = find_launch()  # before anything is read: it may say that nothing can work
     if baseline:
         check_baseline(config)
     resume = resume or goes_on_by_itself(output)
     folder = choose_folder(config.name, output, resume=resume)
     by_hand = keys_by_hand("detector", str(recipe), overrides)
-    run = prepare_run(config, by_hand, folder, resume=resume, burn_in_from=burn_in_from)
-    progress = run.trainer.fit()
+    source = None if burn_in_from is None else RunFolder(burn_in_from)
+    run = prepare_run(config, by_hand, folder, resume=resume, burn_in_from=source, launch=launch)
+    progress = run.trainer.fit(run.notes)
     if run.runtime.is_main and progress.stopped_by is None and not (baseline and is_reported(folder)):
         finish_run(run.recipe, run.data, run.trainer, progress, folder)
-    result = TrainResult(folder, *progress, run.runtime.is_main)
+    result = TrainResult(folder.path, *progress, run.runtime.is_main)
     config, data, runtime = run[:3]
     del run  # the device has no memory for two trainers
     if not baseline or progress.stopped_by is not None:
         return result
-    baseline_progress, gain = train_baseline(folder, config, data, runtime, burn_in_from=burn_in_from)
-    second = TrainResult(folder / BASELINE, *baseline_progress, runtime.is_main)
+    baseline_progress, gain = train_baseline(folder, config, data, runtime, burn_in_from=source)
+    second = TrainResult(folder.baseline.path, *baseline_progress, runtime.is_main)
     return result._replace(stopped_by=second.stopped_by, baseline=second, gain=gain)
 
 
@@ -109,10 +113,18 @@ class PreparedRun(NamedTuple):
     data: TrainingData
     runtime: Runtime
     trainer: Trainer
+    notes: list[str]
+    """Sentences for the user."""
 
 
 def prepare_run(
-    recipe: Recipe, by_hand: Collection[str], folder: Path, *, resume: bool, burn_in_from: Path | None
+    recipe: Recipe,
+    by_hand: Collection[str],
+    folder: RunFolder,
+    *,
+    resume: bool,
+    burn_in_from: RunFolder | None,
+    launch: Launch | None,
 ) -> PreparedRun:
     """Opens data and devices, decides what the recipe leaves open, and makes the trainer.
 
@@ -122,31 +134,30 @@ def prepare_run(
         folder: The run folder.
         resume: Whether the run in it goes on.
         burn_in_from: The run whose burn-in to start from, if any.
+        launch: What started this process beside others, if anything did.
 
     Raises:
         InputError: If something asked for is wrong.
     """
-    data = open_data(recipe.data)
+    data, ratio = open_data(recipe.data), recipe.method.selected_share
     begun = folder if resume else burn_in_from
-    config, initial, notes = with_detector_of(recipe, begun, by_hand), None, list[str]()
-    if begun is None or (resume and not has_checkpoint(folder)):  # nothing else has the weights
-        config, initial, notes = find_start(config, by_hand)
-    config = resolve_auto(config, labeled=len(data.labeled.images), unlabeled=len(data.unlabeled))
-    config = resolve_sizes(config, data.labeled)
-    check_unlabeled(config, data)
-    config, runtime = open_runtime(config)
-    check_same_start(config, runtime)
-    config, student, taken = new_student(config, data.labeled.categories, initial)
+    recipe, initial, notes = with_detector_of(recipe, begun, by_hand), None, list[str]()
+    if begun is None or (resume and not folder.has_checkpoint):  # nothing else has the weights
+        recipe, initial, notes = find_start(recipe, by_hand)
+    recipe = resolve(recipe, labeled=data.labeled, unlabeled=len(data.unlabeled), launch=launch, machine=this_machine())
+    check_unlabeled(recipe, data)
+    runtime = Runtime(recipe.runtime)
+    check_same_start(recipe, runtime)
+    student, taken = new_student(recipe, data.labeled.categories, initial)
     notes += [] if taken is None else [taken.sentence()]
-    notes += notes_before_run(config, student, data) if runtime.is_main and not resume else []
-    if config.method.measures_ratio:
-        config = with_ratio(config, recipe_foreground(config, student, data.labeled))
+    notes += notes_before_run(recipe, student, data, ratio) if runtime.is_main and not resume else []
     if runtime.is_main and not resume:
-        describe_run(folder, config, data.split, taken)
-    trainer = build_trainer(config, data, student, runtime, folder)
+        folder.describe(recipe, data.split, taken)
+    trainer = build_trainer(recipe, data, student, runtime, folder)
     if resume:
-        resume_run(trainer, config, folder)
+        trainer.resume(lambda other: require_same_recipe(recipe, other, folder, MAY_CHANGE))
     elif burn_in_from is not None:
-        start_from_burn_in(trainer, config, burn_in_from)
-    trainer.notes += [*data.notes, *notes]
-    return PreparedRun(config, data, runtime, trainer)
+        trainer.start_from(
+            burn_in_from.burn_in(), lambda other: require_same_recipe(recipe, other, burn_in_from, BURN_IN_MAY_CHANGE)
+        )
+    return PreparedRun(recipe, data, runtime, trainer, [*data.notes, *notes])

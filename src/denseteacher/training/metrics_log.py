@@ -55,21 +55,21 @@ def median_step_seconds(rows: Sequence[Mapping[str, Any]]) -> float | None:
 
 
 class MetricsLog:
-    """Appends rows of numbers to ``metrics.jsonl``, and to TensorBoard where that is installed.
+    """Appends rows of numbers to a ``metrics.jsonl``, and to TensorBoard where that is installed.
 
     The file is the record; every row reaches the disk's cache before ``write`` returns.
     """
 
-    def __init__(self, folder: Path, *, tensorboard: bool = True) -> None:
+    def __init__(self, path: Path, *, tensorboard: Path | None = None, previews: Path | None = None) -> None:
         """Opens nothing yet.
 
         Args:
-            folder: The run folder, made if needed; event files go to its ``tensorboard``.
-            tensorboard: Whether to write event files too.
+            path: The file of the rows; its folder is made if needed.
+            tensorboard: Folder for event files; none are written if not given.
+            previews: Folder for pictures; none are written if not given.
         """
-        self.folder = folder
-        self.path = folder / "metrics.jsonl"
-        self._tensorboard = tensorboard
+        self.path = path
+        self._tensorboard, self._previews = tensorboard, previews
         self._purge_step: int | None = None
         self._file: FileIO | None = None
         self._writer: SummaryWriter | None = None
@@ -98,14 +98,14 @@ class MetricsLog:
             raise RunError(f"{self.path} can't be written: {error.strerror or error}") from error
 
     def show(self, step: int, picture: Image.Image) -> None:
-        """Adds a picture, as ``previews/step_N.jpg`` and to TensorBoard.
+        """Adds a picture, as ``step_N.jpg`` and to TensorBoard.
 
         Raises:
             OSError: If the disk refuses.
         """
-        previews = self.folder / "previews"
-        previews.mkdir(parents=True, exist_ok=True)
-        picture.save(previews / f"step_{step:06d}.jpg", quality=85)
+        if self._previews is not None:
+            self._previews.mkdir(parents=True, exist_ok=True)
+            picture.save(self._previews / f"step_{step:06d}.jpg", quality=85)
         if self._writer is not None:
             self._writer.add_image("previews", np.asarray(picture.convert("RGB")), step, dataformats="HWC")
 
@@ -130,11 +130,11 @@ class MetricsLog:
         self._file = self._writer = None
 
     def _open(self) -> FileIO:
-        self.folder.mkdir(parents=True, exist_ok=True)
+        self.path.parent.mkdir(parents=True, exist_ok=True)
         if self.path.exists() and self.path.read_bytes()[-1:] not in (b"", b"\n"):
             self._rewrite(read_metrics(self.path))  # or the next row would join a line that a crash cut short
-        if self._tensorboard:
-            self._writer = _summary_writer(self.folder / "tensorboard", self._purge_step)
+        if self._tensorboard is not None:
+            self._writer = _summary_writer(self._tensorboard, self._purge_step)
         return self.path.open("ab", buffering=0)
 
     def _rewrite(self, rows: list[dict[str, Any]]) -> None:

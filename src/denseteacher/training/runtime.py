@@ -21,7 +21,7 @@ from denseteacher.config import Config
 from denseteacher.data.choices import Precision
 from denseteacher.detectors.base import DenseDetector
 from denseteacher.errors import InputError
-from denseteacher.hardware import available_cores, check_compiler, chosen_precision, keep_freed_memory
+from denseteacher.hardware import available_cores, check_bf16, check_compiler, keep_freed_memory
 from denseteacher.ops.assigners import Assignment
 from denseteacher.structures import Decoded, DenseOutput, Detections, ImageBatch, LossDict, LossWeights, Targets
 from denseteacher.training.launcher import find_launch
@@ -38,8 +38,8 @@ class RuntimeConfig(Config):
     """Machines; torchrun and srun say it themselves."""
     precision: Precision = "auto"
     """Of the networks; losses are fp32 either way. ``auto``: bf16 autocast on a GPU made for it (Ampere on), else fp32.
-    ``bf16`` on a CPU is for whoever has checked it there: with some CPUs and torch versions its convolutions are slower
-    than those of fp32 (pytorch#183815), or their values wrong (pytorch#163347)."""
+    ``bf16`` on a CPU is for whoever asks for it: with some CPUs and torch versions its convolutions are slower than
+    those of fp32 (pytorch#183815), or their values wrong (pytorch#163347), which is found when the run begins."""
     compile: bool = False
     """Whether torch compiles the networks and the supervised losses, which takes minutes when the run begins. Meant for
     GPUs; on a CPU a compiled step of FCOS R50 was found no faster."""
@@ -54,10 +54,18 @@ class Runtime:
     """One process's part of a run."""
 
     def __init__(self, config: RuntimeConfig) -> None:
-        """Opens the devices, and starts the other processes where there are several."""
+        """Opens the devices, and starts the other processes where there are several.
+
+        Args:
+            config: Without ``auto`` values (``recipes.resolve``).
+
+        Raises:
+            InputError: If the devices are not there, or can't compute as they are asked to.
+            ValueError: If a value is still ``auto``.
+        """
+        if config.device == "auto" or config.precision == "auto":
+            raise ValueError("runtime.device or runtime.precision is still 'auto': resolve the recipe first")
         accelerator = config.device
-        if accelerator == "auto":
-            accelerator = "cuda" if torch.cuda.is_available() else "cpu"
         if accelerator == "cuda" and not torch.cuda.is_available():
             raise InputError("runtime.device is 'cuda', but torch sees no GPU: use cpu or auto")
         if accelerator == "cuda" and torch.cuda.device_count() < config.devices:
@@ -72,8 +80,10 @@ class Runtime:
         self.compile = config.compile
         if config.compile:
             check_compiler(torch.device(accelerator))
+        if config.precision == "bf16":
+            check_bf16(torch.device(accelerator))
         several = config.devices * config.nodes > 1
-        self.precision = chosen_precision(config.precision, accelerator)
+        self.precision: Literal["fp32", "bf16"] = config.precision
         self._fabric = Fabric(
             accelerator=accelerator,
             devices=config.devices,

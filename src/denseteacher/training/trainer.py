@@ -2,17 +2,14 @@
 
 import json
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from contextlib import closing
-from pathlib import Path
-from typing import Any, Literal, NamedTuple, Self
+from typing import Any, NamedTuple
 
 import torch
 from PIL import Image
-from pydantic import Field, PositiveInt, model_validator
 from torch import nn
 
-from denseteacher.config import Config
 from denseteacher.data.loading.steps import (
     LoadedStep,
     StepDataset,
@@ -22,47 +19,30 @@ from denseteacher.data.loading.steps import (
 )
 from denseteacher.detectors import DenseDetector
 from denseteacher.errors import InputError, RunError
-from denseteacher.training.checkpoint import CheckpointFolder
+from denseteacher.files import write_bytes, write_json
 from denseteacher.training.forecast import Forecast
-from denseteacher.training.metrics_log import MetricsLog
 from denseteacher.training.progress import ProgressDisplay
+from denseteacher.training.run_files import BURN_IN, BurnIn, TrainingFiles
+from denseteacher.training.schedule import ScheduleConfig
 from denseteacher.training.signals import StopRequest
 from denseteacher.training.student_teacher import StudentTeacher
 from denseteacher.training.throughput import Throughput
 
 Evaluate = Callable[[DenseDetector], dict[str, float]]
 Preview = Callable[[DenseDetector], Image.Image]
+CheckRecipe = Callable[[str], None]
+"""Is given the recipe of a checkpoint, as JSON, and raises InputError where the run can't go on with it."""
 
 
-class ScheduleConfig(Config):
-    """How long, and what happens how often."""
+class Callbacks(NamedTuple):
+    """What a trainer has others do."""
 
-    max_steps: PositiveInt | Literal["auto"] = 180_000
-    """Optimizer steps of the run; ``auto`` follows the size of the data (``recipes.resolve``)."""
-    least_steps: int = Field(5_000, gt=0)
-    """Fewest steps that ``max_steps: auto`` becomes."""
-    most_steps: int = Field(90_000, gt=0)
-    """Most steps that ``max_steps: auto`` becomes."""
-    accumulate: int = Field(1, gt=0)
-    """Micro-batches that a step's batch is cut into, for a device that can't hold it whole."""
-    evaluate_every: int = Field(2000, gt=0)
-    """Steps between evaluations of teacher and student; the last step is evaluated in any case."""
-    checkpoint_every: int = Field(2000, gt=0)
-    """Steps between checkpoints, from which a stopped run goes on."""
-    log_every: int = Field(20, gt=0)
-    """Steps between rows of ``metrics.jsonl``; only these wait for the device."""
-    preview_every: int = Field(1000, gt=0)
-    """Steps between pictures of what the teacher says of a few unlabeled images."""
-    keep_checkpoints: int = Field(2, gt=0)
-    """Newest checkpoints that are kept."""
-    max_nonfinite: int = Field(10, gt=0)
-    """Steps in a row whose loss is not finite after which the run gives up, at the next logged one."""
-
-    @model_validator(mode="after")
-    def _check_order(self) -> Self:
-        if self.least_steps > self.most_steps:
-            raise ValueError(f"least_steps is {self.least_steps}, above most_steps, which is {self.most_steps}")
-        return self
+    evaluate: Evaluate | None = None
+    """Gives a detector's metrics; called in the main process alone."""
+    save_best: Callable[[nn.Module, dict[str, float]], None] | None = None
+    """Is given the teacher and its evaluation whenever it is the best so far."""
+    preview: Preview | None = None
+    """Draws what a teacher says of unlabeled images; called in the main process alone."""
 
 
 class Progress(NamedTuple):
@@ -88,11 +68,9 @@ class Trainer:
         *,
         schedule: ScheduleConfig,
         workers: int,
-        folder: Path,
         recipe: dict[str, Any],
-        evaluate: Evaluate | None = None,
-        save_best: Callable[[nn.Module, dict[str, float]], None] | None = None,
-        preview: Preview | None = None,
+        files: TrainingFiles,
+        callbacks: Callbacks,
     ) -> None:
         """Sets up a run at the step where student and teacher are.
 
@@ -101,25 +79,21 @@ class Trainer:
             dataset: The steps.
             schedule: Lengths and intervals; ``max_steps`` is a number.
             workers: Loader processes.
-            folder: The run folder.
             recipe: The resolved recipe, kept in checkpoints and compared on resume.
-            evaluate: Gives a detector's metrics; in the main process alone.
-            save_best: Told the teacher and its evaluation whenever it is the best so far.
-            preview: Draws what a teacher says of unlabeled images; in the main process alone.
+            files: What to write.
+            callbacks: What others do.
         """
         self.student_teacher, self.dataset, self.runtime = student_teacher, dataset, student_teacher.runtime
         self.schedule, self.max_steps, self.workers = schedule, int(schedule.max_steps), workers
-        self.folder, self.recipe = folder, recipe
-        self.evaluate, self.save_best, self.preview = evaluate, save_best, preview
-        self.checkpoints = CheckpointFolder(folder / "checkpoints", keep=schedule.keep_checkpoints)
-        self.log = MetricsLog(folder) if self.runtime.is_main else None
+        self.recipe, self.files, self.callbacks = recipe, files, callbacks
+        self.log = files.log if self.runtime.is_main else None
         self.best, self.metrics = dict[str, float](), dict[str, float]()
-        self.notes: list[str] = []
         self.throughput = Throughput(student_teacher)
         batches = student_teacher.data.labeled_batch, student_teacher.data.unlabeled_batch
         self.forecast = Forecast(
             student_teacher.method, max_steps=self.max_steps, labeled=batches[0], unlabeled=batches[1]
         )
+        self._passed_over: list[str] = []
         self._data_wait = 0.0
 
     @property
@@ -127,8 +101,55 @@ class Trainer:
         """Optimizer steps done."""
         return self.student_teacher.step
 
-    def fit(self) -> Progress:
+    def resume(self, check: CheckRecipe) -> None:
+        """Continues from the newest whole checkpoint; from the beginning where none was written yet.
+
+        Args:
+            check: Is given the recipe of the checkpoint.
+
+        Raises:
+            InputError: If the recipe is another one, or all checkpoints are damaged.
+        """
+        checkpoints = self.files.checkpoints
+        found = checkpoints.load_newest(report=self._passed_over.append)
+        if found is not None:
+            check(found["recipe"])
+            self._restore(found, source=str(checkpoints.folder.parent))
+        elif self._passed_over:
+            raise InputError(f"no checkpoint in {checkpoints.folder} is whole ({'; '.join(self._passed_over)})")
+
+    def start_from(self, burn_in: BurnIn, check: CheckRecipe) -> None:
+        """Starts from the burn-in of another run of the same recipe and seed, whose method may differ.
+
+        Without its best teacher this run would be judged by fewer teachers than the one that did the burn-in.
+
+        Args:
+            burn_in: Of that run.
+            check: Is given the recipe of that run.
+
+        Raises:
+            InputError: If the recipe is another one, or the checkpoint is damaged.
+            RunError: If the disk refuses.
+        """
+        state = self.files.checkpoints.load(burn_in.checkpoint)
+        check(state["recipe"])
+        self._restore(state, source=str(burn_in.checkpoint), same_method=False)
+        if burn_in.detector is None:
+            self.best = {}
+        if self.log is None:
+            return
+        if self.best and burn_in.detector is not None:
+            write_bytes(self.files.detector, burn_in.detector.read_bytes())
+        self.log.truncate(0)  # of a start that came to no checkpoint
+        for row in burn_in.rows:
+            if row["step"] <= self.step:
+                self.log.write(row["step"], {name: value for name, value in row.items() if name != "step"})
+
+    def fit(self, notes: Sequence[str] = ()) -> Progress:
         """Trains to the last step, or to the step at which a signal asked to stop.
+
+        Args:
+            notes: What the user is told before.
 
         Raises:
             InputError: If a file of the data can't be read; a run of one process is saved before.
@@ -142,7 +163,7 @@ class Trainer:
             ProgressDisplay("training", self.max_steps, start=self.step, enabled=self.runtime.is_main) as display,
             closing(self._stream()) as stream,
         ):
-            for note in self.notes:
+            for note in (*self._passed_over, *notes):
                 display.message(note)
             for loaded in stream:
                 if isinstance(loaded, InputError):
@@ -162,7 +183,7 @@ class Trainer:
                 if stopping or self.step % self.schedule.checkpoint_every == 0 or self.step == self.max_steps:
                     self._save()
                 if self.step == burn_in:
-                    self._save("burn_in")
+                    self._save(BURN_IN)
                 if stopping:
                     break
         name = stop.signal.name if stop.signal is not None else "a signal to another process"
@@ -225,26 +246,26 @@ class Trainer:
         lost = int(self.student_teacher.nonfinite)
         if lost < self.schedule.max_nonfinite:
             return
-        dump = self.folder / "nonfinite.json"
         losses = {name: str(value) for name, value in values.items()}
-        dump.write_text(json.dumps({"step": self.step - 1, "losses": losses, "files": loaded.files}, indent=1))
+        write_json(self.files.nonfinite, {"step": self.step - 1, "losses": losses, "files": loaded.files})
         raise RunError(
-            f"the loss was not finite in {lost} steps in a row, the last is step {self.step - 1}: see {dump} "
-            "for its images and losses; a smaller optim.lr, optim.clip_norm or a longer optim.warmup_steps helps"
+            f"the loss was not finite in {lost} steps in a row, the last is step {self.step - 1}: see "
+            f"{self.files.nonfinite} for its images and losses; a smaller optim.lr, optim.clip_norm or a longer "
+            "optim.warmup_steps helps"
         )
 
     def _show(self, display: ProgressDisplay) -> None:
         """Draws what the teacher says at every ``preview_every``-th step; a picture that fails ends no run."""
-        if self.preview is None or self.log is None or self.step % self.schedule.preview_every:
+        if self.callbacks.preview is None or self.log is None or self.step % self.schedule.preview_every:
             return
         try:
-            self.log.show(self.step, self.preview(self.student_teacher.pseudo_labeler))
+            self.log.show(self.step, self.callbacks.preview(self.student_teacher.pseudo_labeler))
         except OSError as error:
             display.message(f"the preview of step {self.step} can't be written: {error.strerror or error}")
 
     def _evaluate(self, display: ProgressDisplay) -> None:
         """Evaluates teacher and student, and remembers the best teacher."""
-        if self.evaluate is not None and self.runtime.is_main:
+        if self.callbacks.evaluate is not None and self.runtime.is_main:
             self.metrics = {}
             student = self.student_teacher.student_module.eval()
             for role, view in (
@@ -252,7 +273,7 @@ class Trainer:
                 ("student", self.student_teacher.local_student),
             ):
                 with torch.no_grad():
-                    result = self.evaluate(view)
+                    result = self.callbacks.evaluate(view)
                 self.metrics |= {f"{role}/{name}": value for name, value in result.items()}
             student.train()
             display.message(
@@ -263,13 +284,13 @@ class Trainer:
                 self.log.write(self.step, self.metrics)
             if self.metrics["teacher/AP"] > self.best.get("AP", -1.0):
                 self.best = {"step": float(self.step), "AP": self.metrics["teacher/AP"]}
-                if self.save_best is not None:
-                    self.save_best(self.student_teacher.ema.module, self.metrics)
+                if self.callbacks.save_best is not None:
+                    self.callbacks.save_best(self.student_teacher.ema.module, self.metrics)
         self.runtime.barrier()
 
     def _save(self, name: str = "step") -> None:
         if self.runtime.is_main:
-            self.checkpoints.save(self.step, self.state(), name=name)
+            self.files.checkpoints.save(self.step, self.state(), name=name)
         self.runtime.barrier()
 
     def state(self) -> dict[str, Any]:
@@ -277,8 +298,8 @@ class Trainer:
         own = {"best": self.best, "metrics": self.metrics, "recipe": json.dumps(self.recipe)}
         return self.student_teacher.state() | own
 
-    def restore(self, state: dict[str, Any], *, source: str, same_method: bool = True) -> None:
-        """Continues from a checkpoint.
+    def _restore(self, state: dict[str, Any], *, source: str, same_method: bool = True) -> None:
+        """Takes over what a checkpoint holds.
 
         Args:
             state: What ``state`` gave.

@@ -1,0 +1,86 @@
+"""Where two recipes differ, and what a run may have different from the one that it goes on from."""
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from denseteacher.detectors import with_old_statistics
+from denseteacher.errors import InputError
+from denseteacher.recipes.schema import Recipe
+
+MAY_CHANGE = (
+    "description",
+    "runtime.workers",
+    "runtime.device",
+    "evaluation.batch",
+    "evaluation.metrics",
+    "schedule.evaluate_every",
+    "schedule.checkpoint_every",
+    "schedule.log_every",
+    "schedule.preview_every",
+    "schedule.keep_checkpoints",
+)
+"""What a continued run may have different: none of it says what the losses are. Where they are computed may change
+them in the last digits, as another machine does; their precision stays."""
+BURN_IN_MAY_CHANGE = (*MAY_CHANGE, "name", "method", "augment.affine", "data.hidden_labels")
+"""What a run may have different from the one whose burn-in it starts from: none of it matters before its end."""
+
+
+def changed_keys(recipe: Recipe, other: Mapping[str, Any], may_change: Sequence[str]) -> list[str]:
+    """Dotted keys of a recipe whose values are others in a dumped one.
+
+    Args:
+        recipe: As it is now.
+        other: As it was written, perhaps by another version.
+        may_change: Keys that don't count, and all below them.
+    """
+    now, then = (flat_recipe(one, may_change) for one in (recipe.model_dump(mode="json"), _with_new_keys(other)))
+    return [key for key in sorted(now.keys() | then.keys()) if now.get(key) != then.get(key)]
+
+
+def flat_recipe(content: Mapping[str, Any], without: Sequence[str] = ()) -> dict[str, Any]:
+    """A dumped recipe as dotted keys and values, but for some keys and all below them."""
+    return {
+        key: value
+        for key, value in _flat(content).items()
+        if not any(key == free or key.startswith(f"{free}.") for free in without)
+    }
+
+
+def require_same_recipe(recipe: Recipe, other: str, source: object, may_change: Sequence[str]) -> None:
+    """Refuses to go on with what another recipe began.
+
+    Args:
+        recipe: As it is now.
+        other: The recipe that the run was begun with, as JSON.
+        source: The run, for the message.
+        may_change: Keys that don't count, and all below them.
+
+    Raises:
+        InputError: If another key differs.
+    """
+    then = json.loads(other)
+    changed = changed_keys(recipe, then, may_change)
+    if changed:
+        now = flat_recipe(recipe.model_dump(mode="json"))
+        raise InputError(
+            f"the run in {source} was begun with {changed[0]}={flat_recipe(then).get(changed[0])}, not "
+            f"{now.get(changed[0])}{f' (and {len(changed) - 1} more differ)' if changed[1:] else ''}: use the same, or "
+            "start a new run"
+        )
+
+
+def _with_new_keys(content: Mapping[str, Any]) -> dict[str, Any]:
+    """A dumped recipe, perhaps of an older version, with the keys of the detector that it could not say yet."""
+    new = {"init": "backbone", "extra_from": "pyramid"}
+    detector = new | with_old_statistics(content["detector"])
+    return {**content, "detector": {key: list(one) if isinstance(one, tuple) else one for key, one in detector.items()}}
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested mappings as dotted keys."""
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        nested = isinstance(value, dict) and value  # an empty one is a value too
+        flat |= _flat(value, f"{prefix}{key}.") if nested else {f"{prefix}{key}": value}
+    return flat
