@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from denseteacher.training.ema import Teacher, ema_decay
+from denseteacher.training.ema import EMAConfig, Teacher, ema_decay
 from denseteacher.training.optim import OptimConfig, build_optimizer, clip_gradients, learning_rate
 from support.closeness import assert_close_to_scale
 
@@ -54,7 +54,7 @@ def test_a_decay_of_zero_copies_exactly():
 
 
 def test_the_teacher_is_a_copy_until_its_start():
-    assert [ema_decay(step, decay=0.99, start=3) for step in (0, 3, 4, 9)] == [0, 0, 0.99, 0.99]
+    assert [ema_decay(step, EMAConfig(decay=0.99, start=3)) for step in (0, 3, 4, 9)] == [0, 0, 0.99, 0.99]
 
 
 def rates(config, steps, max_steps=1000, batch=16):

@@ -17,8 +17,10 @@ from denseteacher.hardware import this_machine
 from denseteacher.recipes.resolve import resolve_runtime
 from denseteacher.recipes.schema import Recipe
 from denseteacher.structures import ImageBatch, Targets
+from denseteacher.training.ema import EMAConfig
 from denseteacher.training.launcher import find_launch
 from denseteacher.training.runtime import Runtime
+from denseteacher.training.schedule import ScheduleConfig
 from denseteacher.training.student_teacher import StudentTeacher
 from denseteacher.training.throughput import Throughput, peak_speed
 
@@ -178,20 +180,17 @@ def as_loaded(loaded: LoadedStep, device: torch.device) -> LoadedStep:
 def make_student_teacher(recipe: Recipe, runtime: Runtime, size: Size, classes: int) -> StudentTeacher:
     """Both before a step that has everything: past the burn-in, at full weight, with a teacher that averages."""
     torch.manual_seed(0)
-    method = recipe.method.at_full_weight()
+    parts = {
+        "method": recipe.method.at_full_weight(),
+        "augment": recipe.augment.model_copy(update={"affine": None}),
+        "data": recipe.data.model_copy(update={"labeled_batch": size.labeled, "unlabeled_batch": size.unlabeled}),
+        "ema": EMAConfig(decay=0.99, start=0),
+        "schedule": ScheduleConfig(max_steps=10**6),
+        "seed": 1,
+    }
     student = recipe.detector.build(classes).to(memory_format=torch.channels_last)
-    student_teacher = StudentTeacher(
-        student=student,
-        method=method,
-        augment=recipe.augment.model_copy(update={"affine": None}),
-        data=recipe.data.model_copy(update={"labeled_batch": size.labeled, "unlabeled_batch": size.unlabeled}),
-        optim=recipe.optim,
-        ema=(0.99, 0),
-        runtime=runtime,
-        seed=1,
-        unlabeled=max(1, size.labeled, size.unlabeled),
-        max_steps=10**6,
-    )
+    unlabeled = max(1, size.labeled, size.unlabeled)
+    student_teacher = StudentTeacher(student, recipe.model_copy(update=parts), runtime, unlabeled=unlabeled)
     student_teacher.step = 1
     return student_teacher
 

@@ -164,19 +164,7 @@ def build_trainer(
 
     dataset = build_steps(recipe, data, runtime.rank, runtime.world_size)
     preview = _preview(recipe, dataset, runtime, folder.previews) if runtime.is_main else None
-    student_teacher = StudentTeacher(
-        student=student,
-        method=recipe.method,
-        augment=recipe.augment,
-        data=recipe.data,
-        optim=recipe.optim,
-        ema=(float(recipe.ema.decay), int(recipe.ema.start)),
-        runtime=runtime,
-        seed=recipe.seed,
-        unlabeled=len(data.unlabeled),
-        max_steps=int(recipe.schedule.max_steps),
-        accumulate=recipe.schedule.accumulate,
-    )
+    student_teacher = StudentTeacher(student, recipe, runtime, unlabeled=len(data.unlabeled))
     trainer = Trainer(
         student_teacher,
         dataset,

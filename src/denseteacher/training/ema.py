@@ -21,9 +21,14 @@ class EMAConfig(Config):
     """Step at which averaging begins; up to it the teacher is a copy of the student."""
 
 
-def ema_decay(step: int, *, decay: float, start: int) -> float:
-    """The decay after optimizer step ``step`` (0-based): 0, a copy, up to and including step ``start``."""
-    return decay if step > start else 0.0
+def ema_decay(step: int, config: EMAConfig) -> float:
+    """The decay after optimizer step ``step`` (0-based): 0, a copy, up to and including step ``start``.
+
+    Args:
+        step: Optimizer steps done before this one.
+        config: Nothing in it is ``auto``.
+    """
+    return float(config.decay) if step > int(config.start) else 0.0
 
 
 class Teacher:

@@ -1,6 +1,6 @@
 """One training step: what it changes in student and teacher, without waiting for the device."""
 
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -11,7 +11,7 @@ from denseteacher.data.loading.steps import LoadedStep, with_strong_views
 from denseteacher.detectors import load_weights
 from denseteacher.methods import Method
 from denseteacher.structures import SemiBatch, chunk
-from denseteacher.training.ema import Teacher, ema_decay
+from denseteacher.training.ema import EMAConfig, Teacher, ema_decay
 from denseteacher.training.optim import (
     OptimConfig,
     begin_momentum,
@@ -21,6 +21,39 @@ from denseteacher.training.optim import (
     set_rate,
 )
 from denseteacher.training.runtime import Runtime
+from denseteacher.training.schedule import ScheduleConfig
+
+
+class StepRecipe(Protocol):
+    """What a step needs of a recipe, which lies above (``recipes.schema.Recipe``); nothing in it is ``auto``."""
+
+    @property
+    def method(self) -> Method:
+        """What the losses are."""
+
+    @property
+    def augment(self) -> AugmentConfig:
+        """The views."""
+
+    @property
+    def data(self) -> DataConfig:
+        """Sizes of the batches."""
+
+    @property
+    def optim(self) -> OptimConfig:
+        """Optimizer and learning rate."""
+
+    @property
+    def ema(self) -> EMAConfig:
+        """How the teacher follows the student."""
+
+    @property
+    def schedule(self) -> ScheduleConfig:
+        """Length of the run, and micro-batches a step."""
+
+    @property
+    def seed(self) -> int:
+        """Seed of all that is decided by chance."""
 
 
 class StudentTeacher:
@@ -29,53 +62,34 @@ class StudentTeacher:
     Nothing here reads a number back from the device: ``values`` and ``nonfinite`` stay there until somebody does.
     """
 
-    def __init__(
-        self,
-        *,
-        student: nn.Module,
-        method: Method,
-        augment: AugmentConfig,
-        data: DataConfig,
-        optim: OptimConfig,
-        ema: tuple[float, int],
-        runtime: Runtime,
-        seed: int,
-        unlabeled: int,
-        max_steps: int,
-        accumulate: int = 1,
-    ) -> None:
+    def __init__(self, student: nn.Module, recipe: StepRecipe, runtime: Runtime, *, unlabeled: int) -> None:
         """Sets up step 0.
 
         Args:
             student: The detector to train.
-            method: What the losses are.
-            augment: The views.
-            data: Sizes of the batches.
-            optim: Optimizer.
-            ema: Decay and start of the teacher.
+            recipe: What is done with it.
             runtime: Devices and precision.
-            seed: The run's.
             unlabeled: Number of unlabeled images.
-            max_steps: Length of the run.
-            accumulate: Micro-batches that a step's batch is cut into.
         """
-        self.method, self.augment, self.data, self.optim, self.runtime = method, augment, data, optim, runtime
-        self.seed, self.max_steps, self.accumulate = seed, max_steps, accumulate
-        self.ema_decay, self.ema_start = ema
+        self.runtime, self.method, self.augment, self.data = runtime, recipe.method, recipe.augment, recipe.data
+        self.optim, self.ema_config, self.seed = recipe.optim, recipe.ema, recipe.seed
+        self.max_steps, self.accumulate = int(recipe.schedule.max_steps), recipe.schedule.accumulate
         self.student_module = student.train()
-        self.optimizer = build_optimizer(student, optim)
+        self.optimizer = build_optimizer(student, self.optim)
         self.student, self._stepper = runtime.setup(student, self.optimizer)
         begin_momentum(self.optimizer)
         self.local_student = runtime.local(student)
         """The student as it is evaluated: not synchronized."""
         self.ema = Teacher(student)
         self.teacher = runtime.local(self.ema.module)
-        self.burned_in = Teacher(self.ema.module) if method.static_teacher else None  # as at the end of the burn-in
+        self.burned_in = (
+            Teacher(self.ema.module) if self.method.static_teacher else None
+        )  # as at the end of the burn-in
         self.pseudo_labeler = self.teacher if self.burned_in is None else runtime.local(self.burned_in.module)
         """What labels unlabeled images."""
         self.parameters = [parameter for parameter in student.parameters() if parameter.requires_grad]
         self._buffers = [buffer for buffer in student.buffers() if buffer.is_floating_point()]
-        fresh = method.initial_state(classes=self.student.num_classes, unlabeled=unlabeled)
+        fresh = self.method.initial_state(classes=self.student.num_classes, unlabeled=unlabeled)
         self.method_state = {name: value.to(runtime.device) for name, value in fresh.items()}
         self.step = 0
         """Optimizer steps done."""
@@ -116,7 +130,7 @@ class StudentTeacher:
             torch.where(finite, buffer, old, out=buffer)
         self.method_state = {name: torch.where(finite, state[name], old) for name, old in self.method_state.items()}
         self.nonfinite = torch.where(finite, 0, self.nonfinite + 1)
-        self.ema.update(ema_decay(self.step, decay=self.ema_decay, start=self.ema_start))
+        self.ema.update(ema_decay(self.step, self.ema_config))
         if self.burned_in is not None and not self.method.needs_unlabeled(self.step):
             self.burned_in.copy()
         self.step += 1
