@@ -106,9 +106,8 @@ def use(path, format):
         )
         if annotations is not None:
             data = outcome(lambda annotations=annotations: labeled_images(annotations, bad_boxes="fix"))
-            assert data is None or all(
-                boxes.shape == (len(labels), 4) for boxes, labels in zip(data.boxes, data.labels, strict=True)
-            )
+            pairs = [] if data is None else zip(data.boxes, data.labels, strict=True)
+            assert all(boxes.shape == (len(labels), 4) for boxes, labels in pairs)
             assert all(one.get("iscrowd") in (0, 1) for one in annotations.content["annotations"])
             assert all(annotations.images in record.path.parents for record in annotations.records)
 
