@@ -122,6 +122,18 @@ def test_coco(folder, wanted):
     outcome(lambda: read_image_info(path))
 
 
+@pytest.mark.parametrize(
+    "new",
+    [None, True, "x", "0", "", "\ud800", 10**400, 2**63, 1e308, -3, [], [1], {}, {"a": [1]}],
+    ids=lambda one: ascii(one)[:20],
+)
+def test_coco_with_one_thing_at_any_place(folder, new):
+    path = folder / "places.json"
+    for place in places(SOUND):
+        path.write_text(json.dumps(put(SOUND, place, new)))
+        use(path, "coco")
+
+
 @seed(15)
 @QUICK
 @given(changes)
