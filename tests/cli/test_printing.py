@@ -9,6 +9,7 @@ from denseteacher.cli.printing import cell, console, remark, say
 from denseteacher.errors import visible
 from denseteacher.evaluation.summary import ClassScore, RunEvaluation
 from denseteacher.runs.evaluate import write_evaluation
+from denseteacher.runs.folder import RunFolder
 from denseteacher.training.progress import ProgressDisplay
 
 HOSTILE = {
@@ -61,6 +62,6 @@ def test_an_error_is_shown_plainly(call, tmp_path):
 def test_no_class_is_a_formula_of_a_spreadsheet(name, tmp_path):
     names = list(RunEvaluation._fields)
     found = RunEvaluation(**dict.fromkeys(names, 0) | {"classes": [ClassScore(name, 1, {"AP": 1.0})]})
-    write_evaluation(tmp_path, found, [])
+    write_evaluation(RunFolder(tmp_path), found, [])
     with (tmp_path / "per_class.csv").open(newline="", encoding="utf-8") as file:
         assert list(csv.reader(file))[1][0] == f"'{name}"
