@@ -9,7 +9,14 @@ from denseteacher.analysis.analyze import analyze
 from denseteacher.check import CheckReport, check_data
 from denseteacher.data.choices import ExportFormat, Format, Protocol
 from denseteacher.data.config import UnlabeledSource
-from denseteacher.data.formats import AnnotationSource, SplitFiles, read_annotations, with_categories, write_split
+from denseteacher.data.formats import (
+    AnnotationSource,
+    Notes,
+    SplitFiles,
+    read_annotations,
+    with_categories,
+    write_split,
+)
 from denseteacher.data.formats.litdata import WrittenStream, is_url
 from denseteacher.data.open import Validation, draw_split, stream_sources
 from denseteacher.errors import InputError
@@ -135,6 +142,8 @@ class EvaluationResult(NamedTuple):
     """COCO result entries that the metrics are computed from."""
     score_floor: float
     """Class scores at or below were no detections; numbers with different floors do not compare."""
+    notes: tuple[str, ...] = ()
+    """Sentences on what stands in the data otherwise than it is read."""
 
 
 def load(path: str | Path) -> Predictor:
@@ -165,8 +174,9 @@ def evaluate(
         workers: Loader processes.
         metrics: What to measure besides COCO's AP: ``voc``, ``crowdhuman``; what fits the data if not given.
     """
-    predictor = Predictor.load(Path(detector), score_floor=score_floor)
-    annotations = read_annotations(AnnotationSource.of(data, images, format, subset), role="validation")
+    predictor, notes = Predictor.load(Path(detector), score_floor=score_floor), Notes()
+    source = AnnotationSource.of(data, images, format, subset)
+    annotations = read_annotations(source, role="validation", report=notes)
     annotations = with_categories(annotations, predictor.categories)
     evaluator = Evaluator(
         Validation(annotations.records, annotations.content, Path(data)),
@@ -177,7 +187,7 @@ def evaluate(
         metrics=fitting_metrics(annotations.content, annotations.format) if metrics is None else metrics,
     )
     floor = predictor.card.detector.score_floor
-    return EvaluationResult(*evaluator(predictor.detector, predictor.device), floor)
+    return EvaluationResult(*evaluator(predictor.detector, predictor.device), floor, notes.sentences)
 
 
 def split(

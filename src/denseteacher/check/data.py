@@ -7,7 +7,14 @@ from typing import NamedTuple
 from denseteacher.check.findings import FaultLog, Finding, Part, finding
 from denseteacher.data.config import DataConfig
 from denseteacher.data.formats import Annotations, Fault, labeled_images, read_annotations
-from denseteacher.data.open import TrainingData, draw_split, open_sources, subset_notes, validation_annotations
+from denseteacher.data.open import (
+    TrainingData,
+    draw_split,
+    no_objects,
+    open_sources,
+    subset_notes,
+    validation_annotations,
+)
 from denseteacher.data.records import ImageRecord, LabeledImages, UnopenedImages
 from denseteacher.errors import InputError
 
@@ -56,7 +63,7 @@ def read_parts(config: DataConfig) -> tuple[Parts, list[Finding]]:
     Raises:
         InputError: If a part can't be read at all.
     """
-    log = FaultLog()
+    log = FaultLog(config.bad_images)
     labeled, unlabeled, findings = _training_images(config, log)
     looked_at = _look_at(unlabeled, log) if isinstance(unlabeled, UnopenedImages) else list(unlabeled)
     if len(looked_at) < len(unlabeled):
@@ -101,7 +108,10 @@ def _validation(config: DataConfig, log: FaultLog) -> LabeledImages | None:
     annotations = validation_annotations(config, log.report("validation"))
     if annotations is None:
         return None
-    return _labeled_images(annotations, config, log, "validation")
+    labeled = _labeled_images(annotations, config, log, "validation")
+    if labeled.images and not any(map(len, labeled.boxes)):
+        log.report("validation")([Fault("no object to find", no_objects(annotations.path, annotations))])
+    return labeled
 
 
 def _labeled_images(annotations: Annotations, config: DataConfig, log: FaultLog, part: Part) -> LabeledImages:

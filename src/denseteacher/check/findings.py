@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from denseteacher.data.formats import Fault
+from denseteacher.data.formats import IMAGE_FAULTS, Fault
 
 Severity = Literal["error", "warning", "info"]
 """``error``: training would refuse or its numbers would be wrong; ``warning``: it runs and may learn badly."""
@@ -43,15 +43,19 @@ def by_severity(findings: Sequence[Finding]) -> list[Finding]:
 class FaultLog:
     """Gathers what the readers complain about."""
 
-    def __init__(self) -> None:
+    def __init__(self, bad_images: Literal["error", "skip"] = "error") -> None:
+        """Nothing is gathered yet; ``skip`` makes image files that training leaves out worth a warning only."""
         self._faults: dict[tuple[Part, Severity, str], list[str]] = {}
+        self._skips = bad_images == "skip"
 
     def report(self, part: Part, severity: Severity = "error") -> Callable[[Sequence[Fault]], None]:
         """What to give a reader of this part as its ``report``."""
 
         def collect(faults: Sequence[Fault]) -> None:
             for fault in faults:
-                self._faults.setdefault((part, severity, fault.kind), []).append(fault.message)
+                skipped = self._skips and fault.kind in IMAGE_FAULTS
+                own: Severity = "info" if fault.harmless else "warning" if skipped else severity
+                self._faults.setdefault((part, own, fault.kind), []).append(fault.message)
 
         return collect
 

@@ -10,6 +10,7 @@ import numpy as np
 
 from denseteacher.check.data import Parts
 from denseteacher.check.findings import Finding, Part, Severity, finding
+from denseteacher.data.bit_depth import is_deep
 from denseteacher.data.formats import Fault
 from denseteacher.data.formats.files import is_image
 from denseteacher.data.images import is_turned, open_image, orientation, read_content
@@ -22,6 +23,7 @@ _SEVERITY: dict[str, tuple[Severity, str]] = {
     "unreadable image": ("error", ""),
     "damaged image": ("error", ""),
     "image of another size than declared": ("error", ""),
+    "image of more than 8 bits a channel": ("info", "each is scaled by the range of its own values"),
     "image that is turned only in viewers": (
         "warning",
         "its boxes fit the pixels as stored, so training leaves them so; store such images upright",
@@ -58,11 +60,14 @@ def _inspect(record: ImageRecord) -> Inspection:
     except OSError as error:
         return Inspection(None, Fault("unreadable image", f"{record.name} can't be read ({error.strerror})"))
     digest = hashlib.blake2b(content, digest_size=16).digest()
+    deep = is_deep(image)
     try:
         turned = is_turned(image, record.name, (record.height, record.width))
     except InputError as error:
         return Inspection(digest, Fault("image of another size than declared", str(error)))
     fault = None
+    if deep:
+        fault = Fault("image of more than 8 bits a channel", record.name)
     if not turned and orientation(image) != 1:
         size = f"{record.width} x {record.height}"
         fault = Fault("image that is turned only in viewers", f"{record.name}: its annotation says {size}, as stored")

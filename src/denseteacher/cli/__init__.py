@@ -8,6 +8,7 @@ from contextlib import contextmanager
 
 from denseteacher.cli import benchmarks, datasets, detectors, experiments, training
 from denseteacher.cli.app import app
+from denseteacher.cli.printing import remark
 from denseteacher.errors import InputError, RunError
 from denseteacher.hardware import limit_spinning
 
@@ -32,7 +33,7 @@ def main() -> None:
 
 
 def _fail(reason: Exception | str, *, code: int) -> None:
-    print(f"denseteacher: {reason}", file=sys.stderr)
+    remark(f"denseteacher: {reason}")
     sys.exit(code)
 
 

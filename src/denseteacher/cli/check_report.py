@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 from rich.text import Text
 
-from denseteacher.cli.printing import console, count
+from denseteacher.cli.printing import cell, console, count
 
 if TYPE_CHECKING:
     from denseteacher.check import CheckReport, Duration, Finding, Measures, StepMemory
@@ -43,7 +43,7 @@ def _finding(one: "Finding") -> Iterator[Text]:
     heading.append(f"{one.kind} ({one.part}): {one.count:,}", style="bold")
     heading.append(f"; {one.meaning}" if one.meaning else "", style="not bold")
     yield heading
-    yield from (Text(f"        {example}") for example in one.examples)
+    yield from (cell(f"        {example}") for example in one.examples)
 
 
 def _classes(report: "CheckReport") -> Text:
@@ -52,7 +52,7 @@ def _classes(report: "CheckReport") -> Text:
     if len(shown) > _CLASSES:
         half = _CLASSES // 2
         shown = [*shown[:half], "...", *shown[-half:]]
-    return Text(f"Classes (objects in images): {', '.join(shown)}.")
+    return cell(f"Classes (objects in images): {', '.join(shown)}.")
 
 
 def _measures(report: "CheckReport", measures: "Measures") -> Iterator[Text]:

@@ -1,7 +1,6 @@
 """Commands that use a trained detector."""
 
 import math
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -9,7 +8,7 @@ import typer
 from rich.table import Table
 
 from denseteacher.cli.app import DataFormat, Detector, Images, Subset, app
-from denseteacher.cli.printing import console, count, number, say
+from denseteacher.cli.printing import cell, console, count, number, remark, say
 from denseteacher.data.choices import ExportFormat, LabelFormat, Precision
 from denseteacher.errors import InputError, RunError
 from denseteacher.files import write_json
@@ -46,6 +45,8 @@ def evaluate(
     result = api.evaluate(
         detector, data=data, images=images, format=format, subset=subset, score_floor=score_floor, metrics=metrics
     )
+    for note in result.notes:
+        remark(note)
     if json_file is not None:
         content = {
             "metrics": result.metrics.values,
@@ -75,7 +76,7 @@ def _print_table(title: str, heads: list[str], rows: list[list[str]]) -> None:
     for place, head in enumerate(heads):
         table.add_column(head, justify="right" if place else "left")
     for row in rows:
-        table.add_row(*row)
+        table.add_row(*map(cell, row))
     console().print(table)
 
 
@@ -97,7 +98,7 @@ def predict(
 
     outcome = api.predict(detector, paths, output=output, score=score, precision=precision, compile=compile)
     for message in outcome.unreadable:
-        print(message, file=sys.stderr)
+        remark(message)
     found = f"{count(outcome.detections, 'detection')} in {count(outcome.images, 'image')}"
     say(f"{found}: {output / 'predictions.json'}")
     if outcome.unreadable:
@@ -137,7 +138,7 @@ def label(
         detector, source, to=to, output=output, images=images, score=score, top=top, class_scores=by_class
     )
     for message in outcome.unreadable:
-        print(message, file=sys.stderr)
+        remark(message)
     rows = [[one.name, str(one.images), str(one.boxes), number(one.mean_score, ".2f")] for one in outcome.classes]
     title = f"{count(outcome.boxes, 'box', 'boxes')} in {count(outcome.images, 'image')}"
     _print_table(title, ["class", "images", "boxes", "mean score"], rows)

@@ -5,6 +5,9 @@ import sys
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
+
+from denseteacher.errors import visible
 
 
 def console() -> Console:
@@ -14,12 +17,17 @@ def console() -> Console:
 
 def say(line: str) -> None:
     """Prints a line of which nothing is interpreted or broken."""
-    console().print(line, markup=False, highlight=False, soft_wrap=True)
+    console().print(visible(line), markup=False, highlight=False, soft_wrap=True)
 
 
 def remark(sentence: str) -> None:
     """Prints a sentence to stderr, at once."""
-    print(sentence, file=sys.stderr, flush=True)
+    print(visible(sentence), file=sys.stderr, flush=True)
+
+
+def cell(text: str) -> Text:
+    """A text from data in a table: nothing in it is interpreted, be it rich's markup or a terminal's sequences."""
+    return Text(visible(text))
 
 
 def count(number: int, noun: str, plural: str | None = None) -> str:
@@ -42,5 +50,5 @@ def print_comparison(rows: list[tuple[str, dict[str, float]]]) -> None:
     for name, metrics in rows:
         for role in ("teacher", "student"):
             values = (metrics.get(f"{role}/{metric}") for metric in ("AP", "AP50", "AP75"))
-            table.add_row(name, role, *map(number, values))
+            table.add_row(cell(name), role, *map(number, values))
     console().print(table)

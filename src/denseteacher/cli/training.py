@@ -7,7 +7,7 @@ import typer
 from rich.table import Column, Table
 
 from denseteacher.cli.app import DataFormat, Images, Output, Overrides, Root, Subset, app
-from denseteacher.cli.printing import console, number, print_comparison, say
+from denseteacher.cli.printing import cell, console, number, print_comparison, say
 from denseteacher.errors import RunError
 
 if TYPE_CHECKING:
@@ -35,7 +35,8 @@ def train(
         typer.Argument(metavar="RECIPE", help="Built-in recipe (see 'denseteacher recipes list') or a YAML file."),
     ],
     labeled: Annotated[
-        Path | None, typer.Option("--labeled", help="Labeled data set: COCO JSON, VOC, YOLO or CrowdHuman.")
+        Path | None,
+        typer.Option("--labeled", help="Labeled data set: COCO, VOC, YOLO, CVAT, LabelMe, CSV, CrowdHuman."),
     ] = None,
     images: Images = None,
     unlabeled: Annotated[
@@ -124,7 +125,7 @@ def compare(
 
 def _print_runs(compared: "Comparison") -> None:
     """A table of what the runs reach and of what their recipes have different, a column a run."""
-    heads = [Column(run.shown.label, justify="right", overflow="fold") for run in compared.runs]
+    heads = [Column(cell(run.shown.label), justify="right", overflow="fold") for run in compared.runs]
     table = Table(Column("", no_wrap=True), *heads, title="COCO AP at the last step")
     for role in ("teacher", "student"):
         for name in ("AP", "AP50", "AP75"):
@@ -136,5 +137,5 @@ def _print_runs(compared: "Comparison") -> None:
     table.add_row("labeled images", *(f"{run.labeled:,}" for run in compared.runs))
     table.add_row("unlabeled images", *(f"{run.unlabeled:,}" for run in compared.runs), end_section=True)
     for key, texts in compared.differences.items():
-        table.add_row(key, *texts)
+        table.add_row(key, *map(cell, texts))
     console().print(table)

@@ -37,7 +37,8 @@ class DataConfig(Config):
     format: Format | None = None
     """Of ``labeled`` and ``val``; detected if not given."""
     labeled: Path | None = None
-    """Annotations of the labeled images: a COCO JSON, a VOC or YOLO data set, a CrowdHuman ``.odgt``."""
+    """Annotations of the labeled images: a COCO JSON, a VOC or YOLO data set, a CrowdHuman ``.odgt``, CVAT's XML, a
+    folder of LabelMe, a CSV table."""
     subset: str | None = None
     """The part of ``labeled`` to train on, where it has several (``trainval`` or ``train`` if not given). Of a VOC
     folder without ``test`` that is ``val`` too, it is ``train``."""
@@ -69,6 +70,10 @@ class DataConfig(Config):
     """For analyses: keep the labels of the images that a split leaves out, for methods that ask for them."""
     bad_boxes: Literal["error", "fix"] = "error"
     """What to do with boxes without area or outside of their image."""
+    bad_images: Literal["error", "skip"] = "error"
+    """What to do with image files that are missing or can't be read: refuse the data, or leave such images out and
+    say how many. ``skip`` decodes all labeled and validation images before the first step; in place of an unlabeled
+    image that turns out damaged when a step draws it, the next one of its orientation is taken."""
     labeled_batch: int = Field(16, gt=0)
     """Labeled images a step, over all processes; each is seen as a weak and as a strong view."""
     unlabeled_batch: int = Field(16, gt=0)

@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from denseteacher.data.bit_depth import as_8_bits, is_deep
 from denseteacher.data.records import EncodedImage, ImageRecord, Member, image_name
 from denseteacher.errors import InputError
 
@@ -68,16 +69,36 @@ def read_pixels(
     image = open_image(path, member)
     name = image_name(path, member)
     try:
-        if is_turned(image, name, declared_size):
+        deep = is_deep(image)  # before the orientation, for which Pillow may read all of a PNG
+        turned = is_turned(image, name, declared_size)
+        if deep:
+            way = orientation(image)
+            image = as_8_bits(lambda: open_image(path, member))
+            image.getexif()[_ORIENTATION] = way
+        if turned:
             image = ImageOps.exif_transpose(image)
-        if image.mode in ("I;16", "I;16B", "I;16L", "I"):
-            image = Image.fromarray((np.asarray(image).astype(np.int64) >> 8).clip(0, 255).astype(np.uint8))
         return np.array(image.convert("RGB"))
     except InputError:
         raise
     except Exception as error:
         # Pillow's decoders raise whatever their format's parser meets: OSError, ValueError, struct.error, ...
         raise InputError(f"{name} is damaged and can't be decoded ({_reason(error)})") from error
+
+
+def check_pixels(record: ImageRecord) -> None:
+    """Sees whether an image is whole and of its declared size, without keeping its pixels.
+
+    Raises:
+        InputError: As ``decode_image``.
+    """
+    image = open_image(record.path, record.member)
+    is_turned(image, record.name, (record.height, record.width))
+    try:
+        # a JPEG's data are all read, but an eighth of the pixels is enough to see that they are there
+        image.draft("RGB", (max(1, image.width // 8), max(1, image.height // 8)))
+        image.load()
+    except Exception as error:  # as above
+        raise InputError(f"{record.name} is damaged and can't be decoded ({_reason(error)})") from error
 
 
 def image_size(path: Path, member: Member | None = None) -> tuple[int, int]:

@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from denseteacher.data.bad_images import depth_note, without_bad_images
 from denseteacher.data.choices import Protocol
 from denseteacher.data.coco20cls import COCO20CLS_COUNT, only_voc_classes
 from denseteacher.data.config import DataConfig, UnlabeledSource
@@ -13,6 +14,7 @@ from denseteacher.data.formats import (
     Annotations,
     AnnotationSource,
     Fault,
+    Notes,
     Report,
     labeled_images,
     open_unlabeled,
@@ -69,15 +71,18 @@ def open_data(config: DataConfig) -> TrainingData:
         raise InputError(
             f"there is no {source.path}: give the folder of the recipe's data set as --data ROOT, or --labeled PATH"
         )
-    annotations = read_annotations(source)
+    notes = Notes(config.bad_images)
+    annotations = read_annotations(source, report=notes)
+    if config.bad_images == "skip":
+        annotations = without_bad_images(annotations, notes)
     everything = labeled_images(annotations, bad_boxes=config.bad_boxes)
     split = _split(annotations, config)
     positions = {image.id: position for position, image in enumerate(everything.images)}
     labeled = everything.select([positions[id_] for id_ in split.labeled_ids])
     if not any(len(boxes) for boxes in labeled.boxes):
         raise InputError(f"none of the {len(labeled.images)} labeled images of {source.path} has a box")
-    unlabeled, notes = open_sources(config.unlabeled_sources, fallback=source.images)
-    notes = (*subset_notes(config), *notes)
+    unlabeled, said = open_sources(config.unlabeled_sources, fallback=source.images, report=notes)
+    said = (*subset_notes(config), *said)
     if config.unlabeled is not None:
         ids = unlabeled.ids if isinstance(unlabeled, UnopenedImages) else [image.id for image in unlabeled]
         named = ", ".join(str(one.path) for one in config.unlabeled_sources)
@@ -85,7 +90,9 @@ def open_data(config: DataConfig) -> TrainingData:
     else:
         unlabeled = [everything.images[positions[id_]] for id_ in split.unlabeled_ids]
     hidden = everything.select([positions[id_] for id_ in split.unlabeled_ids]) if config.hidden_labels else None
-    return TrainingData(labeled, unlabeled, _validation(config, labeled), split, hidden, notes)
+    validation = _validation(config, labeled, notes)
+    said = (*said, *notes.sentences, *(depth_note(labeled.images) or depth_note(unlabeled)))
+    return TrainingData(labeled, unlabeled, validation, split, hidden, said)
 
 
 def _with_builtin(config: DataConfig) -> DataConfig:
@@ -160,13 +167,27 @@ def validation_annotations(config: DataConfig, report: Report = refuse) -> Annot
     return read_annotations(source, role="validation", fallback=config.path("images"), report=report)
 
 
-def _validation(config: DataConfig, labeled: LabeledImages) -> Validation | None:
-    source, annotations = config.val_source, validation_annotations(config)
+def _validation(config: DataConfig, labeled: LabeledImages, notes: Notes) -> Validation | None:
+    source, annotations = config.val_source, validation_annotations(config, notes)
     if source is None or annotations is None:
         return None
+    if config.bad_images == "skip":
+        annotations = without_bad_images(annotations, notes)
     annotations = with_categories(annotations, labeled.categories)
-    labeled_images(annotations, bad_boxes=config.bad_boxes)  # complains about bad boxes before a step is made
+    # complains about bad boxes before a step is made
+    if not any(map(len, labeled_images(annotations, bad_boxes=config.bad_boxes).boxes)):
+        raise InputError(no_objects(source.path, annotations))
     return Validation(annotations.records, annotations.content, source.path)
+
+
+def no_objects(path: Path, annotations: Annotations) -> str:
+    """What is wrong with validation data in which there is nothing to find."""
+    regions = len(annotations.content["annotations"])
+    crowds = f", only {regions:,} regions that do not count (iscrowd)" if regions else ""
+    return (
+        f"none of the {len(annotations.content['images']):,} validation images of {path} has an object to find"
+        f"{crowds}: AP can't be measured on them; give other data as --val, or none"
+    )
 
 
 def open_sources(

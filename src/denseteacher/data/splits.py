@@ -11,10 +11,11 @@ from typing import NamedTuple
 import numpy as np
 
 from denseteacher.data.randomness import Draw, keyed_generator
-from denseteacher.data.records import LabeledImages
+from denseteacher.data.records import Category, LabeledImages
 from denseteacher.errors import InputError
 from denseteacher.files import write_json
 
+_RENEW = "give the same data, or start a new run (--set detector.init=RUN begins it with what this one has learned)"
 _PUBLISHED = "coco_supervision.json.gz"
 _PUBLISHED_POOL = 117_266  # images of train2017 with a box that is no crowd region
 
@@ -221,11 +222,61 @@ def listed_split(image_ids: Sequence[int], path: Path) -> Split:
     return Split(sorted(labeled), [id_ for id_ in image_ids if id_ not in labeled], f"listed in {path}")
 
 
-def write_split_ids(split: Split, path: Path) -> None:
-    """Writes a split for the run folder; ``listed_split`` reads it back. A range becomes its first and last id."""
+def write_split_ids(split: Split, path: Path, categories: Sequence[Category] = ()) -> None:
+    """Writes a split for the run folder; ``listed_split`` reads it back. A range becomes its first and last id.
+
+    Args:
+        split: The split.
+        path: The file.
+        categories: The classes of its images, for ``require_same_data``.
+    """
     ids = split.unlabeled_ids
     written = {"first": ids[0], "last": ids[-1]} if isinstance(ids, range) and ids else list(ids)
-    write_json(path, {"digest": split.digest, **split._asdict(), "unlabeled_ids": written}, indent=None)
+    classes = [[category.id, category.name] for category in categories]
+    content = {"digest": split.digest, **split._asdict(), "unlabeled_ids": written, "classes": classes}
+    write_json(path, content, indent=None)
+
+
+def require_same_data(path: Path, split: Split, categories: Sequence[Category], *, unlabeled: bool = True) -> None:
+    """Sees whether a run that goes on has the images and classes that it began with.
+
+    A label is the place of its class in their order, so with other names or another order the detector would learn
+    on as if each class were another.
+
+    Args:
+        path: What ``write_split_ids`` has written when the run began; nothing is compared where that is not there.
+        split: Of the data now.
+        categories: The classes of the data now.
+        unlabeled: Whether the unlabeled images must be as many as then.
+
+    Raises:
+        InputError: If it is not so.
+    """
+    if not path.is_file():
+        return
+    content = json.loads(path.read_text(encoding="utf-8"))
+    then, now = content.get("classes") or [], [[category.id, category.name] for category in categories]
+    if then and then != now:
+        place = next((place for place, pair in enumerate(zip(then, now, strict=False)) if pair[0] != pair[1]), -1)
+        different = (
+            f"{len(then)} classes then, {len(now)} now"
+            if place < 0
+            else f"the class number {place} was {then[place][1]!r} (id {then[place][0]}) and is {now[place][1]!r} "
+            f"(id {now[place][0]})"
+        )
+        began = f"when the run of {path.parent} began"
+        raise InputError(f"the labeled data have other classes than {began}: {different}; {_RENEW}")
+    labeled, many = read_split_sizes(path)
+    if sorted(content["labeled_ids"]) != sorted(split.labeled_ids):
+        counts = f"{labeled:,} then, {len(split.labeled_ids):,} now"
+        counts = counts if labeled != len(split.labeled_ids) else f"{labeled:,} both times, but others"
+        began = f"with which the run of {path.parent} began"
+        raise InputError(f"the labeled images are not those {began} ({counts}); {_RENEW}")
+    if unlabeled and many != len(split.unlabeled_ids):
+        raise InputError(
+            f"the run of {path.parent} began with {many:,} unlabeled images, and now there are "
+            f"{len(split.unlabeled_ids):,}; {_RENEW}"
+        )
 
 
 def read_split_sizes(path: Path) -> tuple[int, int]:

@@ -88,7 +88,7 @@ def train_baseline(
     student, _ = new_student(own, data.labeled.categories, initial)
     trainer = build_trainer(own, data, student, runtime, folder)
     if runtime.is_main and not folder.exists:
-        folder.describe(own, data.split)
+        folder.describe(own, data.split, data.labeled.categories)
     if begun:
         trainer.resume(lambda other: require_same_recipe(own, other, folder, MAY_CHANGE))
     elif burn_in:

@@ -26,8 +26,13 @@ def write_evaluation(folder: RunFolder, found: RunEvaluation, results: Sequence[
     table = io.StringIO(newline="")
     writer = csv.writer(table)
     writer.writerow(["class", "objects", *found.classes[0].scores])
-    writer.writerows([one.name, one.objects, *one.scores.values()] for one in found.classes)
+    writer.writerows([_plain_cell(one.name), one.objects, *one.scores.values()] for one in found.classes)
     write_text(folder.per_class, table.getvalue())
+
+
+def _plain_cell(name: str) -> str:
+    """A text that a spreadsheet takes for no formula: behind an apostrophe where it begins as one."""
+    return f"'{name}" if name.startswith(("=", "+", "-", "@", "\t", "\r")) else name
 
 
 def read_evaluation(folder: RunFolder) -> RunEvaluation | None:

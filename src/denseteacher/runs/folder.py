@@ -1,7 +1,7 @@
 """Run folders: what their files are called, choosing one, and describing the run in it."""
 
 import platform
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -10,6 +10,7 @@ import torch
 import yaml
 from pydantic import TypeAdapter, ValidationError
 
+from denseteacher.data.records import Category
 from denseteacher.data.splits import Split, write_split_ids
 from denseteacher.detectors import (
     DETECTOR_FILE,
@@ -152,13 +153,15 @@ class RunFolder:
         log = MetricsLog(self.metrics, tensorboard=self.tensorboard, previews=self.previews)
         return TrainingFiles(self.checkpoints(keep), log, self.detector, self.nonfinite)
 
-    def describe(self, recipe: Recipe, split: Split, start: TakenOver | None = None) -> None:
+    def describe(
+        self, recipe: Recipe, split: Split, categories: Sequence[Category], start: TakenOver | None = None
+    ) -> None:
         """Writes the resolved recipe, the split's image ids with their hash, the environment, and the run's start.
 
         Raises:
             RunError: If the disk refuses.
         """
-        write_split_ids(split, self.split)
+        write_split_ids(split, self.split, categories)
         environment = {
             "python": platform.python_version(),
             "machine": platform.platform(),

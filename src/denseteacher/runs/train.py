@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 from denseteacher.check import notes_before_run
 from denseteacher.data.open import TrainingData, open_data
+from denseteacher.data.splits import require_same_data
 from denseteacher.hardware import this_machine
 from denseteacher.methods import Method
 from denseteacher.recipes import resolve
@@ -141,6 +142,8 @@ def prepare_run(
     """
     data, ratio = open_data(recipe.data), recipe.method.selected_share
     begun = folder if resume else burn_in_from
+    if begun is not None:
+        require_same_data(begun.split, data.split, data.labeled.categories, unlabeled=resume)
     recipe, initial, notes = with_detector_of(recipe, begun, by_hand), None, list[str]()
     if begun is None or (resume and not folder.has_checkpoint):  # nothing else has the weights
         recipe, initial, notes = find_start(recipe, by_hand)
@@ -152,7 +155,7 @@ def prepare_run(
     notes += [] if taken is None else [taken.sentence()]
     notes += notes_before_run(recipe, student, data, ratio) if runtime.is_main and not resume else []
     if runtime.is_main and not resume:
-        folder.describe(recipe, data.split, taken)
+        folder.describe(recipe, data.split, data.labeled.categories, taken)
     trainer = build_trainer(recipe, data, student, runtime, folder)
     if resume:
         trainer.resume(lambda other: require_same_recipe(recipe, other, folder, MAY_CHANGE))

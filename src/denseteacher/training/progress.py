@@ -10,6 +10,8 @@ from typing import Self
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
+from denseteacher.errors import visible
+
 _SHOWN = 5
 """How many values the progress display has room for."""
 
@@ -90,6 +92,7 @@ class ProgressDisplay:
         """Prints a line, above the bar if there is one."""
         if not self.enabled:
             return
+        text = visible(text)
         if self.live:
             self._progress.console.print(text, markup=False, highlight=False, soft_wrap=True)
         else:

@@ -88,6 +88,7 @@ class Trainer:
         self.recipe, self.files, self.callbacks = recipe, files, callbacks
         self.log = files.log if self.runtime.is_main else None
         self.best, self.metrics = dict[str, float](), dict[str, float]()
+        self._bad_images: set[str] = set()
         self.throughput = Throughput(student_teacher)
         batches = student_teacher.data.labeled_batch, student_teacher.data.unlabeled_batch
         self.forecast = Forecast(
@@ -170,6 +171,7 @@ class Trainer:
                     if self.runtime.world_size == 1:  # the others are in the middle of a step, and can't
                         self._save()
                     raise loaded
+                self._tell_passed_over(display, loaded)
                 with self.throughput.step(loaded, self._data_wait):
                     self.student_teacher.train_step(loaded)
                     values = self._values()
@@ -233,6 +235,13 @@ class Trainer:
             values |= self.throughput.read()
             display.update(self.step, values)
             self.log.write(self.step, values)
+
+    def _tell_passed_over(self, display: ProgressDisplay, loaded: LoadedStep) -> None:
+        """Says of each image once that another stands in for it."""
+        for sentence in loaded.passed_over:
+            if sentence not in self._bad_images:
+                self._bad_images.add(sentence)
+                display.message(f"left out: {sentence} (image {len(self._bad_images):,} of such)")
 
     def _tell_duration(self, display: ProgressDisplay, loaded: LoadedStep) -> None:
         """Says once how long a run on a CPU will take, whose steps are done when they return."""

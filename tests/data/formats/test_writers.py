@@ -1,6 +1,7 @@
 """What a writer writes, the reader reads back; and labeling tools find what they look for."""
 
 import json
+import os
 from dataclasses import replace
 from pathlib import Path
 from urllib.parse import unquote
@@ -9,6 +10,7 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 import yaml
+from PIL import Image
 
 from denseteacher.data.formats import AnnotationSource, read_annotations, read_image_info, read_labeled, read_unlabeled
 from denseteacher.data.records import Category, LabeledImages
@@ -94,8 +96,10 @@ def test_coco_keeps_scores_ids_and_refers_to_the_images(tmp_path):
     source = read_image_info(coco / "annotations" / "image_info_unlabeled2017.json")
     data, scores = predicted(source)
     hint = write("coco", data, scores, tmp_path / "out")
-    assert [file.name for file in (tmp_path / "out").iterdir()] == ["annotations.json"]
-    assert str(coco / "unlabeled2017") in hint
+    assert sorted(file.name for file in (tmp_path / "out").iterdir()) == ["annotations.json", "images"]
+    assert (tmp_path / "out" / "images").resolve() == coco / "unlabeled2017"  # a link, so that the readers find them
+    assert len(read_annotations(tmp_path / "out" / "annotations.json").records) == len(source)
+    assert f"{coco / 'unlabeled2017'}. CVAT" in hint
     content = json.loads((tmp_path / "out" / "annotations.json").read_text())
     assert [image["id"] for image in content["images"]] == [record.id for record in source]
     assert [image["file_name"] for image in content["images"]] == [record.path.name for record in source]
@@ -189,3 +193,20 @@ def test_a_data_set_goes_from_format_to_format(tmp_path):
         data = read_labeled(AnnotationSource(tmp_path / to, tmp_path / "voc" / "JPEGImages" if to == "coco" else None))
     assert_read_back(data, start, 0.02)  # whole pixels stay whole
     assert set(CLASSES) <= {category.name for category in data.categories}
+
+
+@pytest.mark.parametrize("to", ["coco", "yolo", "voc", "label-studio"])
+def test_file_names_that_are_no_text_are_written(to, tmp_path):
+    """Bytes that are no UTF-8: names of an old archive."""
+    folder = tmp_path / "images"
+    folder.mkdir()
+    Image.fromarray(np.zeros((40, 60, 3), np.uint8)).save(folder / "a.png")
+    os.rename(folder / "a.png", os.fsencode(folder) + b"/b\xff\xe9.png")  # noqa: PTH104 (bytes)
+    records = read_unlabeled(folder)
+    data, scores = predicted(records)
+    write(to, data, scores, tmp_path / "out")
+    if to == "label-studio":
+        assert "images/b%FF%E9.png" in (tmp_path / "out" / "tasks.json").read_text()
+    else:
+        path = tmp_path / "out" / "annotations.json" if to == "coco" else tmp_path / "out"
+        assert len(read_annotations(path).records) == 1

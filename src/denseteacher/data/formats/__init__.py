@@ -1,23 +1,29 @@
 """Annotation formats: detected, and read into one form."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Literal, get_args
 
 from denseteacher.data.choices import Format
 from denseteacher.data.formats.annotations import (
+    IMAGE_FAULTS,
     Annotations,
     AnnotationSource,
     Content,
     Fault,
+    Notes,
     Report,
     labeled_images,
     refuse,
     with_categories,
+    with_sound_names,
 )
 from denseteacher.data.formats.coco import read_coco, read_image_info
 from denseteacher.data.formats.crowdhuman import read_crowdhuman
+from denseteacher.data.formats.csv_table import read_csv
+from denseteacher.data.formats.cvat import is_cvat, read_cvat
+from denseteacher.data.formats.labelme import is_labelme, read_labelme
 from denseteacher.data.formats.unlabeled import open_unlabeled, read_unlabeled
 from denseteacher.data.formats.voc import VOC_CLASSES, first_image_set, is_voc, read_voc
 from denseteacher.data.formats.yolo import is_yolo, read_yolo
@@ -26,12 +32,14 @@ from denseteacher.data.writers.split_files import SplitFiles, write_split
 from denseteacher.errors import InputError
 
 __all__ = [
+    "IMAGE_FAULTS",
     "VOC_CLASSES",
     "AnnotationSource",
     "Annotations",
     "Content",
     "Fault",
     "Format",
+    "Notes",
     "Report",
     "SplitFiles",
     "labeled_images",
@@ -54,6 +62,13 @@ _SUBSETS: dict[Role, tuple[str, ...]] = {
 """Parts of a data set in one folder or file, by preference."""
 _VOC_VALIDATION = ("test", *_SUBSETS["validation"])
 """VOC's ``val`` is in its ``trainval``, so ``test`` is what it is evaluated on where it is there."""
+_READERS: dict[Format, tuple[Callable[..., Annotations], str | None]] = {
+    "crowdhuman": (read_crowdhuman, "*.odgt"),
+    "cvat": (read_cvat, None),
+    "labelme": (read_labelme, None),
+    "csv": (read_csv, "*.csv"),
+}
+"""Readers of formats that have one file or folder a part, and the pattern of the files in a folder."""
 
 
 def read_annotations(
@@ -83,15 +98,20 @@ def read_annotations(
     chosen = format or _detect(path)
     if subset is not None and path.is_file() and chosen != "yolo":
         raise InputError(f"{path} is one file without parts: name the file of {subset!r}, without --subset")
+    found: Annotations
     if chosen == "voc":
         by_preference = _VOC_VALIDATION if subset is None and role == "validation" else subsets
-        return read_voc(path, images, subsets=by_preference, report=report)
-    if chosen == "yolo":
-        return read_yolo(path, images, subsets=subsets, report=report)
-    if chosen == "crowdhuman":
-        return read_crowdhuman(_file_in(path, "*.odgt", subsets), images, fallback=fallback, report=report)
-    file = _file_in(path, "*.json", subsets)
-    return read_coco(file, images, fallback=fallback, check_files=check_files, report=report)
+        found = read_voc(path, images, subsets=by_preference, report=report)
+    elif chosen == "yolo":
+        found = read_yolo(path, images, subsets=subsets, report=report)
+    elif chosen in _READERS:
+        read, pattern = _READERS[chosen]
+        file = path if pattern is None else _file_in(path, pattern, subsets)
+        found = read(file, images, fallback=fallback, report=report)
+    else:
+        file = _file_in(path, "*.json", subsets)
+        found = read_coco(file, images, fallback=fallback, check_files=check_files, report=report)
+    return with_sound_names(found, report)
 
 
 def read_labeled(
@@ -132,22 +152,35 @@ def training_subset(validation: AnnotationSource) -> str | None:
 def _detect(path: Path) -> Format:
     """The format of what lies at a path."""
     if path.is_file():
-        by_suffix: dict[str, Format] = {".json": "coco", ".odgt": "crowdhuman", ".yaml": "yolo", ".yml": "yolo"}
+        by_suffix: dict[str, Format] = {
+            ".json": "labelme" if is_labelme(path) else "coco",
+            ".odgt": "crowdhuman",
+            ".yaml": "yolo",
+            ".yml": "yolo",
+            ".xml": "cvat",
+            ".csv": "csv",
+        }
         found = "voc" if is_voc(path) else by_suffix.get(path.suffix.lower())
         if found is None:
             raise InputError(f"{path} is of no known format ({_known()}): say which with --format")
         return found
+    if is_cvat(path):
+        return "cvat"
     if is_voc(path):
         return "voc"
     if is_yolo(path):
         return "yolo"
     if _files_in(path, "*.odgt"):
         return "crowdhuman"
+    if is_labelme(path):
+        return "labelme"
     if _files_in(path, "*.json"):
         return "coco"
+    if _files_in(path, "*.csv"):
+        return "csv"
     raise InputError(
         f"the folder {path} holds no annotations of a known format: a COCO JSON, VOC's Annotations/*.xml, YOLO's "
-        "data.yaml or labels/*.txt, or CrowdHuman's .odgt"
+        "data.yaml or labels/*.txt, CrowdHuman's .odgt, CVAT's annotations.xml, LabelMe's JSON files, or a CSV table"
     )
 
 

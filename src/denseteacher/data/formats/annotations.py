@@ -1,6 +1,8 @@
 """What every annotation format is read into: the content of a COCO file, and the faults found on the way."""
 
 import math
+import unicodedata
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -16,6 +18,19 @@ Content = dict[str, Any]
 Boxes = npt.NDArray[np.float32]
 _BOX_FAULTS = {"box without area": "has no area", "box outside of its image": "reaches outside"}
 _OVERHANG = 1.0  # px that a box may reach past its image: rounding of the tool that drew it
+_LARGEST = 1e9  # px; beyond it a coordinate is none
+_LONGEST_NAME = 500  # characters of a class name
+_BREAKING = frozenset({"Cc", "Zl", "Zp"})  # control characters, and what breaks a line
+IMAGE_FAULTS = frozenset(
+    {
+        "missing image file",
+        "file name that leaves the folder",
+        "unreadable image",
+        "damaged image",
+        "image of another size than declared",
+    }
+)
+"""Kinds of faults of one image file, which ``data.bad_images`` is about."""
 
 
 class Fault(NamedTuple):
@@ -25,34 +40,95 @@ class Fault(NamedTuple):
     """What it is, the same for all faults of this kind."""
     message: str
     """A sentence that names the file and the entry."""
+    harmless: bool = False
+    """Whether the entry is read all the same, since it can mean one thing only."""
 
 
 Report = Callable[[Sequence[Fault]], None]
-"""Told faults of one kind. Where it returns, reading goes on without the entries."""
+"""Told faults of one kind. Where it returns, reading goes on without the entries, or with the harmless ones."""
 
 
 def refuse(faults: Sequence[Fault]) -> None:
     """The report for those who want to use the data.
 
     Raises:
-        InputError: About the first fault, if there is any.
+        InputError: About the first fault that is not harmless, if there is any.
     """
-    if faults:
-        rest = f" ({len(faults)} such in all)" if len(faults) > 1 else ""
-        raise InputError(f"{faults[0].message}{rest}")
+    serious = [fault.message for fault in faults if not fault.harmless]
+    if serious:
+        raise InputError(_with_count(serious[0], len(serious)))
+
+
+def _with_count(message: str, count: int) -> str:
+    return f"{message} ({count:,} such in all)" if count > 1 else message
+
+
+class Notes:
+    """A report that refuses faults as ``refuse`` does, and keeps a sentence on each kind of the harmless ones."""
+
+    def __init__(self, bad_images: Literal["error", "skip"] = "error") -> None:
+        """Nothing is noted yet.
+
+        Args:
+            bad_images: ``skip`` keeps a sentence on image files that are missing or can't be read, in place of
+                refusing them.
+        """
+        self._skips = bad_images == "skip"
+        self._messages: dict[tuple[str, bool], list[str]] = {}
+
+    def __call__(self, faults: Sequence[Fault]) -> None:
+        """See ``Report``."""
+        serious = [fault for fault in faults if not fault.harmless]
+        skipped = [fault for fault in serious if self._skips and fault.kind in IMAGE_FAULTS]
+        try:
+            refuse([fault for fault in serious if fault not in skipped] if skipped else serious)
+        except InputError as error:
+            if any(fault.kind in IMAGE_FAULTS for fault in serious):
+                raise InputError(f"{error}; leave such images out with --set data.bad_images=skip") from error
+            raise
+        for fault in faults:
+            self._messages.setdefault((fault.kind, fault.harmless), []).append(fault.message)
+
+    @property
+    def sentences(self) -> tuple[str, ...]:
+        """One for each kind: its first message, and how many there are."""
+        return tuple(
+            _with_count(messages[0] if harmless else f"left out: {messages[0]}", len(messages))
+            for (_, harmless), messages in self._messages.items()
+        )
 
 
 def is_number(value: Any) -> bool:
     """Whether a value of a JSON is a number that can be a coordinate."""
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    if isinstance(value, int):  # of 400 digits perhaps, which are no float
+        return not isinstance(value, bool) and abs(value) <= _LARGEST
+    return isinstance(value, float) and math.isfinite(value) and abs(value) <= _LARGEST
+
+
+def as_number(value: Any) -> float | None:
+    """A number of a JSON or a table, which may be written as text; None where it is none."""
+    if isinstance(value, str):
+        try:
+            value = float(value)
+        except ValueError:
+            return None
+    return value if is_number(value) else None
+
+
+def brief(value: Any) -> str:
+    """A value of a JSON as a message shows it."""
+    try:
+        return repr(value)[:100]
+    except (RecursionError, ValueError):  # nested too deeply; of too many digits
+        return f"a {type(value).__name__}"
 
 
 class AnnotationSource(NamedTuple):
     """Where a labeled data set lies, and what has been said of how to read it."""
 
     path: Path
-    """A COCO JSON; a VOC folder or image set; a YOLO ``data.yaml`` or folder; a CrowdHuman ``.odgt``; or a folder
-    that holds one of them."""
+    """A COCO JSON; a VOC folder or image set; a YOLO ``data.yaml`` or folder; a CrowdHuman ``.odgt``; CVAT's XML;
+    LabelMe's folder; a CSV table; or a folder that holds one of them."""
     images: Path | None = None
     """Folder of the image files; found near ``path`` if not given."""
     format: Format | None = None
@@ -107,8 +183,15 @@ def with_categories(annotations: Annotations, categories: Sequence[Category]) ->
     if own == list(categories):
         return annotations
     ids = {category.name: category.id for category in categories}
+    for source, some in ((annotations.path, own), ("the detector or training data", categories)):
+        twice = [name for name, times in Counter(category.name for category in some).items() if times > 1]
+        if twice:
+            raise InputError(
+                f"{source} has {len(twice)} class names that stand for several category ids, the first {twice[0]!r}: "
+                f"the classes of {annotations.path} are matched by name, so give each a name of its own"
+            )
     unknown = [category.name for category in own if category.name not in ids]
-    if unknown or len(ids) < len(categories):
+    if unknown:
         raise InputError(
             f"{annotations.path} has other categories than the detector or training data: {', '.join(unknown[:5])}; "
             f"known are {', '.join(sorted(ids)[:20])}"
@@ -121,6 +204,57 @@ def with_categories(annotations: Annotations, categories: Sequence[Category]) ->
         ],
     }
     return annotations._replace(content=content)
+
+
+def with_sound_names(annotations: Annotations, report: Report = refuse) -> Annotations:
+    """The data set with class names that can be shown in one line.
+
+    Control characters and line breaks become spaces, half characters (lone surrogates) the replacement character;
+    spaces at the ends go.
+
+    Raises:
+        InputError: If a class has no name then, and ``report`` raises.
+    """
+    cleaned, changed, nameless = [], [], []
+    for category in annotations.content["categories"]:
+        name = category["name"]
+        plain = _one_line(name) if isinstance(name, str) else ""
+        if not plain:
+            nameless.append(f"{annotations.path}: the class {category['id']} has the name {name!r}: it needs a text")
+            plain = f"class {category['id']}"
+        elif plain != name:
+            changed.append(f"{annotations.path}: the class name {name[:80]!r} is read as {plain[:80]!r}")
+        cleaned.append(category if plain == name else category | {"name": plain})
+    report([Fault("class without a name", message) for message in nameless])
+    report([Fault("class name that is cleaned", message, harmless=True) for message in changed])
+    return annotations._replace(content=annotations.content | {"categories": cleaned})
+
+
+def _one_line(name: str) -> str:
+    plain = "".join(
+        "\ufffd" if unicodedata.category(one) == "Cs" else " " if unicodedata.category(one) in _BREAKING else one
+        for one in name[: _LONGEST_NAME + 1]
+    )
+    return plain.strip()[:_LONGEST_NAME] if plain != name or len(name) > _LONGEST_NAME else name.strip()
+
+
+def share_faults(path: Path, boxes: Sequence[Sequence[float]]) -> list[Fault]:
+    """What is wrong where boxes that should be pixels are shares of the image: most lie between 0 and 1.
+
+    Args:
+        path: The data set.
+        boxes: Four numbers each.
+    """
+    inside = [box for box in boxes if all(0 <= value <= 1 for value in box)]
+    if not inside or 2 * len(inside) < len(boxes):
+        return []
+    return [
+        Fault(
+            "boxes that look like shares",
+            f"{path}: {len(inside):,} of {len(boxes):,} boxes lie between 0 and 1, as {list(inside[0])}: these look "
+            "like shares of the image, where pixels are needed; multiply them by its width and height",
+        )
+    ]
 
 
 def labeled_images(

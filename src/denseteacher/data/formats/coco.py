@@ -1,13 +1,15 @@
 """COCO JSON."""
 
 import json
-import os
-from collections.abc import Collection
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from denseteacher.data.formats.annotations import Annotations, Content, Fault, Report, is_number, refuse
+from denseteacher.data.formats.annotations import Annotations, Content, Report, refuse, share_faults
+from denseteacher.data.formats.coco_entries import Ids, Known, sound_annotations, sound_categories, sound_images
 from denseteacher.data.formats.files import find_image_folder
+from denseteacher.data.formats.image_names import leaves_folder
+from denseteacher.data.formats.listed_images import Entry, ListedImages, find_listed, with_sizes
 from denseteacher.data.records import ImageRecord
 from denseteacher.errors import InputError
 
@@ -35,22 +37,32 @@ def read_coco(
     content = load_json(path)
     for key in ("images", "annotations", "categories"):
         if not isinstance(content.get(key), list):
-            raise InputError(f"{path} is no COCO annotation file: it has no list {key!r}")
-    listed = _sound_images(path, content["images"], report)
-    categories = _sound_categories(path, content["categories"], report)
-    if not listed and content["images"]:
-        raise InputError(f"{path} lists no sound image; the first: {_image_fault(content['images'][0])}")
+            raise InputError(_no_coco(path, content, key))
+    listed, image_ids = sound_images(path, content["images"], report)
+    categories, category_ids = sound_categories(path, content["categories"], report)
     if not listed or not categories:
         raise InputError(f"{path} lists no {'categories' if listed else 'images'}")
-    if check_files:
-        folder = _folder(path, listed, images, fallback, report)
-        listed = _existing(path, folder, listed, report)
-    else:
-        folder = _likely_folder(path, listed, images)
-    dropped = _ids(content["images"]) - _ids(listed)
-    content |= {"images": listed, "categories": categories}
-    content["annotations"] = _sound_annotations(path, content, dropped, report)
-    return Annotations(path, "coco", content, folder)
+    all_ids = {image["id"] for image in listed}
+    found = (
+        find_listed(path, listed, images, fallback, report) if check_files else _likely(path, listed, images, report)
+    )
+    known = Known(
+        {image["id"]: image["file_name"] for image in found.entries},
+        _numbers(content["images"], image_ids) | all_ids,
+        {category["id"] for category in categories},
+        image_ids,
+        category_ids,
+    )
+    known = known._replace(dropped=known.dropped - known.images.keys())
+    annotations = sound_annotations(path, content["annotations"], known, report)
+    report(share_faults(path, [one["bbox"] for one in annotations if not one["iscrowd"]]))
+    content |= {"images": found.entries, "categories": categories, "annotations": annotations}
+    return Annotations(path, "coco", content, found.folder)
+
+
+def _numbers(images: Sequence[Any], ids: Ids) -> set[int]:
+    numbers = (ids.number(image.get("id")) for image in images if isinstance(image, dict))
+    return {number for number in numbers if number is not None}
 
 
 def read_image_info(
@@ -64,10 +76,11 @@ def read_image_info(
     content = load_json(path)
     if not isinstance(content.get("images"), list) or not content["images"]:
         raise InputError(f"{path} is no COCO image info: it has no list 'images'")
-    listed = _sound_images(path, content["images"], report)
-    folder = _folder(path, listed, images, fallback, report)
-    listed = _existing(path, folder, listed, report)
-    return Annotations(path, "coco", {"images": listed}, folder).records
+    listed, _ = sound_images(path, content["images"], report)
+    if not listed:
+        raise InputError(f"{path} lists no images")
+    folder, entries = find_listed(path, listed, images, fallback, report)
+    return Annotations(path, "coco", {"images": entries}, folder).records
 
 
 def load_json(path: Path) -> Content:
@@ -93,157 +106,30 @@ def load_json(path: Path) -> Content:
     return content
 
 
-def _sound_images(path: Path, images: list[Any], report: Report) -> list[dict[str, Any]]:
-    faults, sound = [], []
-    for image in map(_tidied, images):
-        fault = _image_fault(image)
-        if fault is None:
-            sound.append(image)
-        else:
-            faults.append(Fault("image entry", f"{path}: {fault}"))
-    report(faults)
-    return _unique(path, "image", sound, report)
+def _no_coco(path: Path, content: Mapping[str, Any], missing: str) -> str:
+    """What a JSON is that has not all lists of a COCO file, and what to do with it."""
+    values = [value for value in content.values() if isinstance(value, dict)]
+    if "_via_img_metadata" in content or any("regions" in value and "filename" in value for value in values[:1]):
+        return (
+            f"{path} is a project or an export of VIA (VGG Image Annotator): open it there, and export it by "
+            "Annotation > Export Annotations (COCO format)"
+        )
+    if isinstance(content.get("objects"), list) and ("size" in content or "tags" in content):
+        return (
+            f"{path} is an annotation of Supervisely: export the project by Supervisely's app Export to COCO, and "
+            "name the JSON that it writes"
+        )
+    if {"classes", "tags"} <= content.keys():
+        return f"{path} is the meta.json of Supervisely: export the project by Supervisely's app Export to COCO"
+    return f"{path} is no COCO annotation file: it has no list {missing!r}"
 
 
-def _tidied(image: Any) -> Any:
-    """An entry of which the name has plain slashes, as those from Windows have not, and the sizes are whole numbers."""
-    if not isinstance(image, dict):
-        return image
-    name, sides = image.get("file_name"), {key: image.get(key) for key in ("width", "height")}
-    changed: dict[str, Any] = {"file_name": name.replace("\\", "/")} if isinstance(name, str) and "\\" in name else {}
-    changed |= {key: int(side) for key, side in sides.items() if isinstance(side, float) and side.is_integer()}
-    return image | changed if changed else image
-
-
-def _image_fault(image: Any) -> str | None:
-    if not isinstance(image, dict) or not isinstance(image.get("id"), int) or not _is_name(image.get("file_name")):
-        return f"an image needs a whole-number id and a file_name, not {str(image)[:100]}"
-    for key in ("width", "height"):
-        if not isinstance(image.get(key), int) or image[key] < 1:
-            return f"image {image['id']} needs a {key} in pixels, not {image.get(key)!r}"
-    return None
-
-
-def _sound_categories(path: Path, categories: list[Any], report: Report) -> list[dict[str, Any]]:
-    def is_sound(category: Any) -> bool:
-        return isinstance(category, dict) and isinstance(category.get("id"), int) and "name" in category
-
-    report(
-        [
-            Fault("category entry", f"{path}: the category {category!r} needs a whole-number id and a name")
-            for category in categories
-            if not is_sound(category)
-        ]
-    )
-    return _unique(path, "category", [category for category in categories if is_sound(category)], report)
-
-
-def _is_name(value: Any) -> bool:
-    return isinstance(value, str) and bool(value)
-
-
-def _unique(path: Path, kind: str, entries: list[dict[str, Any]], report: Report) -> list[dict[str, Any]]:
-    """The first entry of each id."""
-    first = {entry["id"]: entry for entry in reversed(entries)}
-    twice = {entry["id"] for entry in entries if first[entry["id"]] is not entry}
-    report([Fault(f"{kind} id twice", f"{path}: {kind} id {id_} stands twice") for id_ in sorted(twice)])
-    return [entry for entry in entries if first[entry["id"]] is entry]
-
-
-def _ids(images: list[Any]) -> set[int]:
-    return {image["id"] for image in images if isinstance(image, dict) and isinstance(image.get("id"), int)}
-
-
-def _sound_annotations(path: Path, content: Content, dropped: set[int], report: Report) -> list[dict[str, Any]]:
-    """The annotations without a fault; those of images that were dropped go without a word of their own."""
-    images = {image["id"]: image["file_name"] for image in content["images"]}
-    categories = {category["id"] for category in content["categories"]}
-    faults: dict[str, list[Fault]] = {}
-    sound = []
-    for one in content["annotations"]:
-        fault = _annotation_fault(one, images, categories)
-        if fault is None:
-            sound.append(one)
-        else:
-            name = f"{path}: annotation {one.get('id') if isinstance(one, dict) else one!r}"
-            if isinstance(one, dict) and isinstance(one.get("image_id"), int):
-                if one["image_id"] in dropped:
-                    continue
-                name += f" of {images[one['image_id']]}" if one["image_id"] in images else ""
-            faults.setdefault(fault.kind, []).append(Fault(fault.kind, f"{name} {fault.message}"))
-    for kind in faults.values():
-        report(kind)
-    return sound
-
-
-def _annotation_fault(one: Any, images: Collection[int], categories: set[int]) -> Fault | None:
-    if not isinstance(one, dict) or not {"image_id", "category_id", "bbox"} <= one.keys():
-        return Fault("annotation entry", "needs image_id, category_id and bbox")
-    if not isinstance(one["image_id"], int) or one["image_id"] not in images:
-        return Fault("annotation of no image", f"is of image {one['image_id']!r}, which is not listed")
-    if not isinstance(one["category_id"], int) or one["category_id"] not in categories:
-        known = sorted(categories)[:20]
-        return Fault("unknown category", f"has the unknown category {one['category_id']!r}; known: {known}")
-    box = one["bbox"]
-    if not isinstance(box, list) or len(box) != 4 or not all(map(is_number, box)):
-        return Fault("box of no four numbers", f"has the bbox {str(box)[:80]}, where [x, y, width, height] is needed")
-    return None
-
-
-def _folder(
-    path: Path, images: list[dict[str, Any]], given: Path | None, fallback: Path | None, report: Report
-) -> Path:
-    """The image folder, once no name leads out of it."""
-    report(
-        [
-            Fault(
-                "file name that leaves the folder",
-                f"{path}: the file_name {image['file_name']!r} leaves the image folder: it must be a plain path "
-                "inside it",
-            )
-            for image in images
-            if _escapes(image["file_name"])
-        ]
-    )
-    names = [image["file_name"] for image in images if not _escapes(image["file_name"])]
-    return find_image_folder(path, given, names, fallback)
-
-
-def _likely_folder(path: Path, images: list[dict[str, Any]], given: Path | None) -> Path:
-    """The image folder, or where it would be if there are no images."""
+def _likely(path: Path, listed: list[Entry], images: Path | None, report: Report) -> ListedImages:
+    """The images in their folder, or where it would be if they are not there."""
     try:
-        return find_image_folder(path, given, [image["file_name"] for image in images])
+        folder = find_image_folder(
+            path, images, [one["file_name"] for one in listed if not leaves_folder(one["file_name"])]
+        )
     except InputError:
-        return given or path.parent
-
-
-def _escapes(name: str) -> bool:
-    parts = name.replace("\\", "/").split("/")
-    return name.startswith(("/", "\\", "~")) or ".." in parts or "\0" in name or ":" in parts[0]
-
-
-def _existing(path: Path, folder: Path, images: list[dict[str, Any]], report: Report) -> list[dict[str, Any]]:
-    """The images whose files are there, inside the folder, without a symbolic link out of it."""
-    inside = os.path.realpath(folder) + os.sep
-    parents: dict[str, str] = {}
-    found, missing, linked = [], [], []
-    for image in images:
-        name = image["file_name"]
-        if _escapes(name):
-            continue
-        full = os.path.join(folder, name)  # noqa: PTH118 (Path objects are slow for 100,000 files)
-        parent = os.path.dirname(full)  # noqa: PTH120
-        if parent not in parents:
-            parents[parent] = os.path.realpath(parent) + os.sep
-        if not os.path.isfile(full):  # noqa: PTH113
-            missing.append(name)
-        elif not parents[parent].startswith(inside) or (
-            os.path.islink(full) and not os.path.realpath(full).startswith(inside)  # noqa: PTH114
-        ):
-            linked.append(name)
-        else:
-            found.append(image)
-    report([Fault("missing image file", f"{path}: the image file {name!r} is not in {folder}") for name in missing])
-    leads = f"leads out of {folder} by a symbolic link"
-    report([Fault("image file outside", f"{path}: the file_name {name!r} {leads}") for name in linked])
-    return found
+        folder = images or path.parent
+    return ListedImages(folder, with_sizes(path, folder, listed, report))

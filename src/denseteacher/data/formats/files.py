@@ -9,7 +9,7 @@ from denseteacher.data.images import IMAGE_SUFFIXES, image_size
 from denseteacher.data.records import Member
 from denseteacher.errors import InputError
 
-_TRIED = 20  # images that are looked for in each place; a few may be missing everywhere
+TRIED = 20  # images that are looked for in each place; a few may be missing everywhere
 _HEADER_THREADS = 8  # reading headers waits for the disk
 _SUFFIXES = (".jpg", ".png", ".jpeg", *sorted(IMAGE_SUFFIXES), *sorted(map(str.upper, IMAGE_SUFFIXES)))
 File = tuple[Path, Member | None]
@@ -92,7 +92,26 @@ def _beside(path: Path, names: Sequence[str]) -> list[Path]:
     """Folders beside that of the JSON which hold all of these images: ``val2017`` for ``annotations/mine_val.json``."""
     near = path.absolute().parent
     folders = sorted(folder for folder in near.parent.iterdir() if folder.is_dir() and folder != near)
-    return [folder for folder in folders if all((folder / name).is_file() for name in names)]
+    return [folder for folder in folders if all(_is_file(folder, name) for name in names)]
+
+
+def _is_file(folder: Path, name: str) -> bool:
+    # not Path.is_file, which raises for names of more than 255 bytes
+    return os.path.isfile(os.path.join(folder, name))  # noqa: PTH113, PTH118
+
+
+def usual_places(path: Path, images: Path | None, fallback: Path | None = None) -> list[Path]:
+    """Folders in which the images of a file of annotations may lie, likely ones first; see ``find_image_folder``."""
+    stem = path.stem.removeprefix("instances_").removeprefix("image_info_")
+
+    def below(folder: Path) -> list[Path]:
+        return [folder, folder / stem, folder / "images", folder / "images" / stem]
+
+    if images is not None:
+        return below(images)
+    near, above = path.parent, path.parent.parent
+    places = [near, near / "images", near / stem, above / "images", above / stem, above / "images" / stem, above]
+    return [*places, *(below(fallback) if fallback is not None else ())]
 
 
 def find_image_folder(path: Path, images: Path | None, names: Sequence[str], fallback: Path | None = None) -> Path:
@@ -107,34 +126,15 @@ def find_image_folder(path: Path, images: Path | None, names: Sequence[str], fal
     Raises:
         InputError: If it is in none of them.
     """
-    stem = path.stem.removeprefix("instances_").removeprefix("image_info_")
-
-    def below(folder: Path) -> list[Path]:
-        return [folder, folder / stem, folder / "images", folder / "images" / stem]
-
-    if images is not None:
-        candidates = below(images)
-    else:
-        near, above = path.parent, path.parent.parent
-        candidates = [
-            near,
-            near / "images",
-            near / stem,
-            above / "images",
-            above / stem,
-            above / "images" / stem,
-            above,
-            *(below(fallback) if fallback is not None else ()),
-        ]
+    candidates = usual_places(path, images, fallback)
     for candidate in candidates:
-        if any((candidate / name).is_file() for name in names[:_TRIED]):
+        if any(_is_file(candidate, name) for name in names[:TRIED]):
             return candidate
-    beside = _beside(path, names[:_TRIED]) if images is None and names else []
+    beside = _beside(path, names[:TRIED]) if images is None and names else []
     if len(beside) == 1:
         return beside[0]
-    if not names:
-        raise InputError(f"{path} names no image inside its folder")
     there = [candidate for candidate in candidates if candidate.is_dir()]
     tried = ", ".join(map(str, there or candidates))
     how = "--images DIR" if fallback is None else "--set data.val_images=DIR, or data.unlabeled_images=DIR"
-    raise InputError(f"{path}: the image {names[0]!r} is in none of {tried}: give its folder with {how}")
+    which = f"the image {names[0][:200]!r}" if names else "each image, which has a path of another place,"
+    raise InputError(f"{path}: {which} is in none of {tried}: give its folder with {how}")

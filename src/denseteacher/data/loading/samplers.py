@@ -10,6 +10,7 @@ import numpy.typing as npt
 from denseteacher.data.formats.litdata import StreamedImages
 from denseteacher.data.randomness import Draw, keyed_generator
 from denseteacher.data.records import ImageRecord, UnopenedImages
+from denseteacher.errors import InputError
 
 Positions = npt.NDArray[np.int64]
 
@@ -103,6 +104,8 @@ class LookingSampler:
     """
 
     LOOKS = 16
+    passes_over_bad_images = False
+    """Whether an image that can't be opened is looked past; else the draw has its error."""
 
     def __init__(self, images: UnopenedImages, batch_size: int, seed: int) -> None:
         """Draws among these images."""
@@ -122,7 +125,12 @@ class LookingSampler:
 
     def _fitting(self, candidates: list[int], *, portrait: bool) -> int:
         for position in candidates:
-            image = self.images[position]
+            try:
+                image = self.images[position]
+            except InputError:
+                if not self.passes_over_bad_images:
+                    raise
+                continue
             if (image.height > image.width) == portrait:
                 return position
         return candidates[0]

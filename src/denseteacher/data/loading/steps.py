@@ -14,10 +14,10 @@ from denseteacher.data.augment.config import AugmentConfig
 from denseteacher.data.augment.weak import Geometry, fill_canvas, move_boxes, pad_targets, resize_and_flip
 from denseteacher.data.config import DataConfig
 from denseteacher.data.images import load_image
-from denseteacher.data.loading.samplers import LabeledSampler, is_portrait, unlabeled_sampler
+from denseteacher.data.loading.samplers import LabeledSampler, LookingSampler, is_portrait, unlabeled_sampler
 from denseteacher.data.open import TrainingData
 from denseteacher.data.randomness import Draw, keyed_uniforms
-from denseteacher.data.records import ImageRecord, LabeledImages
+from denseteacher.data.records import ImageRecord, LabeledImages, UnopenedImages
 from denseteacher.errors import InputError
 from denseteacher.structures import METHOD_RANDOM, ImageBatch, LabeledBatch, SemiBatch, Targets, UnlabeledBatch, to
 
@@ -43,6 +43,8 @@ class LoadedStep(NamedTuple):
     unlabeled_samples: list[int]
     files: list[str]
     """Image files of the step, for messages."""
+    passed_over: tuple[str, ...] = ()
+    """What is wrong with images that others stand in for; see ``DataConfig.bad_images``."""
     batch: SemiBatch | None = None
     """The step with its strong views, where the loader makes them (``StepsWithStrongViews``)."""
 
@@ -66,6 +68,14 @@ class StepPlan(NamedTuple):
     """Empty where the step needs none."""
     canvas: tuple[int, int]
     """Height and width; one for all, so that the student sees every view in one pass."""
+
+
+class _BadImage(InputError):
+    """An image of a step that can't be read."""
+
+    def __init__(self, error: InputError, *, labeled: bool, position: int) -> None:
+        super().__init__(str(error))
+        self.place = labeled, position
 
 
 class StepDataset(Dataset[LoadedStep | InputError]):
@@ -99,6 +109,10 @@ class StepDataset(Dataset[LoadedStep | InputError]):
         self.rank, self.world_size = rank, world_size
         self.labeled_sampler = LabeledSampler(is_portrait(data.labeled.images), config.labeled_batch, seed)
         self.unlabeled_sampler = unlabeled_sampler(data.unlabeled, config.unlabeled_batch, seed)
+        self._skips = config.bad_images == "skip"
+        if isinstance(self.unlabeled_sampler, LookingSampler):
+            self.unlabeled_sampler.passes_over_bad_images = self._skips
+        self._bad: dict[tuple[bool, int], str] = {}  # what is wrong with images, by whether labeled and position
 
     def with_unlabeled(self) -> Self:
         """The same steps, all with unlabeled images wherever there are any."""
@@ -136,14 +150,30 @@ class StepDataset(Dataset[LoadedStep | InputError]):
     def load(self, step: int) -> LoadedStep:
         """The batch of a step.
 
+        Where ``DataConfig.bad_images`` says so, the next sound image of its orientation stands in for one that can't
+        be read. Which one it is depends on the files alone, so a step is the same in any worker and after a resume.
+
         Raises:
-            InputError: If one of its images can't be read.
+            InputError: If one of its images can't be read, and no other may stand in for it.
         """
+        passed_over: list[str] = []
+        while True:
+            try:
+                return self._load(step)._replace(passed_over=tuple(passed_over))
+            except _BadImage as error:
+                if not self._skips:
+                    raise InputError(f"{error}; leave such images out with --set data.bad_images=skip") from error
+                self._bad[error.place] = str(error)
+                passed_over.append(str(error))
+
+    def _load(self, step: int) -> LoadedStep:
         plan = self.plan(step)
         views = [*plan.labeled, *plan.unlabeled]
-        pixels = fill_canvas(
-            (resize_and_flip(load_image(view.record), view.geometry) for view in views), len(views), plan.canvas
+        images = (
+            resize_and_flip(_pixels(view, labeled=number < len(plan.labeled)), view.geometry)
+            for number, view in enumerate(views)
         )
+        pixels = fill_canvas(images, len(views), plan.canvas)
         sizes = torch.tensor([view.geometry[:2] for view in views])
         count = len(plan.labeled)
         return LoadedStep(
@@ -160,8 +190,9 @@ class StepDataset(Dataset[LoadedStep | InputError]):
         self, images: Sequence[ImageRecord], positions: list[int], samples: list[int], draw: Draw, step: int
     ) -> list[PlannedView]:
         views = []
-        for position, sample in zip(positions, samples, strict=True):
-            record = images[position]
+        for wanted, sample in zip(positions, samples, strict=True):
+            position = self._standing_in(images, wanted) if self._bad else wanted
+            record = self._record(images, position)
             geometry = self.augment.weak.draw(
                 record.height, record.width, seed=self.seed, draw=draw, step=step, sample=sample
             )
@@ -172,6 +203,34 @@ class StepDataset(Dataset[LoadedStep | InputError]):
         """The samples of the global batch that belong to this process."""
         size = batch // self.world_size
         return list(range(self.rank * size, (self.rank + 1) * size))
+
+    def _record(self, images: Sequence[ImageRecord], position: int) -> ImageRecord:
+        try:
+            return images[position]
+        except InputError as error:  # of images that are opened when they are drawn
+            raise _BadImage(error, labeled=images is self.labeled.images, position=position) from error
+
+    def _standing_in(self, images: Sequence[ImageRecord], wanted: int) -> int:
+        """The position of an image, or of the next one that is not known to be bad; of its orientation if there is one.
+
+        Raises:
+            InputError: If all are bad.
+        """
+        labeled = images is self.labeled.images
+        if (labeled, wanted) not in self._bad:
+            return wanted
+        others = ((wanted + ahead) % len(images) for ahead in range(1, len(images)))
+        sound = (position for position in others if (labeled, position) not in self._bad)
+        if isinstance(images, UnopenedImages):
+            found = next(sound, None)
+        else:
+            candidates = list(sound)
+            shape = is_portrait([images[wanted]])[0]
+            alike = (position for position in candidates if is_portrait([images[position]])[0] == shape)
+            found = next(alike, next(iter(candidates), None))
+        if found is None:
+            raise InputError(f"none of the {len(images):,} images can be read; the last: {self._bad[labeled, wanted]}")
+        return found
 
     def _unlabeled_views(self, views: list[PlannedView], weak: ImageBatch) -> UnlabeledViews | None:
         if not views:
@@ -206,6 +265,13 @@ def loads_strong_views(device: torch.device, workers: int) -> bool:
     They are hundreds of small operations an image, at which all threads of a step but one would wait.
     """
     return device.type == "cpu" and workers > 0
+
+
+def _pixels(view: PlannedView, *, labeled: bool) -> Tensor:
+    try:
+        return load_image(view.record)
+    except InputError as error:
+        raise _BadImage(error, labeled=labeled, position=view.position) from error
 
 
 def _targets(images: LabeledImages, views: list[PlannedView]) -> Targets:

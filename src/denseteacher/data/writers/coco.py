@@ -1,18 +1,23 @@
 """COCO JSON of detections."""
 
 import json
+import shlex
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from denseteacher.data.formats.files import find_image_folder
 from denseteacher.data.records import LabeledImages
-from denseteacher.data.writers.entries import Scores, entries, refer
+from denseteacher.data.writers.entries import PlacedImages, Scores, entries, refer
+from denseteacher.errors import InputError
 
 
 def write_coco(data: LabeledImages, scores: Scores, folder: Path) -> str:
     """Writes ``annotations.json``, with the scores in a field ``score``.
 
-    CVAT imports the file as "COCO 1.0" into a task of the same images; Label Studio's converter, FiftyOne and
-    Roboflow read it too.
+    Names are relative to the folder that all images lie in, to which ``images`` beside the file is a symbolic link
+    where the readers would not find it otherwise. CVAT imports the file as "COCO 1.0" into a task of the same images;
+    Label Studio's converter, FiftyOne and Roboflow read it too.
     """
     placed = refer(data.images, folder)
     images: list[dict[str, Any]] = []
@@ -34,5 +39,26 @@ def write_coco(data: LabeledImages, scores: Scores, folder: Path) -> str:
             )
     categories = [{"id": category.id, "name": category.name} for category in data.categories]
     content = {"images": images, "annotations": annotations, "categories": categories}
-    (folder / "annotations.json").write_text(json.dumps(content), encoding="utf-8")
-    return f"The images are in {placed.folder}. CVAT: import {folder / 'annotations.json'} as COCO 1.0."
+    file = folder / "annotations.json"
+    file.write_text(json.dumps(content), encoding="utf-8")
+    option = "" if _finds_images(file, placed) else f" (--images {shlex.quote(str(placed.folder))} for denseteacher)"
+    return f"The images are in {placed.folder}{option}. CVAT: import {file} as COCO 1.0."
+
+
+def _finds_images(file: Path, placed: PlacedImages) -> bool:
+    """Whether the reader finds the images without being told their folder; links that beside the file if it must."""
+    names = [str(name) for name in placed.names]
+    if _found_in(file, names) == placed.folder.resolve():
+        return True
+    try:
+        (file.parent / "images").symlink_to(placed.folder, target_is_directory=True)
+    except OSError:  # there is one already, or the file system has no links
+        return False
+    return _found_in(file, names) == placed.folder.resolve()
+
+
+def _found_in(file: Path, names: Sequence[str]) -> Path | None:
+    try:
+        return find_image_folder(file, None, names).resolve()
+    except InputError:
+        return None

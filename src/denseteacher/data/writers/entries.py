@@ -60,7 +60,8 @@ def copy(records: Sequence[ImageRecord], folder: Path, *, reserved: str = "") ->
     """
     names: list[PurePosixPath] = []
     taken = {PurePosixPath(reserved)}
-    for record, name in zip(records, _names(records), strict=True):
+    for record, own in zip(records, _names(records), strict=True):
+        name = PurePosixPath(_as_text(str(own)))
         stem, number = name.with_suffix(""), 2
         while stem in taken:
             stem, number = name.with_name(f"{name.stem}_{number}"), number + 1
@@ -70,6 +71,11 @@ def copy(records: Sequence[ImageRecord], folder: Path, *, reserved: str = "") ->
         target.parent.mkdir(parents=True, exist_ok=True)
         _copy_one(record, target)
     return PlacedImages(folder.absolute(), names)
+
+
+def _as_text(name: str) -> str:
+    """A name in which bytes that are no UTF-8, which no text file can hold, stand as %ff."""
+    return "".join(f"%{ord(one) - 0xDC00:02x}" if "\udc80" <= one <= "\udcff" else one for one in name)
 
 
 def _copy_one(record: ImageRecord, target: Path) -> None:

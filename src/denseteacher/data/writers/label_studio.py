@@ -20,7 +20,7 @@ def write_label_studio(data: LabeledImages, scores: Scores, folder: Path) -> str
     names = [category.name for category in data.categories]
     tasks = [
         {
-            "data": {"image": f"/data/local-files/?d={quote(f'{placed.folder.name}/{entry.name}')}"},
+            "data": {"image": f"/data/local-files/?d={_quoted(f'{placed.folder.name}/{entry.name}')}"},
             "predictions": [_prediction(entry, names)],
         }
         for entry in entries(data, scores, placed)
@@ -32,6 +32,10 @@ def write_label_studio(data: LabeledImages, scores: Scores, folder: Path) -> str
         f"LABEL_STUDIO_LOCAL_FILES_DOCUMENT_ROOT={placed.folder.parent}, paste label_config.xml as labeling interface, "
         f"add {placed.folder} as local storage, import tasks.json."
     )
+
+
+def _quoted(name: str) -> str:
+    return quote(name, errors="surrogateescape")  # names that are no UTF-8
 
 
 def _prediction(entry: Entry, names: list[str]) -> dict[str, Any]:
