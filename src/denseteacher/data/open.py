@@ -228,7 +228,7 @@ def stream_sources(sources: Sequence[UnlabeledSource], output: Path) -> WrittenS
     unreadable: list[str] = []
 
     def pass_over(faults: Sequence[Fault]) -> None:
-        unreadable.extend(fault.message for fault in faults)
+        unreadable.extend(fault.message for fault in faults if not fault.harmless)
 
     written = write_stream(open_sources(sources, report=pass_over)[0], output)
     return written._replace(unreadable=[*unreadable, *written.unreadable])
