@@ -173,6 +173,8 @@ def test_names_that_no_file_can_have(tmp_path, name):
             read(tmp_path / name)
     with pytest.raises(InputError, match="there is no annotation file or folder"):
         open_data(DataConfig(labeled=tmp_path / name))
+    with pytest.raises(InputError, match="there is no "):
+        open_data(DataConfig(labeled=name))
     (tmp_path / "list.txt").write_text(f"{name}\n")
     with pytest.raises(InputError, match="there is no image file"):
         read_unlabeled(tmp_path / "list.txt")
