@@ -183,7 +183,7 @@ def listed_images(path: Path, images: Path | None = None, report: Report = refus
         if index is None or found is None:
             report([Fault("missing image file", f"{path}, line {number}: there is no image file {file}")])
             continue
-        said = f"{path}, line {number}: {name!r} is read as {index.root / found}, the only image of that name"
+        said = f"{path}, line {number}: {name!r} is read as {index.root / found}, found by its name"
         report([Fault("image found by its name", said, harmless=True)])
         files.append(index.root / found)
     if not files:

@@ -176,7 +176,7 @@ class _Places:
         found = self._index.find(name)
         if found is not None:
             image = self._index.root / found
-            said = f"{listing}: {name!r} is read as {image}, which is the only image of that name"
+            said = f"{listing}: {name!r} is read as {image}, found by its name"
             self._report([Fault("image found by its name", said, harmless=True)])
             return image
         if any(is_file(one) for one in candidates):
