@@ -10,10 +10,10 @@ from typing import Annotated, Any, Literal, NamedTuple, get_args
 from pydantic import Field, ValidationError, model_validator
 
 from denseteacher.config import Config
+from denseteacher.data.safe_yaml import read_yaml
 from denseteacher.errors import InputError
 from denseteacher.recipes.files import suggest
 from denseteacher.recipes.schema import Recipe, load_recipe
-from denseteacher.safe_yaml import read_yaml
 
 ProfileName = Literal["paper", "digits", "masks", "bccd"]
 PROFILES: tuple[ProfileName, ...] = get_args(ProfileName)

@@ -7,8 +7,8 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+from denseteacher.data.safe_yaml import parse_yaml, yaml_text
 from denseteacher.errors import InputError
-from denseteacher.safe_yaml import parse_yaml, yaml_text
 
 _LONGEST_CHAIN = 20
 

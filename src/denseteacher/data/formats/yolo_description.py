@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 
 from denseteacher.data.formats.files import is_file, text_lines
 from denseteacher.data.formats.yolo_lines import Classes
+from denseteacher.data.safe_yaml import parse_yaml, yaml_text
 from denseteacher.errors import InputError
-from denseteacher.safe_yaml import parse_yaml, yaml_text
 
 PARTS = ("train", "val", "valid", "test")
 """Keys under which a description names images."""

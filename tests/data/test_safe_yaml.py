@@ -5,10 +5,10 @@ from itertools import pairwise
 
 import pytest
 
+from denseteacher.data.safe_yaml import parse_yaml, read_yaml
 from denseteacher.errors import InputError
 from denseteacher.experiments.schema import load_experiment
 from denseteacher.recipes.schema import load_recipe
-from denseteacher.safe_yaml import parse_yaml, read_yaml
 
 
 def bomb(start, line):
