@@ -154,12 +154,7 @@ def _beside(path: Path, names: Sequence[str]) -> list[Path]:
     """Folders beside that of the JSON which hold all of these images: ``val2017`` for ``annotations/mine_val.json``."""
     near = path.absolute().parent
     folders = sorted(folder for folder in near.parent.iterdir() if folder.is_dir() and folder != near)
-    return [folder for folder in folders if all(_is_file(folder, name) for name in names)]
-
-
-def _is_file(folder: Path, name: str) -> bool:
-    # not Path.is_file, which raises for names of more than 255 bytes
-    return os.path.isfile(os.path.join(folder, name))  # noqa: PTH113, PTH118
+    return [folder for folder in folders if all(is_file(folder / name) for name in names)]
 
 
 def usual_places(path: Path, images: Path | None, fallback: Path | None = None) -> list[Path]:
