@@ -1,17 +1,23 @@
-"""Writing files: whole or not at all where it matters, and a disk that refuses is one sentence."""
+"""Files: written whole or not at all where it matters, read within bounds; a refusal is one sentence."""
 
+import codecs
 import errno
 import json
 import math
 import os
+import re
 import shutil
+import stat
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
-from denseteacher.errors import RunError
+from denseteacher.errors import InputError, RunError
+
+_HIGH_BYTES = re.compile(rb"[\x80-\xff]+")
+_GBK_FIRST = 0xA1  # both bytes of every letter of GB 2312, the common part of GBK
 
 
 @contextmanager
@@ -116,3 +122,65 @@ def _sync_folder(folder: Path) -> None:
             raise
     finally:
         os.close(descriptor)
+
+
+def refuse_irregular(path: Path) -> None:
+    """Refuses what would block or never end when it is read.
+
+    Raises:
+        InputError: If there is a pipe, a device or a socket at a path.
+    """
+    try:
+        mode = path.stat().st_mode
+    except (OSError, ValueError):  # whoever opens it says why that fails
+        return
+    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+        raise InputError(f"{path} is a pipe, a device or a socket, where a regular file is needed")
+
+
+def read_regular(path: Path, largest: int) -> bytes:
+    """The content of a file from elsewhere.
+
+    Args:
+        path: The file.
+        largest: Bytes that it may have.
+
+    Raises:
+        InputError: If it is missing, no regular file, or larger.
+    """
+    refuse_irregular(path)
+    try:
+        with path.open("rb") as stream:
+            content = stream.read(largest + 1)
+    except FileNotFoundError as error:
+        raise InputError(f"there is no file {path}") from error
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise InputError(f"{str(path)[:300]} can't be read: {reason}") from error
+    if len(content) > largest:
+        raise InputError(f"{path} has more than {largest:,} bytes, which no file of its kind has")
+    return content
+
+
+def decode_text(content: bytes) -> tuple[str, str]:
+    """A text file's content, and the encoding that it was found to have.
+
+    A byte order mark says it; without one it is UTF-8, and where it can't be, GBK (whose letters come in pairs of
+    high bytes) or Windows' Latin-1.
+
+    Raises:
+        ValueError: If it is no text.
+    """
+    marks = {codecs.BOM_UTF8: "utf-8-sig", codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}
+    marked = next((encoding for mark, encoding in marks.items() if content.startswith(mark)), None)
+    if marked is not None:
+        return content.decode(marked), marked.removesuffix("-sig")
+    if b"\0" in content:
+        raise ValueError("it has bytes of nought")
+    with suppress(UnicodeDecodeError):
+        return content.decode(), "utf-8"
+    pairs = all(len(run) % 2 == 0 and min(run) >= _GBK_FIRST for run in _HIGH_BYTES.findall(content))
+    for encoding in (*(["gbk"] if pairs else []), "cp1252"):
+        with suppress(UnicodeDecodeError):
+            return content.decode(encoding), encoding
+    return content.decode("latin-1"), "latin-1"

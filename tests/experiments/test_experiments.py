@@ -195,7 +195,7 @@ def test_broken_experiments_are_explained(changes, message, tmp_path):
 def test_no_yaml_and_unknown_profile(tmp_path):
     file = tmp_path / "broken.yaml"
     file.write_text("name: [")
-    with pytest.raises(InputError, match="not valid YAML"):
+    with pytest.raises(InputError, match=r"can't be read as YAML"):
         load_experiment(file)
     with pytest.raises(InputError, match="table3 has no profile 'digits': it runs with --profile paper"):
         make_plan("table3", profile="digits")

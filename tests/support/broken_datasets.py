@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import os
 import shutil
 from pathlib import Path
 from typing import NamedTuple
@@ -92,6 +93,11 @@ def a_list(content):
         return folder / "list.txt"
 
     return spoil
+
+
+def pipe(file):
+    """A pipe that nobody writes to."""
+    return lambda folder: os.mkfifo(folder / file)
 
 
 def remove(*names):

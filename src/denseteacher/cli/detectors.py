@@ -83,7 +83,7 @@ def _print_table(title: str, heads: list[str], rows: list[list[str]]) -> None:
 @app.command()
 def predict(
     detector: Detector,
-    paths: Annotated[list[str], typer.Argument(metavar="PATH...", help="Images, folders or glob patterns.")],
+    paths: Annotated[list[str], typer.Argument(metavar="PATH...", help="Images, folders, patterns or text lists.")],
     output: Annotated[Path, typer.Option("--output", help="Folder for predictions.json and pictures.")],
     score: Annotated[float, typer.Option("--score", min=0, max=1, help="Scores above are drawn.")] = 0.5,
     precision: Annotated[

@@ -46,7 +46,7 @@ class DataConfig(Config):
     """Folder of the labeled images; found near the annotations if not given. Images that a JSON in ``unlabeled`` or
     ``val`` names are looked for there too."""
     unlabeled: Url | Path | tuple[Url | Path | UnlabeledSource, ...] | None = None
-    """Folder, tar shards, COCO image-info JSON, VOC image set or text list of unlabeled images, or several of them;
+    """Folder, pattern, tar shards, COCO image-info JSON, VOC image set or text list of unlabeled images, or several;
     or a LitData data set, its folder or URL. Without it, and with a split, the images of ``labeled`` that the split
     leaves out."""
     unlabeled_images: Path | None = None

@@ -6,6 +6,7 @@ stay as they are. Where neither fits, the file is not the one that was annotated
 """
 
 import io
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,6 +17,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from denseteacher.data.bit_depth import as_8_bits, is_deep
 from denseteacher.data.records import EncodedImage, ImageRecord, Member, image_name
 from denseteacher.errors import InputError
+from denseteacher.files import refuse_irregular
 
 if TYPE_CHECKING:  # the ONNX predictor reads images where there is no torch
     from torch import Tensor
@@ -126,12 +128,15 @@ def open_image(path: Path, member: Member | None = None, content: bytes | None =
     name = image_name(path, member)
     if content is None and member is not None:
         content = read_content(path, member)
+    if content is None:
+        refuse_irregular(path)
     try:
         image = Image.open(path if content is None else io.BytesIO(content), formats=_FORMATS)
     except FileNotFoundError as error:
         raise InputError(f"there is no image file {name}") from error
     except (UnidentifiedImageError, Image.DecompressionBombError, OSError, ValueError, SyntaxError) as error:
-        reason = "it is a folder" if path.is_dir() else _reason(error)
+        # not Path.is_dir, which raises for names of more than 255 bytes
+        reason = "it is a folder" if os.path.isdir(path) else _reason(error)  # noqa: PTH112
         raise InputError(f"{name} can't be read as an image ({reason})") from error
     if image.width * image.height > _MOST_PIXELS:
         raise InputError(
@@ -144,6 +149,7 @@ def read_content(path: Path, member: Member | None = None) -> bytes:
     """The bytes of an image file, or of an image in a tar file or another data set."""
     if isinstance(member, EncodedImage):
         return member.content
+    refuse_irregular(path)
     with path.open("rb") as file:
         if member is None:
             return file.read()

@@ -1,5 +1,6 @@
 """From what a recipe says about data to records: which images are labeled, unlabeled, for validation."""
 
+import os
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -67,7 +68,8 @@ def open_data(config: DataConfig) -> TrainingData:
     source = config.labeled_source
     if source is None:
         raise InputError("there are no labeled images: give --labeled PATH, the annotations that describe them")
-    if config.root is None and not (source.path.is_absolute() or source.path.exists()):
+    # not Path.exists, which raises for names of more than 255 bytes
+    if config.root is None and not (source.path.is_absolute() or os.path.exists(source.path)):  # noqa: PTH110
         raise InputError(
             f"there is no {source.path}: give the folder of the recipe's data set as --data ROOT, or --labeled PATH"
         )
@@ -228,7 +230,7 @@ def stream_sources(sources: Sequence[UnlabeledSource], output: Path) -> WrittenS
     unreadable: list[str] = []
 
     def pass_over(faults: Sequence[Fault]) -> None:
-        unreadable.extend(fault.message for fault in faults)
+        unreadable.extend(fault.message for fault in faults if not fault.harmless)
 
     written = write_stream(open_sources(sources, report=pass_over)[0], output)
     return written._replace(unreadable=[*unreadable, *written.unreadable])

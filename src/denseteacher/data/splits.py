@@ -13,7 +13,7 @@ import numpy as np
 from denseteacher.data.randomness import Draw, keyed_generator
 from denseteacher.data.records import Category, LabeledImages
 from denseteacher.errors import InputError
-from denseteacher.files import write_json
+from denseteacher.files import refuse_irregular, write_json
 
 _RENEW = "give the same data, or start a new run (--set detector.init=RUN begins it with what this one has learned)"
 _PUBLISHED = "coco_supervision.json.gz"
@@ -204,14 +204,15 @@ def listed_split(image_ids: Sequence[int], path: Path) -> Split:
     Raises:
         InputError: If the file holds anything else, or an id that is not in the data set.
     """
+    refuse_irregular(path)
     try:
-        text = path.read_text()
+        text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"there is no readable file of image ids at {path}") from error
     try:
         content = json.loads(text) if text.lstrip()[:1] in ("[", "{") else text.split()
         chosen = [int(id_) for id_ in (content["labeled_ids"] if isinstance(content, dict) else content)]
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
         raise InputError(f"{path} must hold image ids: a JSON list, or one number a line") from error
     unknown = sorted(set(chosen) - set(image_ids))
     if unknown:

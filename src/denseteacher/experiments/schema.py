@@ -1,15 +1,16 @@
 """Experiments: a table or a sweep of the paper as rows of recipes, with the published numbers beside them."""
 
 import json
+import os
 from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple, get_args
 
-import yaml
 from pydantic import Field, ValidationError, model_validator
 
 from denseteacher.config import Config
+from denseteacher.data.safe_yaml import read_yaml
 from denseteacher.errors import InputError
 from denseteacher.recipes.files import suggest
 from denseteacher.recipes.schema import Recipe, load_recipe
@@ -133,15 +134,13 @@ def load_experiment(source: str | Path) -> Experiment:
     """
     text = str(source)
     file = Path(text) if text.endswith((".yaml", ".yml")) else _folder() / f"{text}.yaml"
-    if not file.is_file():
+    if not os.path.isfile(file):  # noqa: PTH113 (Path.is_file raises for names of more than 255 bytes)
         names = experiment_names()
         raise InputError(
             f"there is no experiment {text!r}{suggest(text, names)}: give a YAML file or one of {', '.join(names)}"
         )
     try:
-        return Experiment.model_validate(yaml.safe_load(file.read_text(encoding="utf-8")))
-    except yaml.YAMLError as error:
-        raise InputError(f"experiment {text!r} is not valid YAML: {' '.join(str(error).split())[:200]}") from error
+        return Experiment.model_validate(read_yaml(Path(file)))
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(str(part) for part in first["loc"])

@@ -78,7 +78,7 @@ def label_images(
     unreadable: list[str] = []
 
     def pass_over(faults: Sequence[Fault]) -> None:
-        unreadable.extend(fault.message for fault in faults)
+        unreadable.extend(fault.message for fault in faults if not fault.harmless)
 
     records = read_unlabeled(source, None if images is None else Path(images), report=pass_over)
     detected = predict_readable(predictor, records, load_image, lambda one: (one.height, one.width), unreadable)

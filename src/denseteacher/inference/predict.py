@@ -1,6 +1,7 @@
 """Prediction over files, folders and patterns."""
 
 import glob
+import os
 from collections.abc import Sequence
 from operator import itemgetter
 from pathlib import Path
@@ -9,13 +10,17 @@ from typing import NamedTuple
 from PIL import Image
 
 from denseteacher.data.choices import Precision
-from denseteacher.data.formats.files import images_below
+from denseteacher.data.formats.annotations import Fault, refuse
+from denseteacher.data.formats.files import images_below, is_file
+from denseteacher.data.formats.unlabeled import listed_images
 from denseteacher.data.images import decode_image, image_size
 from denseteacher.errors import InputError
 from denseteacher.evaluation.evaluator import coco_results
-from denseteacher.files import refusal_explained, write_json
+from denseteacher.files import refusal_explained, refuse_irregular, write_json
 from denseteacher.inference.predictor import Predictor, predict_readable
 from denseteacher.visualization.boxes import draw_detections
+
+_LISTS = (".txt", ".lst")
 
 
 class PredictionOutcome(NamedTuple):
@@ -43,7 +48,7 @@ def predict_files(
 
     Args:
         detector: Detector file or run folder.
-        paths: Image files, folders (searched with all below them) or glob patterns.
+        paths: Image files, folders (searched with all below them), glob patterns, or text lists with a path a line.
         output: Folder to write to.
         score: Detections with a higher score are drawn.
         precision: See ``Predictor.load``.
@@ -55,10 +60,10 @@ def predict_files(
     """
     output = Path(output)
     predictor = Predictor.load(Path(detector), precision=precision, compile=compile)
-    files = find_images([str(path) for path in paths])
+    results, infos, unreadable = [], [], list[str]()
+    files = find_images([str(path) for path in paths], unreadable)
     if (output / "predictions.json").exists():
         raise InputError(f"{output} holds predictions already: choose another --output; nothing was changed")
-    results, infos, unreadable = [], [], list[str]()
     found = predict_readable(predictor, files, decode_image, image_size, unreadable)
     with refusal_explained(output):
         (output / "pictures").mkdir(parents=True, exist_ok=True)
@@ -77,23 +82,37 @@ def predict_files(
     return PredictionOutcome(len(infos), len(results), unreadable)
 
 
-def find_images(patterns: list[str]) -> list[Path]:
-    """Image files named by paths, folders and glob patterns, each once, in order.
+def find_images(patterns: list[str], missing: list[str] | None = None) -> list[Path]:
+    """Image files named by paths, folders, glob patterns and text lists, each once, in order.
+
+    Args:
+        patterns: Any number of them.
+        missing: Gets a sentence for each file of a list that is not there; without it such a list is refused.
 
     Raises:
         InputError: If a path does not exist, or nothing is found.
     """
+
+    def pass_over(faults: Sequence[Fault]) -> None:
+        if missing is None:
+            refuse(faults)
+        else:
+            missing.extend(fault.message for fault in faults if not fault.harmless)
+
     files: dict[Path, None] = {}
     for pattern in patterns:
         path = Path(pattern)
-        if path.is_dir():
+        refuse_irregular(path)
+        if is_file(path):
+            found = listed_images(path, report=pass_over) if path.suffix.lower() in _LISTS else [path]
+        elif os.path.isdir(path):  # noqa: PTH112 (Path.is_dir raises for names of more than 255 bytes)
             found = images_below(path)
-        elif path.is_file():
-            found = [path]
         else:
             # glob and not Path.glob, which refuses absolute patterns
-            found = sorted(Path(match) for match in glob.iglob(pattern, recursive=True) if Path(match).is_file())
+            found = sorted(Path(match) for match in glob.iglob(pattern, recursive=True) if is_file(Path(match)))
         if not found:
-            raise InputError(f"there are no images at {pattern}: give image files, folders or glob patterns")
+            raise InputError(
+                f"there are no images at {pattern}: give image files, folders, glob patterns or text lists of images"
+            )
         files.update(dict.fromkeys(found))
     return list(files)

@@ -1,16 +1,16 @@
 """Recipe files as nested mappings: YAML, the recipes it extends, and ``KEY=VALUE`` over it."""
 
 import difflib
+import os
 from collections.abc import Iterable, Mapping
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from denseteacher.data.safe_yaml import parse_yaml, yaml_text
 from denseteacher.errors import InputError
 
-_LARGEST_FILE = 1_000_000  # bytes; a recipe is a page
+_LONGEST_CHAIN = 20
 
 
 def builtin_names() -> list[str]:
@@ -30,6 +30,8 @@ def read_chain(source: str, children: tuple[str, ...] = (), *, built_in: bool = 
     Raises:
         InputError: If there is no such recipe, or it is no YAML mapping.
     """
+    if len(children) > _LONGEST_CHAIN:
+        raise InputError(f"recipe {children[0]!r} extends more than {_LONGEST_CHAIN} others, one by way of the other")
     if source in children:
         raise InputError(f"recipe {source!r} extends itself by way of {', '.join(children)}")
     content = _read_yaml(source)
@@ -40,7 +42,8 @@ def read_chain(source: str, children: tuple[str, ...] = (), *, built_in: bool = 
     if not isinstance(parent, str):
         raise InputError(f"recipe {source!r}: extends names one recipe, not {parent!r}")
     beside = Path(source).parent / parent
-    parent = str(beside) if beside.suffix and beside.is_file() else parent
+    # not Path.is_file, which raises for names of more than 255 bytes
+    parent = str(beside) if beside.suffix and os.path.isfile(beside) else parent  # noqa: PTH113
     return [*read_chain(parent, (*children, source), built_in=built_in), *own]
 
 
@@ -75,10 +78,7 @@ def read_overrides(overrides: Mapping[str, Any] | Iterable[str]) -> list[dict[st
         key, equals, value = text.partition("=")
         if not equals or not key:
             raise InputError(f"--set takes KEY=VALUE, for example --set optim.lr=0.02, not {text!r}")
-        try:
-            nested.append(_nest(key.strip(), yaml.load(value, _RecipeLoader)))
-        except yaml.YAMLError as error:
-            raise InputError(f"--set {key}: {value!r} is not a valid YAML value") from error
+        nested.append(_nest(key.strip(), parse_yaml(value, f"--set {key}: {value[:200]!r}")))
     return nested
 
 
@@ -99,38 +99,15 @@ def _is_file(source: str) -> bool:
 
 def _read_yaml(source: str) -> dict[str, Any]:
     file = Path(source) if _is_file(source) else _recipe_folder() / f"{source}.yaml"
-    if not file.is_file():
+    if not os.path.isfile(file):  # noqa: PTH113 (as above)
         names = builtin_names()
         raise InputError(
             f"there is no recipe {source!r}{suggest(source, names)}: give a YAML file or one of {', '.join(names)}"
         )
-    text = file.read_text(encoding="utf-8", errors="replace")
-    if len(text) > _LARGEST_FILE:
-        raise InputError(f"recipe {source!r} is larger than any recipe")
-    try:
-        content = yaml.load(text, _RecipeLoader)
-    except (yaml.YAMLError, RecursionError) as error:
-        first = " ".join(str(error).split())
-        raise InputError(f"recipe {source!r} is not valid YAML: {first[:200]}") from error
+    content = parse_yaml(yaml_text(Path(file)), f"recipe {source!r}")
     if not isinstance(content, dict):
         raise InputError(f"recipe {source!r} must be a YAML mapping with keys such as name, data and method")
     return content
-
-
-class _RecipeLoader(yaml.SafeLoader):
-    """Refuses aliases, whose expansion can be endless, and keys that stand twice."""
-
-    def compose_node(self, parent: Any, index: Any) -> Any:
-        if self.check_event(yaml.AliasEvent):
-            raise yaml.YAMLError("aliases (*name) are not allowed in a recipe")
-        return super().compose_node(parent, index)
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
-        twice = {str(key) for key in keys if keys.count(key) > 1}
-        if twice:
-            raise yaml.YAMLError(f"the key {min(twice)!r} stands twice")
-        return super().construct_mapping(node, deep)
 
 
 def _nest(key: str, value: Any) -> dict[str, Any]:

@@ -1,12 +1,13 @@
 """Recipes: one YAML file describes one run, and this schema says what may stand in it."""
 
 import functools
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import Field, PositiveInt, SerializeAsAny, ValidationError, model_validator
+from pydantic import AfterValidator, Field, PositiveInt, SerializeAsAny, ValidationError, model_validator
 
 from denseteacher.config import Config
 from denseteacher.data.augment.config import AugmentConfig
@@ -47,11 +48,19 @@ class EvaluationConfig(Config):
         return EvalView(short_side=self.short_side, max_side=self.max_side)
 
 
+def _plain_name(name: str) -> str:
+    if not re.fullmatch(r"[^/\\:*?\[\]\x00-\x1f]{1,100}", name) or name.startswith("."):
+        raise ValueError(
+            "a run's name is that of a folder too: 1 to 100 characters without / \\ : * ? [ ], and no point first"
+        )
+    return name
+
+
 class Recipe(Config):
     """One run."""
 
-    name: str
-    """What the run is called, and its folder if no other is given."""
+    name: Annotated[str, AfterValidator(_plain_name)]
+    """What the run is called, and its folder below ``runs`` if no other is given."""
     description: str = ""
     """What it is for, in one line."""
     seed: int = Field(1, ge=0)

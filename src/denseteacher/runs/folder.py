@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from pydantic import TypeAdapter, ValidationError
 
 from denseteacher.data.records import Category
+from denseteacher.data.safe_yaml import read_yaml
 from denseteacher.data.splits import Split, write_split_ids
 from denseteacher.detectors import (
     DETECTOR_FILE,
@@ -125,7 +125,7 @@ class RunFolder:
 
     def recipe_content(self) -> dict[str, Any]:
         """The recipe as it was written, perhaps by a version that had other keys."""
-        content: dict[str, Any] = yaml.safe_load(self.recipe_file.read_text(encoding="utf-8"))
+        content: dict[str, Any] = read_yaml(self.recipe_file)
         return content
 
     def rows(self) -> list[dict[str, Any]]:

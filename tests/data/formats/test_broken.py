@@ -30,6 +30,7 @@ from support.broken_datasets import (
     no_objects,
     no_text_files,
     nothing,
+    pipe,
     remove,
     repeat,
     root,
@@ -93,6 +94,9 @@ VOC = {
     "two years": Broken(voc, second_year, r"VOCdevkit holds VOC2007 and VOC2012: name one of them"),
     "no XML at all": Broken(voc, remove("Annotations"), r"there is no annotation file"),
     "not there": Broken(voc, named("gone"), r"there is no annotation file or folder .*gone"),
+    "image that is a pipe": Broken(
+        voc, lambda folder: remove(XML)(folder) or pipe(XML)(folder), r"000001\.xml is a pipe, a device or a socket"
+    ),
     "an image named": Broken(voc, named("JPEGImages/000001.jpg"), r"of no known format .*say which with --format"),
     "read as YOLO": Broken(voc, nothing, r"none of 12 images has a text file of labels", ("--format", "yolo")),
     "read as COCO": Broken(voc, nothing, r"one \*\.json, not 0 \(none\)", ("--format", "coco")),
@@ -106,7 +110,9 @@ YOLO = {
     "four numbers": Broken(
         yolo, write(LABEL, "0 .5 .5 .1"), r"000001\.txt, line 1: '0 \.5 \.5 \.1' has to be a class number"
     ),
-    "six numbers": Broken(yolo, write(LABEL, "0 .5 .5 .1 .1 .9"), r"000001\.txt, line 1: .* has to be a class number"),
+    "eight numbers": Broken(
+        yolo, write(LABEL, "0 .5 .5 .1 .1 .9 .9 .9"), r"000001\.txt, line 1: .* if these are keypoints, 'kpt_shape'"
+    ),
     "class above the names": Broken(
         yolo, write(LABEL, "3 .5 .5 .1 .1"), r"000001\.txt, line 1: .*unknown class 3; known: 0 to 2"
     ),
@@ -222,12 +228,13 @@ UNLABELED = {
     "shard cut off": Broken(shards, cut("shard-000000.tar"), r"shard-000000\.tar .*(cut off|unexpected end)"),
     "shard compressed": Broken(shards, compress, r"x\.tar\.gz can't be read as an uncompressed tar file"),
     "folder without images": Broken(shards, remove("shard-000000.tar"), r"holds no images .* and no \.tar files"),
-    "pattern of nothing": Broken(shards, named("*.zip"), r"\*\.zip must name \.tar files, and it names 0 files"),
+    "pattern of nothing": Broken(shards, named("*.zip"), r"\*\.zip must name images, .* and it names 0 other files"),
+    "image that is a pipe": Broken(shards, pipe("b.png"), r"b\.png is a pipe, a device or a socket"),
     "list with a missing file": Broken(
         shards, a_list("a.png\n"), r"list\.txt, line 1: there is no image file .*a\.png"
     ),
     "empty list": Broken(shards, a_list("# none\n"), r"list\.txt names no images"),
-    "list of no text": Broken(shards, a_list(b"\xff\xfe"), r"list\.txt is no text list of images"),
+    "list of no text": Broken(shards, a_list(b"\xff\xfe\0"), r"list\.txt is no text list of images"),
     "list that leaves its folder": Broken(shards, a_list("../a.png"), r"list\.txt, line 1: '\.\./a\.png' leaves"),
     "set with a missing image": Broken(
         voc,

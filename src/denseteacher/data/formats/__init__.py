@@ -1,5 +1,6 @@
 """Annotation formats: detected, and read into one form."""
 
+import os
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -30,6 +31,7 @@ from denseteacher.data.formats.yolo import is_yolo, read_yolo
 from denseteacher.data.records import Category, LabeledImages
 from denseteacher.data.writers.split_files import SplitFiles, write_split
 from denseteacher.errors import InputError
+from denseteacher.files import refuse_irregular
 
 __all__ = [
     "IMAGE_FAULTS",
@@ -93,8 +95,9 @@ def read_annotations(
     """
     path, images, format, subset = AnnotationSource(source) if isinstance(source, Path) else source
     subsets = (subset,) if subset is not None else _SUBSETS[role]
-    if not path.exists():
+    if not os.path.exists(path):  # noqa: PTH110 (Path.exists raises for names of more than 255 bytes)
         raise InputError(f"there is no annotation file or folder {path}")
+    refuse_irregular(path)
     chosen = format or _detect(path)
     if subset is not None and path.is_file() and chosen != "yolo":
         raise InputError(f"{path} is one file without parts: name the file of {subset!r}, without --subset")
@@ -157,6 +160,7 @@ def _detect(path: Path) -> Format:
             ".odgt": "crowdhuman",
             ".yaml": "yolo",
             ".yml": "yolo",
+            ".data": "yolo",
             ".xml": "cvat",
             ".csv": "csv",
         }
@@ -180,7 +184,8 @@ def _detect(path: Path) -> Format:
         return "csv"
     raise InputError(
         f"the folder {path} holds no annotations of a known format: a COCO JSON, VOC's Annotations/*.xml, YOLO's "
-        "data.yaml or labels/*.txt, CrowdHuman's .odgt, CVAT's annotations.xml, LabelMe's JSON files, or a CSV table"
+        "data.yaml, obj.data or labels/*.txt, CrowdHuman's .odgt, CVAT's annotations.xml, LabelMe's JSON files, or a "
+        "CSV table"
     )
 
 

@@ -127,8 +127,8 @@ class AnnotationSource(NamedTuple):
     """Where a labeled data set lies, and what has been said of how to read it."""
 
     path: Path
-    """A COCO JSON; a VOC folder or image set; a YOLO ``data.yaml`` or folder; a CrowdHuman ``.odgt``; CVAT's XML;
-    LabelMe's folder; a CSV table; or a folder that holds one of them."""
+    """A COCO JSON; a VOC folder or image set; a YOLO ``data.yaml``, ``obj.data`` or folder; a CrowdHuman ``.odgt``;
+    CVAT's XML; LabelMe's folder; a CSV table; or a folder that holds one of them."""
     images: Path | None = None
     """Folder of the image files; found near ``path`` if not given."""
     format: Format | None = None

@@ -55,7 +55,7 @@ def _entries(path: Path, report: Report) -> list[dict[str, Any]]:
     for number, line in text_lines(path, f"there is no readable .odgt file at {path}"):
         try:
             entry = json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):
             entry = None
         if not isinstance(entry, dict) or "ID" not in entry or not isinstance(entry.get("gtboxes"), list):
             wanted = "has to be a JSON object with ID and the list gtboxes"

@@ -8,10 +8,17 @@ from pathlib import Path
 from denseteacher.data.images import IMAGE_SUFFIXES, image_size
 from denseteacher.data.records import Member
 from denseteacher.errors import InputError
+from denseteacher.files import decode_text, read_regular
 
 TRIED = 20  # images that are looked for in each place; a few may be missing everywhere
 _HEADER_THREADS = 8  # reading headers waits for the disk
-_SUFFIXES = (".jpg", ".png", ".jpeg", *sorted(IMAGE_SUFFIXES), *sorted(map(str.upper, IMAGE_SUFFIXES)))
+_SUFFIXES = (
+    ".jpg",
+    ".png",
+    ".jpeg",
+    *(change(one) for change in (str, str.upper, str.title) for one in sorted(IMAGE_SUFFIXES)),
+)
+_LARGEST_TEXT = 2**30  # bytes
 File = tuple[Path, Member | None]
 """An image: a file, or a part of one."""
 
@@ -23,12 +30,57 @@ def is_image(name: str) -> bool:
 
 
 def images_below(folder: Path) -> list[Path]:
-    """All image files in a folder and those below it that are not hidden, in order of their paths."""
+    """All image files in a folder and those below it that are not hidden, in order of their paths.
+
+    Symbolic links are followed, those to folders too (DVC's checkouts and Hugging Face's caches are made of them),
+    but each folder is gone through once: a link to one that is open already leads nowhere.
+    """
     files: list[str] = []
-    for parent, folders, names in os.walk(folder):
-        folders[:] = [name for name in folders if not name.startswith(".")]
+    seen = {os.path.realpath(folder)}
+    for parent, folders, names in os.walk(folder, followlinks=True):
+        folders[:] = [name for name in sorted(folders) if not name.startswith(".") and _is_new(parent, name, seen)]
         files.extend(os.path.join(parent, name) for name in names if is_image(name))  # noqa: PTH118 (as above)
     return [Path(file) for file in sorted(files)]
+
+
+def _is_new(parent: str, name: str, seen: set[str]) -> bool:
+    """Whether a folder is another one than those gone through, or that lie around them."""
+    path = os.path.join(parent, name)  # noqa: PTH118 (as above)
+    if not os.path.islink(path):  # noqa: PTH114 (as above)
+        return True
+    target = os.path.realpath(path)
+    if any(one == target or one.startswith(target.rstrip(os.sep) + os.sep) for one in seen):
+        return False
+    seen.add(target)
+    return True
+
+
+def is_file(path: Path) -> bool:
+    """Whether there is a regular file; links are followed, and impossible names are those of no file."""
+    return os.path.isfile(path)  # noqa: PTH113 (Path.is_file raises for names of more than 255 bytes)
+
+
+def is_folder(path: Path) -> bool:
+    """Whether there is a folder; see ``is_file``."""
+    return os.path.isdir(path)  # noqa: PTH112 (as above)
+
+
+def child_folder(folder: Path, *names: str) -> Path | None:
+    """The folder in a folder that has the first of these names, in capitals or not."""
+    try:
+        folders = {child.name.lower(): child for child in sorted(folder.iterdir()) if is_folder(child)}
+    except OSError:
+        return None
+    exact = next((folder / name for name in names if is_folder(folder / name)), None)
+    return exact or next((folders[name.lower()] for name in names if name.lower() in folders), None)
+
+
+def listed_name(name: str) -> str:
+    """A path in a list as it is meant: without quotes around it, and with plain slashes."""
+    name = name.strip()
+    if len(name) > 1 and name[0] == name[-1] and name[0] in "\"'":
+        name = name[1:-1]
+    return name.replace("\\", "/")
 
 
 def image_named(folder: Path, name: str) -> str | None:
@@ -61,10 +113,20 @@ def is_entry(line: bytes) -> bool:
 def listed_file(name: str, folder: Path) -> Path:
     """The file that a line of a list names, below a folder or by its absolute path.
 
+    Args:
+        name: The line; in quotes perhaps, or with the separators of Windows.
+        folder: Where relative paths begin.
+
     Raises:
         InputError: If it leaves the folder.
     """
-    file = Path(name)
+    plain = name.strip()
+    if "\\" in plain or plain[:1] in "\"'":
+        exact = folder / plain
+        if is_file(exact) and ".." not in exact.parts:  # a name that has such characters
+            return exact
+        plain = listed_name(plain)
+    file = Path(plain)
     if ".." in file.parts and not file.is_absolute():
         raise InputError(f"{name!r} leaves the image folder: write its absolute path")
     return folder / file
@@ -82,9 +144,9 @@ def text_lines(file: Path, refusal: str) -> list[tuple[int, str]]:
         InputError: With the text ``refusal``, if the file can't be read as text.
     """
     try:
-        lines = file.read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(refusal) from error
+        lines = decode_text(read_regular(file, _LARGEST_TEXT))[0].splitlines()
+    except (InputError, ValueError) as error:
+        raise InputError(f"{refusal} ({error})" if isinstance(error, InputError) else refusal) from error
     return [(number, line.strip()) for number, line in enumerate(lines, 1) if line.strip()]
 
 
@@ -92,12 +154,7 @@ def _beside(path: Path, names: Sequence[str]) -> list[Path]:
     """Folders beside that of the JSON which hold all of these images: ``val2017`` for ``annotations/mine_val.json``."""
     near = path.absolute().parent
     folders = sorted(folder for folder in near.parent.iterdir() if folder.is_dir() and folder != near)
-    return [folder for folder in folders if all(_is_file(folder, name) for name in names)]
-
-
-def _is_file(folder: Path, name: str) -> bool:
-    # not Path.is_file, which raises for names of more than 255 bytes
-    return os.path.isfile(os.path.join(folder, name))  # noqa: PTH113, PTH118
+    return [folder for folder in folders if all(is_file(folder / name) for name in names)]
 
 
 def usual_places(path: Path, images: Path | None, fallback: Path | None = None) -> list[Path]:

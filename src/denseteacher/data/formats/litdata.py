@@ -20,6 +20,7 @@ from rich.console import Console
 from rich.progress import track
 from torch.utils.data import get_worker_info
 
+from denseteacher.data.formats.files import is_file
 from denseteacher.data.images import image_size, read_content
 from denseteacher.data.randomness import Draw, keyed_generator
 from denseteacher.data.records import EncodedImage, ImageRecord, UnopenedImages
@@ -45,7 +46,7 @@ def is_url(place: Path | str) -> bool:
 
 def is_stream(place: Path | str) -> bool:
     """Whether a place is one for ``StreamedImages``."""
-    return is_url(place) or ((Path(place) / "index.json").is_file() and any(Path(place).glob("chunk-*.bin")))
+    return is_url(place) or (is_file(Path(place) / "index.json") and any(Path(place).glob("chunk-*.bin")))
 
 
 class StreamedImages(UnopenedImages):

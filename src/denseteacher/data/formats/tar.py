@@ -7,6 +7,7 @@ from denseteacher.data.formats.files import is_image
 from denseteacher.data.images import IMAGE_SUFFIXES
 from denseteacher.data.records import TarMember
 from denseteacher.errors import InputError
+from denseteacher.files import refuse_irregular
 
 
 def tar_members(path: Path) -> list[TarMember]:
@@ -15,8 +16,9 @@ def tar_members(path: Path) -> list[TarMember]:
     Raises:
         InputError: If it is compressed, damaged, or holds no images.
     """
-    size = path.stat().st_size
+    refuse_irregular(path)
     try:
+        size = path.stat().st_size
         with tarfile.open(path, "r:") as archive:
             members = [
                 TarMember(member.name, member.offset_data, member.size)

@@ -1,5 +1,9 @@
 """Unlabeled images: folders, tar shards, lists, and the images of labeled data sets."""
 
+import codecs
+import glob
+import os
+import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -9,12 +13,15 @@ from denseteacher.data.formats.files import (
     File,
     image_named,
     images_below,
+    is_file,
     is_image,
     listed_file,
+    listed_name,
     no_list,
     sizes_or_errors,
     text_lines,
 )
+from denseteacher.data.formats.image_names import ImageIndex
 from denseteacher.data.formats.litdata import StreamedImages, is_stream
 from denseteacher.data.formats.long_list import LONG_LIST, LongList
 from denseteacher.data.formats.tar import tar_members
@@ -22,7 +29,9 @@ from denseteacher.data.formats.voc import image_set, is_voc, voc_folder, voc_ima
 from denseteacher.data.images import IMAGE_SUFFIXES
 from denseteacher.data.records import ImageRecord
 from denseteacher.errors import InputError
+from denseteacher.files import refuse_irregular
 
+_WILD = re.compile(r"[*?\[]")
 _COMPRESSED = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
 
 
@@ -37,7 +46,8 @@ def open_unlabeled(
     if is_stream(path):
         return StreamedImages(path)
     path = Path(path)
-    if _is_list(path):
+    refuse_irregular(path)
+    if _is_list(path) and not _is_wide(path):
         listed = LongList(path, images or path.parent)
         if len(listed) >= LONG_LIST:
             return listed
@@ -50,9 +60,10 @@ def read_unlabeled(
     """Lists unlabeled images; their sizes come from their headers.
 
     Args:
-        path: An image; a folder, searched with all below it in order of the paths; a tar file, a folder of such, or a
-            pattern with ``*``; a COCO image-info JSON; a VOC folder or image set; or a text file with one path a
-            line, blank lines and lines that begin with # left out.
+        path: An image; a folder, searched with all below it in order of the paths; a tar file or a folder of such; a
+            pattern (``*``, ``**``, ``?``, ``[]``) of images, tar files or folders; a COCO image-info JSON; a VOC
+            folder or image set; or a text file with one path a line, blank lines and lines that begin with # left
+            out.
         images: Folder that a list's or a JSON's paths are relative to; beside the file if not given.
         fallback: Where the images of a JSON are looked for if they are not near it.
         report: Told about images that are missing or can't be read.
@@ -60,25 +71,23 @@ def read_unlabeled(
     Raises:
         InputError: If there is nothing at ``path``, no image in it, or ``report`` raises.
     """
-    if path.suffix.lower() == ".json" and path.is_file():
+    if path.suffix.lower() == ".json" and is_file(path):
         return read_image_info(path, images, fallback=fallback, report=report)
     return _records(_files(path, images, report), report)
 
 
 def _files(path: Path, images: Path | None, report: Report) -> list[File]:
-    if "*" in path.name:
-        shards = sorted(path.parent.glob(path.name))
-        if not shards or any(not file.name.endswith(".tar") for file in shards):
-            raise InputError(f"the pattern {path} must name .tar files, and it names {len(shards)} files")
-        return _members(shards)
-    if not path.exists():
+    refuse_irregular(path)
+    if not os.path.lexists(path) and _WILD.search(str(path)):
+        return _matching(path)
+    if not os.path.exists(path):  # noqa: PTH110 (Path.exists raises for names of more than 255 bytes)
         raise InputError(f"there is no folder or file {path} with unlabeled images")
     if path.name.endswith((".tar", *_COMPRESSED)):
         return _members([path])
     if is_voc(path):
         return [(file, None) for file in _voc_images(path, images)]
     if path.is_file():
-        files = [path] if is_image(path.name) else _listed(path, images, report)
+        files = [path] if is_image(path.name) else listed_images(path, images, report)
         return [(file, None) for file in files]
     found = images_below(path)
     shards = sorted(file for file in path.iterdir() if file.name.endswith((".tar", *_COMPRESSED)))
@@ -87,9 +96,32 @@ def _files(path: Path, images: Path | None, report: Report) -> list[File]:
     return [*((file, None) for file in found), *_members(shards)]
 
 
+def _matching(pattern: Path) -> list[File]:
+    """What a pattern names: images, tar files and folders with images."""
+    # glob and not Path.glob, which refuses absolute patterns
+    matches = [Path(match) for match in sorted(glob.iglob(str(pattern), recursive=True))]
+    # an open pattern as */** names each image below a folder by itself too
+    images = dict.fromkeys(image for one in matches for image in (images_below(one) if one.is_dir() else [one]))
+    files = [image for image in images if is_image(image.name)]
+    shards = [one for one in matches if one.name.endswith(".tar") and is_file(one)]
+    others = [one for one in matches if not (one.is_dir() or is_image(one.name) or one in shards)]
+    if not files and not shards:
+        raise InputError(
+            f"the pattern {pattern} must name images, .tar files or folders of images, and it names "
+            f"{len(others)} other files"
+        )
+    return [*((file, None) for file in files), *_members(shards)]
+
+
 def _is_list(path: Path) -> bool:
     other = path.suffix.lower() == ".json" or path.name.endswith((".tar", *_COMPRESSED)) or is_image(path.name)
-    return path.is_file() and not (other or is_voc(path))
+    return is_file(path) and not (other or is_voc(path))
+
+
+def _is_wide(path: Path) -> bool:
+    """Whether a list is written in UTF-16, as PowerShell does; a long list has to be UTF-8."""
+    with path.open("rb") as stream:
+        return stream.read(2) in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
 
 def _records(files: Sequence[File], report: Report) -> list[ImageRecord]:
@@ -120,8 +152,20 @@ def _voc_images(path: Path, images: Path | None) -> list[Path]:
     return [folder / name for name in found if name is not None]
 
 
-def _listed(path: Path, images: Path | None, report: Report) -> list[Path]:
-    files = []
+def listed_images(path: Path, images: Path | None = None, report: Report = refuse) -> list[Path]:
+    """The image files that a text list names, one a line; blank lines and those that begin with # are left out.
+
+    Args:
+        path: The list.
+        images: Folder that its paths are relative to; beside the list if not given. A path of another machine stands
+            for the only image of its name in there.
+        report: Told about files that are missing, or found by their name.
+
+    Raises:
+        InputError: If it is no text list, or ``report`` raises.
+    """
+    files: list[Path] = []
+    index: ImageIndex | None = None
     for number, name in text_lines(path, no_list(path)):
         if name.startswith("#"):
             continue
@@ -129,10 +173,19 @@ def _listed(path: Path, images: Path | None, report: Report) -> list[Path]:
             file = listed_file(name, images or path.parent)
         except InputError as error:
             raise InputError(f"{path}, line {number}: {error}") from error
-        if not file.is_file():
-            report([Fault("missing image file", f"{path}, line {number}: there is no image file {file}")])
-        else:
+        refuse_irregular(file)
+        if is_file(file):
             files.append(file)
+            continue
+        if images is not None and index is None:
+            index = ImageIndex.below(images)
+        found = index.find(listed_name(name)) if index is not None else None
+        if index is None or found is None:
+            report([Fault("missing image file", f"{path}, line {number}: there is no image file {file}")])
+            continue
+        said = f"{path}, line {number}: {name!r} is read as {index.root / found}, found by its name"
+        report([Fault("image found by its name", said, harmless=True)])
+        files.append(index.root / found)
     if not files:
         raise InputError(f"the list {path} names no images")
     return files
