@@ -185,7 +185,7 @@ def find_image_folder(path: Path, images: Path | None, names: Sequence[str], fal
     """
     candidates = usual_places(path, images, fallback)
     for candidate in candidates:
-        if any(_is_file(candidate, name) for name in names[:TRIED]):
+        if any(is_file(candidate / name) for name in names[:TRIED]):
             return candidate
     beside = _beside(path, names[:TRIED]) if images is None and names else []
     if len(beside) == 1:
