@@ -5,7 +5,6 @@ from typing import NamedTuple
 
 from denseteacher.data.open import open_data
 from denseteacher.errors import InputError
-from denseteacher.methods import DenseTeacher
 from denseteacher.recipes.schema import load_recipe
 from denseteacher.runs.folder import RunFolder
 from denseteacher.runs.report import finished_run, report_runs
@@ -68,14 +67,13 @@ def run_demo(output: Path, *, steps: int, overrides: list[str]) -> DemoOutcome:
 def scaled_to(steps: int) -> list[str]:
     """The digits recipe's schedule for another number of steps."""
     recipe = load_recipe("digits")
-    method = recipe.method
-    assert isinstance(method, DenseTeacher)
     share = steps / int(recipe.schedule.max_steps)
+    method, schedule = recipe.method.model_dump(), recipe.schedule
     scaled = {
         "schedule.max_steps": steps,
-        "schedule.evaluate_every": max(1, round(recipe.schedule.evaluate_every * share)),
-        "method.burn_in": round(int(method.burn_in) * share),
-        "method.ramp": round((method.ramp or 0) * share),
+        "schedule.evaluate_every": max(1, round(schedule.evaluate_every * share)),
+        "method.burn_in": round(method["burn_in"] * share),
+        "method.ramp": round(method["ramp"] * share),
         "ema.start": round(int(recipe.ema.start) * share),
     }
     return [f"{key}={value}" for key, value in scaled.items()]
