@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from denseteacher.detectors import PyramidDetector
 from denseteacher.errors import InputError, RunError
 from denseteacher.files import refusal_explained, write_bytes
-from denseteacher.inference.onnx_predictor import METADATA_KEY, OnnxCard
+from denseteacher.inference.onnx_card import METADATA_KEY, OnnxCard
 from denseteacher.inference.predictor import Predictor
 from denseteacher.ops.boxes import clip_boxes
 from denseteacher.structures import DenseOutput, ImageBatch

@@ -1,0 +1,96 @@
+"""What an exported detector says of itself: imports neither torch nor pydantic."""
+
+from collections.abc import Callable
+from math import isfinite
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from denseteacher.errors import InputError
+from denseteacher.files import parse_json
+
+METADATA_KEY = "denseteacher"
+"""Of the entry in an ONNX file's metadata that holds an ``OnnxCard`` as JSON."""
+_SHOWN = 80  # characters of a value
+
+
+class OnnxCard(NamedTuple):
+    """What an exported file says about itself."""
+
+    version: str
+    """Of denseteacher, which wrote it."""
+    categories: list[tuple[int, str]]
+    """(id, name) of each class, by class index."""
+    short_side: int
+    """Pixels that the shorter side of an image is resized to."""
+    max_side: int
+    multiple: int
+    """Height and width of the canvas are multiples of this."""
+    score_floor: float
+    """Class scores at or below are no detections."""
+    nms: bool
+    """Whether it gives detections, or boxes and scores at every location."""
+    trained: dict[str, str | int | float]
+    """Where the detector comes from: recipe, step, teacher or student, AP."""
+
+
+def read_card(path: str | Path, entry: str) -> OnnxCard:
+    """The card in a file's metadata.
+
+    Raises:
+        InputError: If a field is missing, one too much, or of a value that an export does not have.
+    """
+    try:
+        content = parse_json(entry)
+        card = OnnxCard(**content)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"{path} was exported by another version of denseteacher: export the detector anew") from error
+    wrong = [field for field, is_right in _RULES.items() if not is_right(getattr(card, field))]
+    if wrong:
+        value = repr(getattr(card, wrong[0]))
+        shown = value if len(value) <= _SHOWN else f"{value[:_SHOWN]}..."
+        raise InputError(
+            f"{path} says of itself that {wrong[0]} is {shown}, which no export has: it is damaged or was changed, "
+            "export the detector anew"
+        )
+    return card._replace(categories=[(id_, name) for id_, name in card.categories])
+
+
+def _is_whole(value: Any, least: int, most: int) -> bool:
+    return type(value) is int and least <= value <= most
+
+
+def _are_categories(value: Any) -> bool:
+    return (
+        isinstance(value, list)
+        and len(value) > 0
+        and all(
+            isinstance(one, list) and len(one) == 2 and _is_whole(one[0], -(2**63), 2**63 - 1) and _is_text(one[1])
+            for one in value
+        )
+    )
+
+
+def _is_text(value: Any) -> bool:
+    """Whether a value is text that can be written: half of a surrogate pair can't."""
+    return isinstance(value, str) and not any("\ud800" <= character <= "\udfff" for character in value)
+
+
+def _is_source(value: Any) -> bool:
+    return isinstance(value, dict) and all(
+        _is_text(key)
+        and (_is_text(one) or _is_whole(one, -(2**63), 2**63 - 1) or (isinstance(one, float) and isfinite(one)))
+        for key, one in value.items()
+    )
+
+
+_RULES: dict[str, Callable[[Any], bool]] = {
+    "version": _is_text,
+    "categories": _are_categories,
+    "short_side": lambda value: _is_whole(value, 1, 8192),
+    "max_side": lambda value: _is_whole(value, 1, 1_000_000),
+    "multiple": lambda value: _is_whole(value, 1, 1024),
+    "score_floor": lambda value: isinstance(value, int | float) and 0 <= value < 1,
+    "nms": lambda value: isinstance(value, bool),
+    "trained": _is_source,
+}
+"""What each field of a card can be; pydantic is not imported here."""
