@@ -1,5 +1,7 @@
 """What an exported detector says of itself: imports neither torch nor pydantic."""
 
+import json
+import warnings
 from collections.abc import Callable
 from math import isfinite
 from pathlib import Path
@@ -10,6 +12,7 @@ from denseteacher.files import parse_json
 
 METADATA_KEY = "denseteacher"
 """Of the entry in an ONNX file's metadata that holds an ``OnnxCard`` as JSON."""
+_HASH_KEY = "sha256"
 _SHOWN = 80  # characters of a value
 
 
@@ -33,16 +36,28 @@ class OnnxCard(NamedTuple):
     """Where the detector comes from: recipe, step, teacher or student, AP."""
 
 
-def read_card(path: str | Path, entry: str) -> OnnxCard:
-    """The card in a file's metadata.
+def write_card(card: OnnxCard, network: str) -> str:
+    """The card for a file's metadata, with the hash of the network that it belongs to."""
+    return json.dumps({**card._asdict(), _HASH_KEY: network})
+
+
+def read_card(path: str | Path, entry: str, network: str) -> OnnxCard:
+    """The card in a file's metadata; a file from before there were hashes is taken with a note.
+
+    Args:
+        path: The file, for messages.
+        entry: Of the metadata.
+        network: Hash of the network.
 
     Raises:
-        InputError: If a field is missing, one too much, or of a value that an export does not have.
+        InputError: If the network is another one than was exported, a field is missing, one too much, or of a value
+            that an export does not have.
     """
     try:
         content = parse_json(entry)
+        stated = content.pop(_HASH_KEY, None)
         card = OnnxCard(**content)
-    except (TypeError, ValueError) as error:
+    except (AttributeError, TypeError, ValueError) as error:
         raise InputError(f"{path} was exported by another version of denseteacher: export the detector anew") from error
     wrong = [field for field, is_right in _RULES.items() if not is_right(getattr(card, field))]
     if wrong:
@@ -52,6 +67,10 @@ def read_card(path: str | Path, entry: str) -> OnnxCard:
             f"{path} says of itself that {wrong[0]} is {shown}, which no export has: it is damaged or was changed, "
             "export the detector anew"
         )
+    if stated is None:
+        warnings.warn(f"{path} was exported before ONNX files had a hash: damage can't be noticed", stacklevel=3)
+    elif stated != network:
+        raise InputError(f"{path} is damaged, or was changed after its export: export the detector anew")
     return card._replace(categories=[(id_, name) for id_, name in card.categories])
 
 
@@ -64,27 +83,24 @@ def _are_categories(value: Any) -> bool:
         isinstance(value, list)
         and len(value) > 0
         and all(
-            isinstance(one, list) and len(one) == 2 and _is_whole(one[0], -(2**63), 2**63 - 1) and _is_text(one[1])
+            isinstance(one, list)
+            and len(one) == 2
+            and _is_whole(one[0], -(2**63), 2**63 - 1)
+            and isinstance(one[1], str)
             for one in value
         )
     )
 
 
-def _is_text(value: Any) -> bool:
-    """Whether a value is text that can be written: half of a surrogate pair can't."""
-    return isinstance(value, str) and not any("\ud800" <= character <= "\udfff" for character in value)
-
-
 def _is_source(value: Any) -> bool:
     return isinstance(value, dict) and all(
-        _is_text(key)
-        and (_is_text(one) or _is_whole(one, -(2**63), 2**63 - 1) or (isinstance(one, float) and isfinite(one)))
-        for key, one in value.items()
+        isinstance(one, str) or _is_whole(one, -(2**63), 2**63 - 1) or (isinstance(one, float) and isfinite(one))
+        for one in value.values()
     )
 
 
 _RULES: dict[str, Callable[[Any], bool]] = {
-    "version": _is_text,
+    "version": lambda value: isinstance(value, str),
     "categories": _are_categories,
     "short_side": lambda value: _is_whole(value, 1, 8192),
     "max_side": lambda value: _is_whole(value, 1, 1_000_000),

@@ -4,6 +4,7 @@ The file is a message of protocol buffers, whose fields are told by number (``on
 that lead to operators and tensors.
 """
 
+import hashlib
 import mmap
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import NamedTuple
 
 from denseteacher.errors import InputError
 
+_METADATA = 14  # field of a model
 _ENDLESS = (b"Loop", b"Scan")
 _MOST_NODES = 100_000
 _DEEPEST = 16  # messages in one another; a graph within a graph is three
@@ -30,6 +32,8 @@ _INSIDE: dict[str, dict[int, str]] = {
 
 class _Field(NamedTuple):
     number: int
+    begin: int
+    """Of the field, its number included."""
     start: int
     """Of the content."""
     end: int
@@ -37,10 +41,13 @@ class _Field(NamedTuple):
     """Of a whole number."""
 
 
-def require_closed(path: Path) -> None:
+def require_closed(path: Path) -> str:
     """Refuses a file that asks for other files, or holds an operator that can run without end.
 
     What ``denseteacher export`` writes does neither.
+
+    Returns:
+        Its ``network_hash``.
 
     Raises:
         InputError: If it does, or is no ONNX file.
@@ -63,13 +70,27 @@ def require_closed(path: Path) -> None:
                         )
                     if nodes > _MOST_NODES:
                         raise ValueError("too many operators")
+            return network_hash(data)
     except ValueError as error:  # an empty file can't be mapped either
         raise InputError(f"{path} is no ONNX file that onnxruntime can read, or is damaged") from error
     except OSError as error:
         raise InputError(f"{path} can't be read: {error.strerror or error}") from error
 
 
-def _contents(data: mmap.mmap, kind: str, start: int, end: int, depth: int) -> Iterator[tuple[str, _Field]]:
+def network_hash(data: bytes | mmap.mmap) -> str:
+    """SHA-256 of all of an ONNX file but its metadata, in which it stands.
+
+    Raises:
+        ValueError: If it is no ONNX file.
+    """
+    sha256 = hashlib.sha256()
+    for field in _fields(data, 0, len(data)):
+        if field.number != _METADATA:
+            sha256.update(data[field.begin : field.end])
+    return sha256.hexdigest()
+
+
+def _contents(data: bytes | mmap.mmap, kind: str, start: int, end: int, depth: int) -> Iterator[tuple[str, _Field]]:
     """The fields of a message and of those within it, each with the kind of its message."""
     if depth == 0:
         raise ValueError("nested too deep")
@@ -80,8 +101,9 @@ def _contents(data: mmap.mmap, kind: str, start: int, end: int, depth: int) -> I
             yield from _contents(data, inner, field.start, field.end, depth - 1)
 
 
-def _fields(data: mmap.mmap, place: int, end: int) -> Iterator[_Field]:
+def _fields(data: bytes | mmap.mmap, place: int, end: int) -> Iterator[_Field]:
     while place < end:
+        begin = place
         tag, place = _varint(data, place, end)
         number, wire = tag >> 3, tag & 7
         value = 0
@@ -98,10 +120,10 @@ def _fields(data: mmap.mmap, place: int, end: int) -> Iterator[_Field]:
             raise ValueError(f"wire type {wire}")
         if place > end:
             raise ValueError("a field ends beyond its message")
-        yield _Field(number, start, place, value)
+        yield _Field(number, begin, start, place, value)
 
 
-def _varint(data: mmap.mmap, place: int, end: int) -> tuple[int, int]:
+def _varint(data: bytes | mmap.mmap, place: int, end: int) -> tuple[int, int]:
     """A whole number of seven bits a byte, and the place behind it."""
     value = 0
     for shift in range(0, 70, 7):

@@ -1,8 +1,8 @@
 """An exported detector, used without torch: onnxruntime, NumPy and Pillow are all that is imported."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -19,9 +19,11 @@ if TYPE_CHECKING:
 
 _COLUMNS = 4  # of a box; score and label follow
 _ROW = _COLUMNS + 2
-_INPUTS = {"pixels": ("tensor(uint8)", (None, 3, None, None)), "sizes": ("tensor(int64)", (None, 2))}
-_OUTPUTS = {"detections": ("tensor(float)", (None, None, _ROW)), "counts": ("tensor(int64)", (None,))}
-"""Types and shapes; None is any length."""
+_Arrays = Mapping[str, tuple[str, Sequence[int | str | None]]]
+"""Types and shapes by name."""
+_INPUTS: _Arrays = {"pixels": ("tensor(uint8)", (None, 3, None, None)), "sizes": ("tensor(int64)", (None, 2))}
+_OUTPUTS: _Arrays = {"detections": ("tensor(float)", (None, None, _ROW)), "counts": ("tensor(int64)", (None,))}
+"""None is any length."""
 
 
 class OnnxDetections(NamedTuple):
@@ -61,20 +63,25 @@ class OnnxPredictor:
         """
         if not Path(path).is_file():
             raise InputError(f"there is no ONNX file {path}")
-        require_closed(Path(path))
+        network = require_closed(Path(path))
         session = _open_session(path, providers)
-        entry = session.get_modelmeta().custom_metadata_map.get(METADATA_KEY)
+        try:
+            entry = session.get_modelmeta().custom_metadata_map.get(METADATA_KEY)
+            inputs, outputs = _arrays(session.get_inputs()), _arrays(session.get_outputs())
+        except ValueError as error:  # names that are no UTF-8
+            raise InputError(f"{path} is no ONNX file that onnxruntime can read, or is damaged") from error
         if entry is None:
             raise InputError(
                 f"{path} says nothing of classes and image sizes: give a file that denseteacher export wrote"
             )
-        card = read_card(path, entry)
+        card = read_card(path, entry, network)
         if not card.nms:
             raise InputError(
                 f"{path} was exported with --no-nms and gives no detections: export the detector with --nms, or run "
                 "the file with onnxruntime itself"
             )
-        _require_arrays(path, session)
+        _require_arrays(path, "input", _INPUTS, inputs)
+        _require_arrays(path, "output", _OUTPUTS, outputs)
         return cls(session, card)
 
     def predict(self, images: Sequence[Picture], *, batch_size: int = 8) -> list[OnnxDetections]:
@@ -139,23 +146,25 @@ class OnnxPredictor:
         return pixels, np.array(sizes, dtype=np.int64)
 
 
-def _require_arrays(path: str | Path, session: "InferenceSession") -> None:
-    """Refuses a network with other inputs and outputs than ``DetectionNetwork`` has."""
-    for what, wanted, found in (("input", _INPUTS, session.get_inputs()), ("output", _OUTPUTS, session.get_outputs())):
-        arrays = {one.name: (one.type, one.shape) for one in found}
-        for name, (kind, shape) in wanted.items():
-            if name not in arrays or arrays[name][0] != kind or not _has_shape(arrays[name][1], shape):
-                raise InputError(
-                    f"{path} has no {what} {name!r} as an export of denseteacher has it: give a file that denseteacher "
-                    "export wrote"
-                )
-        if len(arrays) != len(wanted):
+def _arrays(given: Sequence[Any]) -> _Arrays:
+    return {one.name: (one.type, one.shape) for one in given}
+
+
+def _require_arrays(path: str | Path, what: str, wanted: _Arrays, arrays: _Arrays) -> None:
+    """Refuses a network with other inputs or outputs than ``DetectionNetwork`` has."""
+    for name, (kind, shape) in wanted.items():
+        if name not in arrays or arrays[name][0] != kind or not _has_shape(arrays[name][1], shape):
             raise InputError(
-                f"{path} has other {what}s than {', '.join(wanted)}: give a file that denseteacher export wrote"
+                f"{path} has no {what} {name!r} as an export of denseteacher has it: give a file that denseteacher "
+                "export wrote"
             )
+    if len(arrays) != len(wanted):
+        raise InputError(
+            f"{path} has other {what}s than {', '.join(wanted)}: give a file that denseteacher export wrote"
+        )
 
 
-def _has_shape(shape: Sequence[int | str | None], wanted: tuple[int | None, ...]) -> bool:
+def _has_shape(shape: Sequence[int | str | None], wanted: Sequence[int | str | None]) -> bool:
     return len(shape) == len(wanted) and all(right in (None, own) for own, right in zip(shape, wanted, strict=True))
 
 
@@ -170,7 +179,8 @@ def _open_session(path: str | Path, providers: Sequence[str]) -> "InferenceSessi
             f"this onnxruntime has no {sorted(unknown)[0]}; it has {', '.join(onnxruntime.get_available_providers())}"
         )
     try:
-        return onnxruntime.InferenceSession(str(path), providers=list(providers))
+        # without another provider to fall back to, its second try would be printed and end as the first
+        return onnxruntime.InferenceSession(str(path), providers=list(providers), enable_fallback=len(providers) > 1)
     except Exception as error:  # onnxruntime has an exception for each of its status codes
         raise InputError(f"{path} is no ONNX file that onnxruntime can read, or is damaged") from error
 
