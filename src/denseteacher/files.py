@@ -102,6 +102,35 @@ def write_json(path: Path, content: Any, *, indent: int | None = 1) -> None:
     write_text(path, json.dumps(_finite(content), indent=indent, allow_nan=False) + "\n")
 
 
+def parse_json(text: str) -> Any:
+    """What a JSON text of unknown origin holds.
+
+    Raises:
+        ValueError: If it is none, nests too deep, names a key twice, holds a number that is not finite, or a text that
+            can't be written (half of a surrogate pair).
+    """
+
+    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        content = dict(pairs)
+        if len(content) < len(pairs):
+            raise ValueError("a key is there twice")
+        return content
+
+    def refused(name: str) -> Any:
+        raise ValueError(f"{name} is no number of JSON")
+
+    try:
+        content = json.loads(text, object_pairs_hook=unique, parse_constant=refused)
+        json.dumps(content, ensure_ascii=False).encode()
+        return content
+    except json.JSONDecodeError as error:
+        raise ValueError(f"its JSON ends or goes on wrongly ({error.msg})") from error
+    except UnicodeEncodeError as error:
+        raise ValueError("a text in its JSON can't be written") from error
+    except RecursionError as error:
+        raise ValueError("its JSON nests too deep") from error
+
+
 def _finite(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _finite(inner) for key, inner in value.items()}

@@ -1,18 +1,21 @@
 """Feature pyramids: any timm network below, torchvision's FPN on top, stride-2 convolutions above."""
 
+import re
 from collections import OrderedDict
 from pathlib import Path
 from typing import Any, Literal
 
 import timm
-import torch
 from torch import Tensor, nn
 from torchvision.ops import FeaturePyramidNetwork
 
 from denseteacher.detectors import frozen_norm
+from denseteacher.detectors.weight_files import read_state_dict, require_like
 from denseteacher.errors import InputError
 
 COARSEST_BACKBONE_LEVEL = 5
+_LISTED_NAME = re.compile(r"[A-Za-z0-9_.-]+")
+_SHOWN = 80  # characters of a name
 
 
 class PyramidBackbone(nn.Module):
@@ -91,6 +94,7 @@ def _extra_level(width: int, channels: int) -> nn.Conv2d:
 
 
 def _create_body(name: str, pretrained: bool | str) -> nn.Module:
+    _require_listed(name)
     try:
         body: nn.Module = timm.create_model(name, features_only=True, pretrained=pretrained is True)
     except RuntimeError as error:
@@ -111,6 +115,15 @@ def _create_body(name: str, pretrained: bool | str) -> nn.Module:
     return body
 
 
+def _require_listed(name: str) -> None:
+    """Refuses what names no network of timm's own: it takes ``hf-hub:`` and ``local-dir:`` for places to load from."""
+    if not _LISTED_NAME.fullmatch(name) or not timm.is_model(name):
+        raise InputError(
+            f"detector.backbone: timm can't make {name[:_SHOWN]!r}, which it does not list; see timm.list_models() for "
+            "the names, in which there is no ':' and no '/'"
+        )
+
+
 def _first_line(error: Exception) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0]
 
@@ -120,17 +133,9 @@ def _load_local_weights(body: nn.Module, path: Path) -> None:
     if not path.is_file():
         raise InputError(f"detector.pretrained: there is no file {path}")
     try:
-        weights: Any
-        if path.suffix == ".safetensors":
-            from safetensors.torch import load_file
-
-            weights = load_file(path)
-        else:
-            weights = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
-        raise InputError(f"detector.pretrained: {path} is not a state dict ({_first_line(error)})") from error
-    inner = weights.get("state_dict", weights)  # training checkpoints wrap it
-    flat = {_flat(key): value for key, value in inner.items()}
+        flat = {_flat(key): value for key, value in read_state_dict(path).items()}
+    except InputError as error:
+        raise InputError(f"detector.pretrained: {error}") from error
     own = body.state_dict()
     missing = [key for key in own if _flat(key) not in flat]
     if missing:
@@ -138,12 +143,15 @@ def _load_local_weights(body: nn.Module, path: Path) -> None:
             f"detector.pretrained: {path} lacks {len(missing)} of the backbone's {len(own)} tensors, the first "
             f"{missing[0]!r}: it belongs to another network"
         )
-    try:
-        body.load_state_dict({key: flat[_flat(key)] for key in own})
-    except RuntimeError as error:
+    weights = {key: flat[_flat(key)] for key in own}
+    unlike = [key for key, value in own.items() if weights[key].shape != value.shape]
+    if unlike:
         raise InputError(
-            f"detector.pretrained: {path} has tensors of other shapes: it belongs to another network"
-        ) from error
+            f"detector.pretrained: {path} has tensors of other shapes, the first is {unlike[0]!r}: it belongs to "
+            "another network"
+        )
+    require_like(weights, own, source=f"detector.pretrained: {path}")
+    body.load_state_dict(weights)
 
 
 def _flat(key: str) -> str:

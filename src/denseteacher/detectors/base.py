@@ -92,11 +92,11 @@ class OneStageConfig(Config, ABC):
 
     score_floor: float = Field(0.05, ge=0, lt=1)
     """Class scores at or below are no detections. Published numbers use 0.05; others report with 0.001."""
-    top_k: int = Field(1000, gt=0)
+    top_k: int = Field(1000, gt=0, le=1_000_000)
     """Candidates a level before NMS."""
     nms_threshold: float = Field(0.6, gt=0, le=1)
     """IoU above which, of two detections of a class, the one with the lower score is dropped."""
-    max_detections: int = Field(100, gt=0)
+    max_detections: int = Field(100, gt=0, le=1_000_000)
     """Most detections an image."""
 
     @abstractmethod

@@ -1,35 +1,39 @@
 """A trained detector as one file: safetensors weights whose header holds all that is needed to use them."""
 
 import json
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from pydantic import Field, ValidationError, model_validator
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from denseteacher.config import Config
+from denseteacher.config import Config, MaxSide, ShortSide
 from denseteacher.detectors import DetectorConfig
 from denseteacher.detectors.pyramid import IMAGENET_MEAN, IMAGENET_STD, PyramidDetector
+from denseteacher.detectors.weight_files import content_hash, open_weights, require_finite, require_fitting
 from denseteacher.errors import InputError
-from denseteacher.files import write_bytes
+from denseteacher.files import parse_json, write_bytes
+
+Id = Annotated[int, Field(ge=-(2**63), lt=2**63)]
 
 DETECTOR_FILE = "detector.safetensors"
 """What the file of a run's detector is called: who is given a folder looks for it there."""
 _HEADER_KEY = "denseteacher"
+_HASH_KEY = "sha256"
 
 
 class DetectorCard(Config):
     """What a detector file says about itself."""
 
     detector: DetectorConfig
-    categories: tuple[tuple[int, str], ...]
+    categories: tuple[tuple[Id, str], ...] = Field(min_length=1)
     """(id, name) of each class, by class index."""
-    short_side: int
+    short_side: ShortSide
     """Pixels that the shorter side of an image is resized to."""
-    max_side: int
+    max_side: MaxSide
     trained: dict[str, str | int | float] = Field(default_factory=dict)
     """Where it comes from: recipe, step, teacher or student, AP."""
 
@@ -56,11 +60,14 @@ def save_detector(path: Path, weights: Mapping[str, Tensor], card: DetectorCard)
         RunError: If the disk refuses.
     """
     tensors = {key: value.detach().cpu().contiguous() for key, value in weights.items()}
-    write_bytes(path, save(tensors, metadata={_HEADER_KEY: card.model_dump_json()}))
+    description = card.model_dump(mode="json")
+    # one entry: safetensors writes several in an order that changes from call to call
+    header = json.dumps(description | {_HASH_KEY: content_hash(description, tensors)}, ensure_ascii=False)
+    write_bytes(path, save(tensors, metadata={_HEADER_KEY: header}))
 
 
 def load_detector(path: Path, *, score_floor: float | None = None) -> tuple[PyramidDetector, DetectorCard]:
-    """Reads a detector file.
+    """Reads a detector file: data, whoever wrote it. Nothing else is opened or asked for.
 
     Args:
         path: The file.
@@ -70,26 +77,52 @@ def load_detector(path: Path, *, score_floor: float | None = None) -> tuple[Pyra
         The detector in eval mode on the CPU, and its card.
 
     Raises:
-        InputError: If the file is missing or no detector of this package, or the floor is no score.
+        InputError: If the file is missing, damaged or no detector of this package, its tensors are not those of the
+            detector that it describes, one of them is not finite, or the floor is no score.
     """
     if score_floor is not None and not 0 <= score_floor < 1:
         raise InputError(f"a score floor is at least 0 and below 1, not {score_floor:g}")
     if not path.is_file():
         raise InputError(f"there is no detector file {path}")
-    try:
-        with safe_open(path, framework="pt") as file:
-            header = (file.metadata() or {}).get(_HEADER_KEY)
-            weights = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (it is no mapping)
-        if header is None:
-            raise InputError(f"{path} holds weights but no detector description: denseteacher did not write it")
-        card = DetectorCard.model_validate(json.loads(header))
-    except (SafetensorError, ValidationError, ValueError) as error:
-        raise InputError(f"{path} is no detector file of denseteacher, or is damaged") from error
-    changes = {"pretrained": False} | ({} if score_floor is None else {"score_floor": score_floor})
-    card = card.model_copy(update={"detector": card.detector.model_copy(update=changes)})
-    detector = card.detector.build(len(card.categories))
+    changes: dict[str, Any] = {"pretrained": False} | ({} if score_floor is None else {"score_floor": score_floor})
+    with open_weights(path) as file:
+        description, stated = _described(path, file.metadata)
+        card = _card(path, description)
+        config = card.detector.model_copy(update=changes)
+        require_fitting(lambda: config.build(len(card.categories)), file.kinds, source=str(path))
+        weights = file.read()
+    if stated is None:
+        warnings.warn(f"{path} was written before detector files had a hash: damage can't be noticed", stacklevel=2)
+    elif stated != content_hash(description, weights):
+        raise InputError(f"{path} is damaged: its content is not what its hash describes; use another copy")
+    require_finite(weights, source=str(path))
+    detector = config.build(len(card.categories))
     load_weights(detector, weights, source=str(path))
-    return detector.eval(), card
+    return detector.eval(), card.model_copy(update={"detector": config})
+
+
+def _described(path: Path, metadata: Mapping[str, str]) -> tuple[dict[str, Any], Any]:
+    """What a file says about itself, and the hash that it states; None where it states none."""
+    if _HEADER_KEY not in metadata:
+        raise InputError(f"{path} holds weights but no detector description: denseteacher did not write it")
+    try:
+        description = parse_json(metadata[_HEADER_KEY])
+    except ValueError as error:
+        raise InputError(f"{path} is no detector file of denseteacher, or is damaged: {error}") from error
+    if not isinstance(description, dict):
+        raise InputError(f"{path} is no detector file of denseteacher, or is damaged: its description is no mapping")
+    return description, description.pop(_HASH_KEY, None)
+
+
+def _card(path: Path, description: dict[str, Any]) -> DetectorCard:
+    try:
+        return DetectorCard.model_validate(description)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_context=False)[0]
+        where = ".".join(str(one) for one in first["loc"])[:100]
+        raise InputError(
+            f"{path} is no detector file of this denseteacher, or is damaged: {where!r}: {first['msg']}"
+        ) from error
 
 
 def load_weights(module: nn.Module, weights: Mapping[str, Any], *, source: str) -> None:
@@ -99,11 +132,18 @@ def load_weights(module: nn.Module, weights: Mapping[str, Any], *, source: str) 
         InputError: If it belongs to another architecture.
     """
     own = module.state_dict()
-    unlike = [key for key in own if key not in weights or weights[key].shape != own[key].shape]
-    unlike += [key for key in weights if key not in own]
+    given: Mapping[str, Any] = weights if isinstance(weights, Mapping) else {}
+    unlike = [key for key, value in own.items() if not _is_like(given.get(key), value)]
+    unlike += [key for key in given if key not in own]
     if unlike:
         raise InputError(
             f"{source} holds another architecture: {len(unlike)} tensors do not fit, the first is {unlike[0]!r}; "
             "use the recipe (detector, number of classes) it was trained with"
         )
-    module.load_state_dict(dict(weights))
+    module.load_state_dict(dict(given))
+
+
+def _is_like(given: Any, own: Tensor) -> bool:
+    if not isinstance(given, Tensor) or given.layout is not own.layout or given.shape != own.shape:
+        return False
+    return given.is_floating_point() == own.is_floating_point()

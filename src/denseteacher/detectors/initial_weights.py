@@ -6,7 +6,6 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
-import torch
 from torch import Tensor
 
 from denseteacher.detectors.class_names import match_classes
@@ -20,6 +19,13 @@ from denseteacher.detectors.coco_weights import (
 from denseteacher.detectors.files import DETECTOR_FILE, load_detector
 from denseteacher.detectors.pyramid import PyramidConfig, PyramidDetector
 from denseteacher.detectors.torchvision_weights import read_torchvision, with_epsilon
+from denseteacher.detectors.weight_files import (
+    kinds_of,
+    read_state_dict,
+    require_finite,
+    require_fitting,
+    state_dict_in,
+)
 from denseteacher.errors import InputError
 
 _NORM_EPSILON = 1e-5
@@ -83,7 +89,7 @@ def find_initial(config: PyramidConfig) -> InitialWeights:
     if config.init == "coco":
         weights = coco_weights(config)
         file, content = fetch(weights)
-        return _from_torchvision(file, content, source=f"torchvision's {weights}")
+        return _from_torchvision(file, state_dict_in(file, content), source=f"torchvision's {weights}")
     file = Path(config.init)
     if file.is_dir():
         file = file / DETECTOR_FILE
@@ -98,7 +104,7 @@ def find_initial(config: PyramidConfig) -> InitialWeights:
         detector, card = load_detector(file)
         names = tuple(name for _, name in card.categories)
         return InitialWeights(str(file), file, detector.config, names, detector.state_dict())
-    return _from_torchvision(file, _read_pth(file), source=str(file))
+    return _from_torchvision(file, read_state_dict(file), source=str(file))
 
 
 def adopt(
@@ -200,39 +206,21 @@ def _copy_rows(value: Tensor, other: Tensor, anchors: int, matches: Mapping[int,
         own[:, one].copy_(theirs[:, another])
 
 
-def _from_torchvision(file: Path, content: Any, *, source: str) -> InitialWeights:
-    foreign = InputError(f"{file} is no FCOS or RetinaNet of torchvision's")
-    for key in ("model", "state_dict", "model_state_dict"):  # training checkpoints wrap it
-        content = content.get(key, content) if isinstance(content, dict) else None
-    if not isinstance(content, dict):
-        raise foreign
-    tensors = {
-        key: value
-        for key, value in content.items()
-        if isinstance(key, str) and isinstance(value, Tensor) and value.layout is torch.strided and not value.is_meta
-    }
+def _from_torchvision(file: Path, tensors: Mapping[str, Tensor], *, source: str) -> InitialWeights:
     try:
         found = read_torchvision(tensors)
     except InputError as error:
         raise InputError(f"{file}: {error}") from error
     if found is None:
-        raise foreign
+        raise InputError(f"{file} is no FCOS or RetinaNet of torchvision's")
+    require_fitting(lambda: found.config.build(found.num_classes), kinds_of(found.weights), source=str(file))
+    require_finite(found.weights, source=str(file))
     weights = found.weights
     if trained_without_epsilon(file):
         weights = with_epsilon(weights, trained=0.0, used=_NORM_EPSILON)
     categories = coco_categories()
     names = categories if found.num_classes == len(categories) else None
     return InitialWeights(source, file, found.config, names, weights)
-
-
-def _read_pth(file: Path) -> Any:
-    """What a file of torch's holds. Never runs code from it."""
-    try:
-        return torch.load(file, map_location="cpu", weights_only=True)
-    except OSError as error:
-        raise InputError(f"{file} can't be read: {error.strerror or error}") from error
-    except Exception as error:  # bytes that are no checkpoint make the unpickler raise anything
-        raise InputError(f"{file} is no state dict of tensors, or a damaged one") from error
 
 
 def _meaning(config: PyramidConfig, key: str) -> Any:

@@ -5,7 +5,7 @@ from abc import abstractmethod
 from typing import Annotated, ClassVar, Literal, Self
 
 import torch
-from pydantic import Field, PositiveFloat, PositiveInt, model_validator
+from pydantic import Field, PositiveInt, model_validator
 from torch import Tensor, nn
 
 from denseteacher.detectors.backbone import PyramidBackbone
@@ -14,6 +14,7 @@ from denseteacher.ops.anchors import valid_locations
 from denseteacher.ops.padding import real_area
 from denseteacher.structures import DenseOutput, ImageBatch
 
+MOST_CHANNELS = 16_384
 _PRIOR_SCORE = 0.01  # what an untrained head says of every class at every location (Lin et al., 2017)
 
 IMAGENET_MEAN = (123.675, 116.28, 103.53)
@@ -22,7 +23,8 @@ IMAGENET_STD = (58.395, 57.12, 57.375)
 
 _Pixel = Annotated[float, Field(ge=0, le=255)]
 Channels = tuple[_Pixel, _Pixel, _Pixel]
-PositiveChannels = tuple[PositiveFloat, PositiveFloat, PositiveFloat]
+_Spread = Annotated[float, Field(ge=1e-3, le=1e6)]
+PositiveChannels = tuple[_Spread, _Spread, _Spread]
 
 
 class PyramidConfig(OneStageConfig):
@@ -63,11 +65,11 @@ class PyramidConfig(OneStageConfig):
     """Finest and coarsest pyramid level; level l has stride 2**l."""
     extra_from: Literal["pyramid", "backbone"] = "pyramid"
     """What level 6 is made from: level 5 of the ``pyramid``, or the ``backbone``'s features of that size."""
-    channels: int = Field(256, gt=0)
+    channels: int = Field(256, gt=0, le=MOST_CHANNELS)
     """Width of the pyramid."""
-    head_convs: int = Field(4, ge=0)
+    head_convs: int = Field(4, ge=0, le=64)
     """Convolutions in each tower of the head."""
-    head_channels: int | None = Field(None, gt=0)
+    head_channels: int | None = Field(None, gt=0, le=MOST_CHANNELS)
     """Width of the towers; the pyramid's if not given."""
     head_norm: Literal["group", "none"] = "group"
     """Normalization in the towers: ``group`` normalization, or ``none``."""

@@ -1,7 +1,6 @@
 """Detectors as ONNX files: uint8 images in, detections (or boxes and scores at every location) out."""
 
 import importlib.util
-import json
 import warnings
 from importlib.metadata import version
 from pathlib import Path
@@ -15,7 +14,8 @@ from torch.nn import functional as F
 from denseteacher.detectors import PyramidDetector
 from denseteacher.errors import InputError, RunError
 from denseteacher.files import refusal_explained, write_bytes
-from denseteacher.inference.onnx_predictor import METADATA_KEY, OnnxCard
+from denseteacher.inference.onnx_card import METADATA_KEY, OnnxCard, write_card
+from denseteacher.inference.onnx_content import network_hash
 from denseteacher.inference.predictor import Predictor
 from denseteacher.ops.boxes import clip_boxes
 from denseteacher.structures import DenseOutput, ImageBatch
@@ -177,7 +177,8 @@ def export_onnx(detector: Path, output: Path, *, nms: bool = True, opset: int | 
         nms=nms,
         trained=predictor.card.trained,
     )
-    program.model.metadata_props[METADATA_KEY] = json.dumps(card._asdict())
+    own_hash = network_hash(program.model_proto.SerializeToString())
+    program.model.metadata_props[METADATA_KEY] = write_card(card, own_hash)
     with refusal_explained(output):
         output.parent.mkdir(parents=True, exist_ok=True)
     write_bytes(output, program.model_proto.SerializeToString())

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import AfterValidator, Field, PositiveInt, SerializeAsAny, ValidationError, model_validator
+from pydantic import AfterValidator, Field, SerializeAsAny, ValidationError, model_validator
 
-from denseteacher.config import Config
+from denseteacher.config import Config, MaxSide, ShortSide
 from denseteacher.data.augment.config import AugmentConfig
 from denseteacher.data.augment.weak import AutoSizes, EvalView
 from denseteacher.data.config import DataConfig
@@ -27,9 +27,9 @@ from denseteacher.training.schedule import ScheduleConfig
 class EvaluationConfig(Config):
     """How detectors are evaluated and used."""
 
-    short_side: PositiveInt | Literal["auto"] = 800
+    short_side: ShortSide | Literal["auto"] = 800
     """Length of the shorter side in pixels; ``auto`` is the longest of the training views."""
-    max_side: PositiveInt | Literal["auto"] = 1333
+    max_side: MaxSide | Literal["auto"] = 1333
     """Bound of the longer side in pixels; ``auto`` follows the short side."""
     batch: int = Field(8, gt=0)
     """Images a forward; changes the speed alone."""

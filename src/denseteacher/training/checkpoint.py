@@ -10,6 +10,7 @@ from typing import Any, BinaryIO, NamedTuple, cast
 
 import torch
 
+from denseteacher.detectors.weight_files import require_regular, require_stored
 from denseteacher.errors import InputError
 from denseteacher.files import refusal_explained, write_atomically, write_bytes
 
@@ -100,6 +101,7 @@ class CheckpointFolder:
             InputError: If the file is missing, isn't the one that its manifest describes (where there is a
                 manifest), or is no checkpoint of plain tensors and values.
         """
+        require_regular(path)
         try:
             expected = _manifest_hashes(path)
             with path.open("rb") as stream:
@@ -108,6 +110,7 @@ class CheckpointFolder:
                         f"{path} is damaged: its content is not what {_manifest_path(path).name} describes; "
                         "use another checkpoint"
                     )
+                require_stored(path)
                 stream.seek(0)
                 state = torch.load(stream, map_location="cpu", weights_only=True)
         except InputError:

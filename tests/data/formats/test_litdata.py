@@ -3,6 +3,7 @@
 import builtins
 import json
 import pickle
+import shutil
 from types import SimpleNamespace
 
 import numpy as np
@@ -20,6 +21,7 @@ from denseteacher.data.loading.samplers import WindowSampler
 from denseteacher.data.loading.steps import step_loader
 from denseteacher.data.open import open_data
 from denseteacher.data.records import UnopenedImages
+from denseteacher.errors import InputError
 from denseteacher.recipes.schema import load_recipe
 from denseteacher.runs.build import build_steps
 from support import assert_same, last_state, stop_after
@@ -239,3 +241,15 @@ def test_what_is_no_data_set_of_images_is_one_sentence(call, coco, stream, folde
     code, _, err = call("stream", folder, "--output", tmp_path / "new")
     assert code == 2
     assert "pip install 'dense-teacher[streaming]'" in err
+
+
+@pytest.mark.parametrize("kind", ["pickle", "graph", "graph:pickle"])
+def test_pickled_objects_are_refused_unread(kind, stream, tmp_path, monkeypatch):
+    copy = tmp_path / "hostile"
+    shutil.copytree(stream, copy)
+    index = json.loads((copy / "index.json").read_text())
+    index["config"]["data_format"] = [kind for _ in index["config"]["data_format"]]
+    (copy / "index.json").write_text(json.dumps(index))
+    monkeypatch.setattr(pickle, "loads", None)
+    with pytest.raises(InputError, match="holds pickled objects, which can run code"):
+        StreamedImages(copy)

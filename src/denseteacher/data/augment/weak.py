@@ -6,11 +6,11 @@ from typing import Any, Literal, NamedTuple, Self
 import numpy as np
 import numpy.typing as npt
 import torch
-from pydantic import Field, PositiveInt, model_validator
+from pydantic import Field, model_validator
 from torch import Tensor
 from torchvision.transforms.v2 import functional
 
-from denseteacher.config import Config
+from denseteacher.config import Config, MaxSide, ShortSide
 from denseteacher.data.randomness import Draw, keyed_generator
 from denseteacher.data.sizes import common_canvas, resized_size
 from denseteacher.structures import ImageBatch, Targets
@@ -42,12 +42,12 @@ class WeakView(Config):
     is ``sampling="range"`` with a short side of 400 to 1200.
     """
 
-    short_side: tuple[PositiveInt, ...] | Literal["auto"] = (640, 672, 704, 736, 768, 800)
+    short_side: tuple[ShortSide, ...] | Literal["auto"] = (640, 672, 704, 736, 768, 800)
     """Lengths of the shorter side in pixels: the ones to choose from, or the two ends of a range. ``auto`` is a range
     that follows images and objects (``recipes.view_sizes``)."""
     sampling: Literal["choice", "range"] = "choice"
     """``choice`` takes one of the lengths in ``short_side``, ``range`` any whole number between its two."""
-    max_side: PositiveInt | Literal["auto"] = 1333
+    max_side: MaxSide | Literal["auto"] = 1333
     """Bound of the longer side in pixels; ``auto`` follows the short side."""
     flip: float = Field(0.5, ge=0, le=1)
     """Probability."""
@@ -139,9 +139,9 @@ class WeakView(Config):
 class AutoSizes(Config):
     """Bounds of what sizes of ``auto`` become."""
 
-    usual: PositiveInt = 800
+    usual: ShortSide = 800
     """Largest short side in pixels, unless small objects would get lost by it."""
-    most: PositiveInt = 1333
+    most: ShortSide = 1333
     """Largest side in pixels, whatever the objects are."""
     smallest: float = Field(0.6, gt=0, le=1)
     """Short side of the smallest training view, as a share of the largest one's."""

@@ -35,6 +35,7 @@ Url = Annotated[str, StringConstraints(pattern=_URL)]
 """A place that LitData downloads from; ``local:`` before a path is a disk too slow to read images from."""
 _CHUNK_BYTES = 2**26
 _CACHE_SHARE = 0.75  # of what the cache takes and the disk has left
+_RUN_CODE = {"pickle", "graph"}  # kinds of values that LitData unpickles
 _LOOKED_AT = 8  # chunks that stand for all of them
 _POLL = 0.05  # seconds
 
@@ -73,6 +74,9 @@ class StreamedImages(UnopenedImages):
         self._ends = np.cumsum(self.chunk_sizes)
         if cache._reader.config.compression:
             raise InputError(f"{source} is compressed: write it without, since images are compressed already")
+        kinds = {str(kind).partition(":")[0] for kind in cache._reader.config.data_format}
+        if kinds & _RUN_CODE:
+            raise InputError(f"{source} holds pickled objects, which can run code: write the bytes of image files")
         self.record(0)
 
     def __len__(self) -> int:
