@@ -12,10 +12,9 @@ from denseteacher.data.loading.steps import StepDataset
 from denseteacher.detectors import DenseDetector
 from denseteacher.errors import InputError
 from denseteacher.methods import Method
-from denseteacher.report.pictures import SHOWN_ABOVE
 from denseteacher.report.unlabeled_examples import UnlabeledExample, first_views, image_pixels, unlabeled_examples
 from denseteacher.structures import Detections, ImageBatch, SemiBatch, Targets
-from denseteacher.visualization.boxes import draw_boxes, draw_detections, fitted, picture_sheet
+from denseteacher.visualization.boxes import SHOWN_ABOVE, draw_boxes, draw_detections, fitted, picture_sheet
 from denseteacher.visualization.heatmap import heat_overlay
 
 _COLUMNS = 4

@@ -10,12 +10,12 @@ from denseteacher.data.open import TrainingData, Validation
 from denseteacher.data.records import LabeledImages
 from denseteacher.errors import InputError
 from denseteacher.evaluation.arrays import class_names
+from denseteacher.evaluation.gain import BestTeacher, ClassGain, UnlabeledGain, by_falling_gain, write_gain
 from denseteacher.evaluation.resampling import resampled_ap
 from denseteacher.evaluation.summary import RunEvaluation
 from denseteacher.methods import Supervised
 from denseteacher.recipes.differences import BURN_IN_MAY_CHANGE, MAY_CHANGE, require_same_recipe
 from denseteacher.recipes.schema import Recipe
-from denseteacher.report.unlabeled_gain import BestTeacher, ClassGain, UnlabeledGain, by_falling_gain, write_gain
 from denseteacher.runs.build import build_trainer, find_start, finish_run, new_student
 from denseteacher.runs.evaluate import read_detections, read_evaluation
 from denseteacher.runs.folder import RunFolder

@@ -9,9 +9,9 @@ from typing import Any
 from denseteacher.evaluation.diagnostics import confusion_matrix, match_scene, precision_recall
 from denseteacher.evaluation.summary import ClassScore, RunEvaluation
 from denseteacher.files import write_json, write_text
-from denseteacher.report.evaluation_figures import confusion_figure, precision_recall_figure
-from denseteacher.report.pictures import SHOWN_ABOVE
+from denseteacher.report.charts import confusion_figure, precision_recall_figure
 from denseteacher.runs.folder import RunFolder
+from denseteacher.visualization.boxes import SHOWN_ABOVE
 from denseteacher.visualization.figure import save_png
 
 

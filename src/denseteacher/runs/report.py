@@ -17,18 +17,17 @@ from denseteacher.evaluation.diagnostics import (
     worst_images,
 )
 from denseteacher.evaluation.evaluator import Evaluator
+from denseteacher.evaluation.gain import UnlabeledGain, read_gain
 from denseteacher.evaluation.summary import describe_evaluation
 from denseteacher.inference.predictor import Predictor
 from denseteacher.recipes.schema import Recipe, dump_recipe
-from denseteacher.report.evaluation_figures import confusion_chart, precision_recall_chart
-from denseteacher.report.gallery import unlabeled_row, validation_row
+from denseteacher.report.charts import ShownRun, confusion_chart, precision_recall_chart
+from denseteacher.report.gallery import Picture, unlabeled_row, validation_row
 from denseteacher.report.page import Report, write_report
-from denseteacher.report.pictures import SHOWN_ABOVE, Picture
-from denseteacher.report.training_charts import ShownRun
 from denseteacher.report.unlabeled_examples import first_views, unlabeled_examples
-from denseteacher.report.unlabeled_gain import UnlabeledGain, read_gain
 from denseteacher.runs.evaluate import read_detections, read_evaluation, write_evaluation, write_figures
 from denseteacher.runs.folder import RunFolder
+from denseteacher.visualization.boxes import SHOWN_ABOVE
 
 _SHOWN = 6  # rows of each gallery
 

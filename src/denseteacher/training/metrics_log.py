@@ -54,6 +54,18 @@ def median_step_seconds(rows: Sequence[Mapping[str, Any]]) -> float | None:
     return median(times) if times else None
 
 
+def smooth(values: Sequence[float], window: int = 9) -> list[float]:
+    """A running mean of the same length, with shorter windows at both ends."""
+    array, half = np.asarray(values, dtype=float), window // 2
+    return [float(array[max(0, i - half) : i + half + 1].mean()) for i in range(len(array))]
+
+
+def metric_series(rows: Sequence[Mapping[str, Any]], key: str) -> tuple[list[float], list[float]]:
+    """Steps and values of one key of ``metrics.jsonl``."""
+    pairs = [(row["step"], row[key]) for row in rows if row.get(key) is not None]
+    return [step for step, _ in pairs], [value for _, value in pairs]
+
+
 class MetricsLog:
     """Appends rows of numbers to a ``metrics.jsonl``, and to TensorBoard where that is installed.
 
