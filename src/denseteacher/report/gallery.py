@@ -14,7 +14,7 @@ from PIL import Image
 from denseteacher.data.images import load_image
 from denseteacher.data.records import ImageRecord
 from denseteacher.evaluation.arrays import Bools, Floats, Ints
-from denseteacher.evaluation.diagnostics import MatchedScene
+from denseteacher.evaluation.diagnostics import MatchedArrays
 from denseteacher.evaluation.matching import IGNORED, UNMATCHED
 from denseteacher.report.unlabeled_examples import UnlabeledExample
 from denseteacher.structures import Detections
@@ -97,7 +97,7 @@ def unlabeled_row(example: UnlabeledExample, names: Sequence[str]) -> list[Pictu
     return [*row, page_picture("teacher's detections", weak, unjudged_boxes(example.detections, names))]
 
 
-def validation_row(record: ImageRecord, matched: Mapping[str, MatchedScene]) -> list[Picture]:
+def validation_row(record: ImageRecord, matched: Mapping[str, MatchedArrays]) -> list[Picture]:
     """A validation image with its objects, as the last run finds them, and then with each run's detections.
 
     Args:
@@ -109,11 +109,11 @@ def validation_row(record: ImageRecord, matched: Mapping[str, MatchedScene]) -> 
     """
     image = Image.fromarray(load_image(record).permute(1, 2, 0).contiguous().numpy())
     *_, last = matched.values()
-    found = [
+    pictures = [
         page_picture("detections" if len(matched) == 1 else label, image, detection_boxes(one, record.id))
         for label, one in matched.items()
     ]
-    return [page_picture("ground truth", image, truth_boxes(last, record.id)), *found]
+    return [page_picture("ground truth", image, truth_boxes(last, record.id)), *pictures]
 
 
 def unjudged_boxes(detections: Detections, names: Sequence[str]) -> list[PageBox]:
@@ -125,33 +125,33 @@ def unjudged_boxes(detections: Detections, names: Sequence[str]) -> list[PageBox
     ]
 
 
-def truth_boxes(matched: MatchedScene, image_id: Any) -> list[PageBox]:
+def truth_boxes(matched: MatchedArrays, image_id: Any) -> list[PageBox]:
     """The objects of an image, each with the score at which it is found."""
-    objects = matched.scene.objects
+    objects = matched.arrays.truth
     chosen = np.flatnonzero(_of_image(matched, objects.images, image_id) & ~objects.crowd)
     return [
-        _box(objects.boxes[place], matched.scene.names[objects.classes[place]], "truth", matched.found_at[place])
+        _box(objects.boxes[place], matched.arrays.names[objects.classes[place]], "truth", matched.found_at[place])
         for place in chosen.tolist()
     ]
 
 
-def detection_boxes(matched: MatchedScene, image_id: Any) -> list[PageBox]:
+def detection_boxes(matched: MatchedArrays, image_id: Any) -> list[PageBox]:
     """The best detections of an image, right or wrong; those in crowd regions are neither and left out."""
-    found = matched.scene.found
-    chosen = np.flatnonzero(_of_image(matched, found.images, image_id) & (matched.hits != IGNORED))[:_MOST_BOXES]
+    predictions = matched.arrays.predictions
+    chosen = np.flatnonzero(_of_image(matched, predictions.images, image_id) & (matched.hits != IGNORED))[:_MOST_BOXES]
     return [
         _box(
-            found.boxes[place],
-            f"{matched.scene.names[found.classes[place]]} {found.scores[place]:.2f}",
+            predictions.boxes[place],
+            f"{matched.arrays.names[predictions.classes[place]]} {predictions.scores[place]:.2f}",
             "wrong" if matched.hits[place] == UNMATCHED else "right",
-            found.scores[place],
+            predictions.scores[place],
         )
         for place in chosen.tolist()
     ]
 
 
-def _of_image(matched: MatchedScene, images: Ints, image_id: Any) -> Bools:
-    place = next(place for place, image in enumerate(matched.scene.images) if image["id"] == image_id)
+def _of_image(matched: MatchedArrays, images: Ints, image_id: Any) -> Bools:
+    place = next(place for place, image in enumerate(matched.arrays.images) if image["id"] == image_id)
     chosen: Bools = images == place
     return chosen
 

@@ -12,7 +12,7 @@ from denseteacher.data.splits import read_split_sizes
 from denseteacher.evaluation.diagnostics import (
     confusion_matrix,
     confusions,
-    match_scene,
+    match_arrays,
     precision_recall,
     worst_images,
 )
@@ -167,12 +167,12 @@ def _with_evaluation(report: Report, runs: Sequence[FinishedRun], validation: Va
     """The report with figures and pictures of the runs that have kept their detections."""
     truth = validation.ground_truth
     results = {run.shown.label: read_detections(run.folder) for run in runs}
-    matched = {label: match_scene(truth, found) for label, found in results.items() if found is not None}
+    matched = {label: match_arrays(truth, found) for label, found in results.items() if found is not None}
     last = runs[-1].shown.label
     if last not in matched:
         return report
-    names = matched[last].scene.names
-    matrix = confusion_matrix(matched[last].scene, score=SHOWN_ABOVE)
+    names = matched[last].arrays.names
+    matrix = confusion_matrix(matched[last].arrays, score=SHOWN_ABOVE)
     records = {record.id: record for record in validation.images}
     worst = worst_images(matched[last], above=SHOWN_ABOVE, most=_SHOWN)
     spread = validation.images[:: max(1, len(validation.images) // _SHOWN)][:_SHOWN]
