@@ -80,7 +80,7 @@ def label_images(
     def pass_over(faults: Sequence[Fault]) -> None:
         unreadable.extend(fault.message for fault in faults if not fault.harmless)
 
-    records = read_unlabeled(source, None if images is None else Path(images), report=pass_over)
+    records = read_unlabeled(source, None if images is None else Path(images), on_fault=pass_over)
     detected = predict_readable(predictor, records, load_image, lambda one: (one.height, one.width), unreadable)
     by_position = {position: _chosen(detections, floors, top) for position, _, detections in detected}
     found = [(records[position], by_position[position]) for position in sorted(by_position)]

@@ -73,11 +73,11 @@ class CheckpointFolder:
             self._remove_superfluous(step)
         return path
 
-    def load_newest(self, report: Callable[[str], None] = warnings.warn) -> dict[str, Any] | None:
+    def load_newest(self, on_fault: Callable[[str], None] = warnings.warn) -> dict[str, Any] | None:
         """The state of the latest step whose checkpoint is whole, under whatever name it was saved.
 
         Args:
-            report: Told one sentence for each newer checkpoint that is passed over.
+            on_fault: Called with one sentence for each newer checkpoint that is passed over.
 
         Returns:
             The state with all tensors on the CPU; None where there is not a valid checkpoint.
@@ -85,12 +85,12 @@ class CheckpointFolder:
         for found in sorted(self._checkpoints(), key=lambda one: (one.step, one.name == "step"), reverse=True):
             manifest = _manifest_path(found.path)
             if not manifest.exists():
-                report(f"passed over {found.path}: its manifest {manifest.name} is missing")
+                on_fault(f"passed over {found.path}: its manifest {manifest.name} is missing")
                 continue
             try:
                 return self.load(found.path)
             except InputError as error:
-                report(f"passed over {found.path.name}: {error}")
+                on_fault(f"passed over {found.path.name}: {error}")
         return None
 
     def load(self, path: Path) -> dict[str, Any]:

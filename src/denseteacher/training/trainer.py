@@ -112,7 +112,7 @@ class Trainer:
             InputError: If the recipe is another one, or all checkpoints are damaged.
         """
         checkpoints = self.files.checkpoints
-        found = checkpoints.load_newest(report=self._passed_over.append)
+        found = checkpoints.load_newest(on_fault=self._passed_over.append)
         if found is not None:
             check(found["recipe"])
             self._restore(found, source=str(checkpoints.folder.parent))

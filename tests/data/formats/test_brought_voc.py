@@ -22,7 +22,7 @@ TRAIN = parts(scenes())[0]
 def read(path, **options):
     """The data set, and the kinds of what was read in another way than it stands there; a fault is none here."""
     told = []
-    annotations = read_annotations(path, report=told.extend, **options)
+    annotations = read_annotations(path, on_fault=told.extend, **options)
     assert [fault.message for fault in told if not fault.harmless] == []
     return annotations, {fault.kind for fault in told}
 

@@ -28,7 +28,7 @@ def images(tmp_path):
 
 def read(path, images=None, **options):
     notes = Notes()
-    annotations = read_annotations(AnnotationSource(path, images, **options), report=notes)
+    annotations = read_annotations(AnnotationSource(path, images, **options), on_fault=notes)
     data = labeled_images(annotations)
     found = {}
     for image, boxes, labels in zip(data.images, data.boxes, data.labels, strict=True):

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from denseteacher.data.formats.annotations import Annotations, Fault, Report, as_number, brief, refuse
+from denseteacher.data.formats.annotations import Annotations, Fault, OnFault, as_number, brief, refuse
 from denseteacher.data.formats.listed_images import Entry, as_side
 from denseteacher.data.formats.objects_by_name import NamedObject, named_annotations
 from denseteacher.errors import InputError
@@ -40,7 +40,7 @@ _DELIMITERS = ",;\t|"
 
 
 def read_csv(
-    path: Path, images: Path | None = None, *, fallback: Path | None = None, report: Report = refuse
+    path: Path, images: Path | None = None, *, fallback: Path | None = None, on_fault: OnFault = refuse
 ) -> Annotations:
     """Reads a table whose columns its first line names, or which has one of the two usual orders without such a line.
 
@@ -51,7 +51,7 @@ def read_csv(
         path: The table.
         images: Folder of the images; found near the table if not given.
         fallback: Where they are looked for if they are not near it.
-        report: Told about faults of entries.
+        on_fault: Called for faults of entries.
 
     Raises:
         InputError: If it is no such table.
@@ -73,9 +73,9 @@ def read_csv(
         entry = entries.setdefault(name, {"id": len(entries) + 1, "file_name": name, **sides})
         if any(cells.get(key) for key in ("label", *_SIDES)):
             objects.append(NamedObject(entry["id"], cells.get("label", ""), _box(cells), source))
-    report(faults)
+    on_fault(faults)
     return named_annotations(
-        path, "csv", list(entries.values()), objects, images=images, fallback=fallback, report=report
+        path, "csv", list(entries.values()), objects, images=images, fallback=fallback, on_fault=on_fault
     )
 
 
