@@ -5,7 +5,7 @@ from typing import Annotated
 from pydantic import BaseModel, ConfigDict, Field
 
 Share = Annotated[float, Field(ge=0, le=1)]
-"""Of a whole, or a probability."""
+"""A share of a whole, or a probability."""
 
 
 class Config(BaseModel):

@@ -26,9 +26,9 @@ class CheckedData(NamedTuple):
 
     labeled: LabeledImages
     unlabeled: list[ImageRecord]
-    """Those looked at."""
+    """Unlabeled images that were looked at."""
     unlabeled_count: int
-    """Of all."""
+    """Number of all unlabeled images."""
     validation: LabeledImages | None
 
     def images(self) -> Iterator[tuple[Subset, list[ImageRecord]]]:

@@ -57,7 +57,7 @@ class Suggestion(NamedTuple):
 
     key: str
     value: str
-    """As ``--set`` takes it."""
+    """Value as ``--set`` takes it."""
     reason: str
 
 
@@ -133,7 +133,7 @@ def _with_levels(recipe: Recipe, labeled: LabeledImages, view: WeakView, levels:
 
 
 def _ratio(ratio: float | None, foreground: Foreground, *, others: bool) -> list[Suggestion]:
-    """To measure the ratio, where it does not fit, or where nobody knows since other views or levels are suggested."""
+    """Suggests a measured ratio where it does not fit, or can't be known since other views or levels are suggested."""
     if ratio is None or (fits(ratio, foreground) and not others):
         return []
     measured = f"{foreground.multiple:g} times the foreground is {foreground.ratio:g} with the recipe as it is"

@@ -41,7 +41,7 @@ class Inspection(NamedTuple):
     """What became of one file."""
 
     digest: bytes | None
-    """Of its bytes; None where it is no sound image."""
+    """Digest of its bytes; None where it is not a sound image."""
     fault: Fault | None
 
 
@@ -127,7 +127,7 @@ class Identities(NamedTuple):
     places: list[str]
     """The files, symbolic links resolved."""
     digests: Sequence[bytes | None]
-    """Of their contents; None where nothing is known."""
+    """Digests of their contents; None where they are not known."""
 
 
 def identify(images: Sequence[ImageRecord], digests: Sequence[bytes | None] | None = None) -> Identities:

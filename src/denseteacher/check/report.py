@@ -47,9 +47,9 @@ class Measures(NamedTuple):
     batch_cost: str | None
     """A sentence on what more unlabeled than labeled images cost."""
     duration: Duration | None
-    """None where there is a GPU, or nothing is to be measured."""
+    """Duration of the run; None where there is a GPU, or nothing is to be measured."""
     small: Duration | None
-    """That of the recipe for CPUs, where it is much shorter."""
+    """Duration of the recipe for CPUs, where it is much shorter."""
 
     @property
     def options(self) -> str:
@@ -84,11 +84,11 @@ class CheckReport(NamedTuple):
     images: dict[Subset, int]
     """Sound images of each subset."""
     classes: list[ClassCount]
-    """Of the labeled subset."""
+    """Classes of the labeled subset."""
     measures: Measures | None
-    """None where there is no labeled object."""
+    """Measures of the run; None where there is not a labeled object."""
     recipe: Recipe
-    """Without ``auto`` values."""
+    """The recipe without ``auto`` values."""
     decoded: bool
     """Whether the images were read."""
 

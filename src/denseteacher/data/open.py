@@ -1,4 +1,4 @@
-"""From what a recipe says about data to records: which images are labeled, unlabeled, for validation."""
+"""What a recipe says about data, opened as records: which images are labeled, unlabeled, for validation."""
 
 import os
 from collections.abc import Sequence
@@ -105,7 +105,7 @@ def _with_builtin(config: DataConfig) -> DataConfig:
 
 
 def subset_notes(config: DataConfig) -> tuple[str, ...]:
-    """That not all of a data set is trained on since it is evaluated on as well."""
+    """Sentences on a data set that is not all trained on since it is evaluated on as well."""
     source = config.labeled_source
     if source is None or source.subset == config.subset:
         return ()
@@ -129,7 +129,7 @@ def draw_split(
         percent: Labeled share.
         count: Number of labeled images, instead of a share, where images are drawn.
         fold: Which of the draws of this size.
-        seed: Of the draws of ``seeded`` and ``stratified``.
+        seed: Seed of the draws of ``seeded`` and ``stratified``.
 
     Raises:
         InputError: If the protocol needs something else, or doesn't fit the data.

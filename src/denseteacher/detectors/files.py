@@ -70,7 +70,7 @@ def load_detector(path: Path, *, score_floor: float | None = None) -> tuple[Pyra
         The detector in eval mode on the CPU, and its card.
 
     Raises:
-        InputError: If the file is missing or no detector of this package, or the floor is no score.
+        InputError: If the file is missing or no detector of this package, or the floor is not a score.
     """
     if score_floor is not None and not 0 <= score_floor < 1:
         raise InputError(f"a score floor is at least 0 and below 1, not {score_floor:g}")
@@ -79,12 +79,12 @@ def load_detector(path: Path, *, score_floor: float | None = None) -> tuple[Pyra
     try:
         with safe_open(path, framework="pt") as file:
             header = (file.metadata() or {}).get(_HEADER_KEY)
-            weights = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (it is no mapping)
+            weights = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (it is not a mapping)
         if header is None:
             raise InputError(f"{path} holds weights but no detector description: denseteacher did not write it")
         card = DetectorCard.model_validate(json.loads(header))
     except (SafetensorError, ValidationError, ValueError) as error:
-        raise InputError(f"{path} is no detector file of denseteacher, or is damaged") from error
+        raise InputError(f"{path} is not a detector file of denseteacher, or is damaged") from error
     changes = {"pretrained": False} | ({} if score_floor is None else {"score_floor": score_floor})
     card = card.model_copy(update={"detector": card.detector.model_copy(update=changes)})
     detector = card.detector.build(len(card.categories))

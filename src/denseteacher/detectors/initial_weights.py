@@ -30,11 +30,11 @@ class InitialWeights(NamedTuple):
     """A detector to start from."""
 
     source: str
-    """For the reader."""
+    """Source of the weights, in words."""
     file: Path
     config: PyramidConfig
     class_names: tuple[str, ...] | None
-    """By class index, empty where one is not used; None if they are not known."""
+    """Class names by class index, empty where one is not used; None if they are not known."""
     weights: dict[str, Tensor]
     adopted: Mapping[str, Any] = MappingProxyType({})
     """Options that a recipe had otherwise and has from it now."""
@@ -45,7 +45,7 @@ class TakenOver(NamedTuple):
 
     source: str
     sha256: str
-    """Of the file."""
+    """Digest of the file."""
     adopted: dict[str, Any]
     """Options that the recipe had otherwise."""
     classes: dict[str, str]
@@ -56,7 +56,7 @@ class TakenOver(NamedTuple):
     """Whether the other's classes have names."""
 
     def sentence(self) -> str:
-        """For the reader of a run's output."""
+        """A sentence for the reader of a run's output."""
         count = len(self.classes) + len(self.fresh)
         if not self.names_known:
             rows = f"the class branch, whose {count} classes start fresh, since the names of the file's are not known"
@@ -78,7 +78,7 @@ def find_initial(config: PyramidConfig) -> InitialWeights:
         config: Says which, and for ``coco`` of which architecture.
 
     Raises:
-        InputError: If it can't be had, or is no detector.
+        InputError: If it can't be had, or is not a detector.
     """
     if config.init == "coco":
         weights = coco_weights(config)
@@ -88,7 +88,7 @@ def find_initial(config: PyramidConfig) -> InitialWeights:
     if file.is_dir():
         file = file / DETECTOR_FILE
         if not file.is_file():
-            raise InputError(f"{config.init} is no folder of a finished run: there is no {DETECTOR_FILE} in it")
+            raise InputError(f"{config.init} is not a folder of a finished run: there is no {DETECTOR_FILE} in it")
     if not file.is_file():
         raise InputError(
             f"there is no file or run folder {config.init}: give backbone, coco, auto, or the path of a torchvision "
@@ -107,7 +107,7 @@ def adopt(
     """The config with the architecture of what it starts from, which says then what was adopted.
 
     Args:
-        config: Of the recipe.
+        config: Config of the recipe.
         initial: What it starts from.
         by_hand: Options that the user has set.
 
@@ -158,8 +158,8 @@ def take_over(detector: PyramidDetector, initial: InitialWeights, class_names: S
 
     Args:
         detector: As built: its class branch says the prior everywhere.
-        initial: Of the same architecture.
-        class_names: Of the detector, by class index.
+        initial: Initial weights of the same architecture.
+        class_names: Class names of the detector, by class index.
 
     Raises:
         InputError: If the architectures differ.
@@ -201,7 +201,7 @@ def _copy_rows(value: Tensor, other: Tensor, anchors: int, matches: Mapping[int,
 
 
 def _from_torchvision(file: Path, content: Any, *, source: str) -> InitialWeights:
-    foreign = InputError(f"{file} is no FCOS or RetinaNet of torchvision's")
+    foreign = InputError(f"{file} is not an FCOS or RetinaNet of torchvision's")
     for key in ("model", "state_dict", "model_state_dict"):  # training checkpoints wrap it
         content = content.get(key, content) if isinstance(content, dict) else None
     if not isinstance(content, dict):
@@ -231,8 +231,8 @@ def _read_pth(file: Path) -> Any:
         return torch.load(file, map_location="cpu", weights_only=True)
     except OSError as error:
         raise InputError(f"{file} can't be read: {error.strerror or error}") from error
-    except Exception as error:  # bytes that are no checkpoint make the unpickler raise anything
-        raise InputError(f"{file} is no state dict of tensors, or a damaged one") from error
+    except Exception as error:  # bytes that are not a checkpoint make the unpickler raise anything
+        raise InputError(f"{file} is not a state dict of tensors, or a damaged one") from error
 
 
 def _meaning(config: PyramidConfig, key: str) -> Any:

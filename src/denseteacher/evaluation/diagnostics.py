@@ -9,7 +9,7 @@ from denseteacher.evaluation.arrays import Bools, EvalArrays, Floats, Ints, read
 from denseteacher.evaluation.matching import IGNORED, UNMATCHED, best_precision, match_groups, recall_and_precision
 
 RECALLS: Floats = np.linspace(0, 1, 101)
-"""At which COCO reads precision."""
+"""Recalls at which COCO reads precision."""
 
 
 class MatchedArrays(NamedTuple):
@@ -132,7 +132,7 @@ def confusions(matrix: Ints, names: Sequence[str], most: int = 8) -> list[tuple[
 
 
 def _match(arrays: EvalArrays, prediction_groups: Ints, object_groups: Ints, iou: float) -> Ints:
-    """As COCO does, within groups."""
+    """Matches as COCO does, within groups."""
     predictions, objects = arrays.predictions, arrays.truth
     return match_groups(
         predictions.boxes, prediction_groups, objects.boxes, object_groups, objects.crowd, at_least=iou, last=True

@@ -50,7 +50,7 @@ class UnlabeledGain(NamedTuple):
     with_: BestTeacher
     """The run."""
     classes: list[ClassGain]
-    """By falling gain."""
+    """Classes by falling gain."""
     interval: tuple[float, float] | None = None
     """Where the gain in AP lies in 95 of 100 resamplings of the validation images; None where none were made."""
     resamples: int = 0

@@ -7,7 +7,7 @@ import numpy as np
 from denseteacher.evaluation.arrays import Bools, Floats, Ints
 
 UNMATCHED, IGNORED = -1, -2
-"""Instead of an object's position: a mistake; a detection that counts neither way."""
+"""Values in place of an object's position: a mistake; a detection that counts neither way."""
 
 
 def iou(first: Floats, second: Floats) -> Floats:

@@ -28,7 +28,7 @@ class MissRate(NamedTuple):
     AP: float
     """Area under precision over recall, by trapezoids from the first detection on."""
     recall: float
-    """Of all detections together."""
+    """Recall of all detections together."""
     fppi: Floats
     """(n,) false positives per image among the detections down to each that counts, by falling score."""
     miss_rates: Floats

@@ -11,7 +11,7 @@ from denseteacher.evaluation.diagnostics import RECALLS
 from denseteacher.evaluation.matching import IGNORED, match_groups
 
 IOUS: Floats = np.linspace(0.5, 0.95, 10)
-"""At which COCO's AP matches."""
+"""IoU thresholds at which COCO's AP matches."""
 _MOST_CELLS = 2_000_000  # numbers of an intermediate array
 
 Counts = NDArray[np.float32]  # whole numbers, of which sums below 2^24 are exact

@@ -56,7 +56,7 @@ def _neither_way(arrays: EvalArrays) -> Bools:
 
 
 def _match(arrays: EvalArrays) -> Ints:
-    """For each detection the object that it found, ``UNMATCHED`` or ``IGNORED``."""
+    """The object that each detection is, ``UNMATCHED`` or ``IGNORED``."""
     matched = np.full(len(arrays.predictions.scores), UNMATCHED)
     neither = _neither_way(arrays)
     for rows, columns in groups(*arrays.class_groups):

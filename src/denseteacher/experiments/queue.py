@@ -90,7 +90,7 @@ class RunQueue:
         return None if stop.signal is None else stop.signal.name
 
     def _burn_in_sources(self, runs: Sequence[Run]) -> dict[str, Run]:
-        """For each run, the one whose burn-in is the same: one that has it already, or else the first."""
+        """The run whose burn-in is that of each run: one that has it already, or else the first."""
         first: dict[tuple[str, int | str | None], Run] = {}
         begun = [run for run in runs if has_burn_in(run, self.folder)]
         for run in (*begun, *stored_burn_ins(self.folder), *runs):

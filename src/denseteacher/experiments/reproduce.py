@@ -22,14 +22,14 @@ class Plan(NamedTuple):
     folds: tuple[int, ...]
     cells: list[tuple[Cell, list[Run]]]
     runs: list[Run]
-    """Of the chosen rows and this shard; those that share a burn-in follow one another."""
+    """Runs of the chosen rows and this shard; those that share a burn-in follow one another."""
 
 
 class ReproduceResult(NamedTuple):
     """What a call of ``reproduce`` leaves."""
 
     table: Table
-    """With the runs that are finished, whenever they were trained."""
+    """Table of the runs that are finished, whenever they were trained."""
     files: dict[str, Path]
     """The table as ``md``, ``json`` and ``png``."""
     failures: dict[str, str]

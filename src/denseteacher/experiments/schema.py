@@ -47,9 +47,9 @@ class Variation(Config):
 
     label: str
     overrides: Changes = Field({})
-    """In all profiles."""
+    """Changes in all profiles."""
     paper: Changes | None = Field({})
-    """Over ``overrides``, in this profile; null leaves the row or column out of it."""
+    """Changes over ``overrides``, in this profile; null leaves the row or column out of it."""
     digits: Changes | None = Field({})
     masks: Changes | None = Field({})
     bccd: Changes | None = Field({})
@@ -64,7 +64,7 @@ class Row(Variation):
     """A row, with the numbers that it is compared with."""
 
     published: dict[str, Value] = Field({})
-    """By metric; by column where there are columns, then of the first metric."""
+    """Numbers by metric; by column where there are columns, then of the first metric."""
 
 
 class Experiment(Config):

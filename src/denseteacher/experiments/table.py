@@ -20,14 +20,14 @@ class TableCell(NamedTuple):
     row: str
     column: str | None
     folds: list[int]
-    """That are finished."""
+    """Folds that are finished."""
     values: dict[str, list[float | None]]
-    """By metric, in the order of the folds."""
+    """Values by metric, in the order of the folds."""
     published: dict[str, Spread]
     runs: list[str]
     """Names of the run folders, in the order of the folds."""
     seconds: list[float | None]
-    """Of each run; less where it started from another one's burn-in."""
+    """Seconds of each run; less where it started from another one's burn-in."""
     step_seconds: list[float | None]
     burn_in_from: list[str | None]
 

@@ -39,7 +39,7 @@ class LabelingOutcome(NamedTuple):
     without_boxes: list[str]
     """Image files in which nothing was found."""
     unreadable: list[str]
-    """One sentence for each file that is no readable image."""
+    """One sentence for each file that is not a readable image."""
     hint: str
     """What imports the result, and how."""
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from onnxruntime import InferenceSession
 
 METADATA_KEY = "denseteacher"
-"""Of the entry in an ONNX file's metadata that holds an ``OnnxCard`` as JSON."""
+"""Key of the entry in an ONNX file's metadata that holds an ``OnnxCard`` as JSON."""
 _COLUMNS = 4  # of a box; score and label follow
 
 
@@ -25,7 +25,7 @@ class OnnxCard(NamedTuple):
     """What an exported file says about itself."""
 
     version: str
-    """Of denseteacher, which wrote it."""
+    """Version of denseteacher, which wrote it."""
     categories: list[tuple[int, str]]
     """(id, name) of each class, by class index."""
     short_side: int
@@ -34,7 +34,7 @@ class OnnxCard(NamedTuple):
     multiple: int
     """Height and width of the canvas are multiples of this."""
     score_floor: float
-    """Class scores at or below are no detections."""
+    """Class scores at or below are not detections."""
     nms: bool
     """Whether it gives detections, or boxes and scores at every location."""
     trained: dict[str, str | int | float]
@@ -143,11 +143,11 @@ def _open_session(path: str | Path, providers: Sequence[str]) -> "InferenceSessi
     try:
         return onnxruntime.InferenceSession(str(path), providers=list(providers))
     except Exception as error:  # onnxruntime has an exception for each of its status codes
-        raise InputError(f"{path} is no ONNX file that onnxruntime can read, or is damaged") from error
+        raise InputError(f"{path} is not an ONNX file that onnxruntime can read, or is damaged") from error
 
 
 def _resize(array: npt.NDArray[np.uint8], height: int, width: int) -> npt.NDArray[np.uint8]:
-    """As torchvision resizes uint8 (bilinear, averaging where it shrinks), but for some values by 1."""
+    """Resizes as torchvision does uint8 (bilinear, averaging where it shrinks), but for some values by 1."""
     if array.shape[:2] == (height, width):
         return array
     return np.asarray(Image.fromarray(array).resize((width, height), Image.Resampling.BILINEAR))

@@ -29,7 +29,7 @@ class PredictionOutcome(NamedTuple):
     images: int
     detections: int
     unreadable: list[str]
-    """One sentence for each file that is no readable image."""
+    """One sentence for each file that is not a readable image."""
 
 
 def predict_files(

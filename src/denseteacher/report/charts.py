@@ -58,14 +58,14 @@ class ShownRun(NamedTuple):
 
     label: str
     rows: list[dict[str, Any]]
-    """Of ``metrics.jsonl``."""
+    """Rows of ``metrics.jsonl``."""
     burn_in: int | None = None
     evaluation: RunEvaluation | None = None
-    """Of its best teacher."""
+    """Evaluation of its best teacher."""
 
     @property
     def metrics(self) -> dict[str, float]:
-        """Of the last evaluation: ``step``, ``teacher/AP``, ...; empty where nothing was evaluated."""
+        """The last evaluation: ``step``, ``teacher/AP``, ...; empty where nothing was evaluated."""
         return last_evaluation(self.rows)
 
     @property
@@ -147,7 +147,7 @@ def confusion_figure(matrix: Ints, names: Sequence[str]) -> "Figure":
 
     Args:
         matrix: (K + 1, K + 1) counts.
-        names: Of the K classes.
+        names: Names of the K classes.
     """
     labels = [*names, "background"]
     shares = matrix / np.maximum(matrix.sum(1, keepdims=True), 1)

@@ -38,7 +38,7 @@ class PageBox(NamedTuple):
     kind: str
     """``truth``, ``right``, ``wrong``, ``kept`` (a pseudo-box) or ``detection``, whose truth is not known."""
     score: float
-    """Of the detection, or of the one that found this object (0: none did)."""
+    """Score of the detection, or of the one that found this object (0: none did)."""
     place: tuple[float, float] = (0.0, 0.0)
     """Where the text begins: x, and y of its baseline."""
 
@@ -56,7 +56,7 @@ class Picture(NamedTuple):
 
     @property
     def text_size(self) -> float:
-        """Of the boxes' texts, in the picture's pixels."""
+        """The size of the boxes' texts, in the picture's pixels."""
         return self.width * _TEXT
 
 

@@ -39,7 +39,7 @@ class Report(NamedTuple):
     comparable: bool = True
     """Whether all runs were evaluated on the same images."""
     figures: Sequence[Chart] = ()
-    """Of the last run's evaluation."""
+    """Figures of the last run's evaluation."""
     confusions: Sequence[tuple[str, str, int]] = ()
     unlabeled: Sequence[Sequence[Picture]] = ()
     taught: str = ""

@@ -36,7 +36,7 @@ def begin_previews(
     Args:
         folder: For the pictures.
         dataset: The run's steps.
-        method: Of the run.
+        method: Method of the run.
         device: Where its teacher is.
 
     Returns:
@@ -59,8 +59,8 @@ def write_first_views(folder: Path, views: SemiBatch, names: list[str]) -> None:
 
     Args:
         folder: For the pictures; made if needed.
-        views: Of a run's first step.
-        names: Of the classes.
+        views: Views of a run's first step.
+        names: Names of the classes.
 
     Raises:
         OSError: If the disk refuses.
@@ -86,9 +86,9 @@ def teacher_sheet(
 
     Args:
         teacher: On ``device``, in eval mode.
-        method: Of the run.
+        method: Method of the run.
         views: With unlabeled images, on the CPU.
-        names: Of the classes.
+        names: Names of the classes.
         device: Where to compute.
     """
     rows = [_row(one, names) for one in unlabeled_examples(method, teacher, views, device)[:_COLUMNS]]

@@ -55,7 +55,7 @@ def unlabeled_examples(
     Args:
         method: Says what is made of the teacher's predictions.
         teacher: On ``device``, in eval mode.
-        views: Of the step, on the CPU.
+        views: Views of the step, on the CPU.
         device: Where to compute.
     """
     if views.unlabeled is None:

@@ -162,7 +162,7 @@ def _best(folder: RunFolder, found: RunEvaluation) -> BestTeacher:
 def _class_gains(
     labeled: LabeledImages, validation: Validation, without: RunEvaluation, with_: RunEvaluation
 ) -> list[ClassGain]:
-    """By falling gain."""
+    """The classes by falling gain."""
     count = Counter(int(label) for labels in labeled.labels for label in labels)
     ids = {category.id: position for position, category in enumerate(labeled.categories)}
     boxes = {name: count[ids[id_]] for id_, name in class_names(validation.ground_truth).items()}

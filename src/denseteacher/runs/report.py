@@ -44,7 +44,7 @@ class FinishedRun(NamedTuple):
 
     @property
     def best_step(self) -> int | None:
-        """Of the evaluation at which its teacher was best; None where nothing was evaluated."""
+        """The step of the evaluation at which its teacher was best; None where nothing was evaluated."""
         found = [(row["teacher/AP"], row["step"]) for row in self.shown.rows if row.get("teacher/AP") is not None]
         return max(found, key=lambda pair: pair[0])[1] if found else None
 
@@ -56,10 +56,10 @@ def evaluate_run(folder: RunFolder, evaluator: Evaluator, *, file: Path, step: i
     ``confusion_matrix.png``. The detector is read from its file, so that the numbers are those of what is used.
 
     Args:
-        folder: Of the run.
+        folder: Folder of the run.
         evaluator: On its validation images.
         file: Where their annotations are from.
-        step: Of the detector.
+        step: Step of the detector.
     """
     predictor = Predictor.load(folder.path)
     found, results = evaluator(predictor.detector, predictor.device)
@@ -119,12 +119,12 @@ def report_runs(
     Args:
         path: The HTML file.
         runs: The last is the one that the page is about, the first what it is measured against.
-        title: Of the page.
+        title: Title of the page.
         summary: A sentence.
-        data: Of the last run; without it the page has no pictures.
+        data: Data of the last run; without it the page has no pictures.
         notes: What must be known before comparing.
         differences: Keys of the recipes that differ, with each run's value.
-        gain: Of the last run over the first, its baseline.
+        gain: Gain of the last run over the first, its baseline.
     """
     last = runs[-1]
     comparable = same_validation(runs)
@@ -219,6 +219,6 @@ def _facts(runs: Sequence[FinishedRun], *, comparable: bool, gain: UnlabeledGain
 
 
 def _environment(folder: RunFolder) -> str:
-    """Of a run folder, readable; empty where it has none."""
+    """The environment file of a run folder, readable; empty where it has none."""
     file = folder.environment
     return json.dumps(json.loads(file.read_text()), indent=2) if file.is_file() else ""

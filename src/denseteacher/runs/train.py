@@ -35,7 +35,7 @@ class TrainResult(NamedTuple):
     folder: Path
     step: int
     metrics: dict[str, float]
-    """Of the last evaluation: ``teacher/AP``, ``student/AP50``, ..."""
+    """Metrics of the last evaluation: ``teacher/AP``, ``student/AP50``, ..."""
     best: dict[str, float]
     """``step`` and ``AP`` of the best teacher."""
     stopped_by: str | None
@@ -110,7 +110,7 @@ class PreparedRun(NamedTuple):
     """What a run is made of."""
 
     recipe: Recipe
-    """Nothing in it is ``auto``."""
+    """The recipe without ``auto`` values."""
     data: TrainingData
     runtime: Runtime
     trainer: Trainer

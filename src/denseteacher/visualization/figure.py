@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 # Okabe and Ito's palette, told apart with any color vision
 BLUE, VERMILLION, GREEN, PINK, ORANGE, SKY = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9"
 COLORS = (BLUE, VERMILLION, GREEN, PINK, ORANGE, SKY)
-"""In the order of the page's ``--line-1``, ..."""
+"""Colors in the order of the page's ``--line-1``, ..."""
 GRAY = "#666666"
 INK, FAINT = "#1c2430", "#8a94a3"
 _DPI = 150

@@ -1,4 +1,4 @@
-"""Unlabeled images as people name them, for training, checking, labeling and predicting; and what is no file."""
+"""Unlabeled images as people name them, for training, checking, labeling and predicting; and what is not a file."""
 
 import os
 import socket

@@ -324,7 +324,7 @@ REFUSED = {
     "shares": (each_xml(share), r"these look like shares of the image"),
     "400 digits": (in_xml(("<xmin>", f"<xmin>{'9' * 400}")), r"000001\.xml, object 1 needs a bndbox"),
     "5,000 digits": (in_xml(("<xmin>", f"<xmin>{'9' * 5000}")), r"000001\.xml, object 1 needs a bndbox"),
-    "another XML": (whole_xml("<mapper><map/></mapper>"), r"000001\.xml is no annotation file of VOC: .*<mapper>"),
+    "another XML": (whole_xml("<mapper><map/></mapper>"), r"000001\.xml is not an annotation file of VOC: .*<mapper>"),
     "deep nesting": (whole_xml("<annotation>" * 200_000), r"000001\.xml can't be read as XML"),
     "entities": (whole_xml(f"{ENTITIES}]><annotation>&j;</annotation>"), r"000001\.xml can't be read as XML"),
     "a file from outside": (

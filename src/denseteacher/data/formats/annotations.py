@@ -100,7 +100,7 @@ class Notes:
 
 def is_number(value: Any) -> bool:
     """Whether a value of a JSON is a number that can be a coordinate."""
-    if isinstance(value, int):  # of 400 digits perhaps, which are no float
+    if isinstance(value, int):  # of 400 digits perhaps, which are not float
         return not isinstance(value, bool) and abs(value) <= _LARGEST
     return isinstance(value, float) and math.isfinite(value) and abs(value) <= _LARGEST
 
@@ -148,7 +148,7 @@ class Annotations(NamedTuple):
     """A labeled data set, whatever format it came in."""
 
     path: Path
-    """As the user named it."""
+    """Path as the user named it."""
     format: Format
     content: Content
     """``images``, ``annotations`` and ``categories`` as in a COCO file. Regions to ignore (crowds, masks) have

@@ -32,7 +32,7 @@ def read_coco(
         on_fault: Called for faults of entries.
 
     Raises:
-        InputError: If the file is no COCO JSON.
+        InputError: If the file is not a COCO JSON.
     """
     content = load_json(path)
     for key in ("images", "annotations", "categories"):
@@ -75,7 +75,7 @@ def read_image_info(
     """
     content = load_json(path)
     if not isinstance(content.get("images"), list) or not content["images"]:
-        raise InputError(f"{path} is no COCO image info: it has no list 'images'")
+        raise InputError(f"{path} is not a COCO image info: it has no list 'images'")
     listed, _ = sound_images(path, content["images"], on_fault)
     if not listed:
         raise InputError(f"{path} lists no images")
@@ -91,7 +91,7 @@ def load_json(path: Path) -> Content:
     """
 
     def no_number(name: str) -> NoReturn:
-        raise ValueError(f"{name} is no number of JSON")
+        raise ValueError(f"{name} is not a number of JSON")
 
     try:
         content = json.loads(path.read_bytes(), parse_constant=no_number)
@@ -102,7 +102,7 @@ def load_json(path: Path) -> Content:
     except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"{path} can't be read as JSON: {str(error).splitlines()[0][:200]}") from error
     if not isinstance(content, dict):
-        raise InputError(f"{path} is no COCO JSON: it holds a {type(content).__name__}, not an object")
+        raise InputError(f"{path} is not a COCO JSON: it holds a {type(content).__name__}, not an object")
     return content
 
 
@@ -121,7 +121,7 @@ def _no_coco(path: Path, content: Mapping[str, Any], missing: str) -> str:
         )
     if {"classes", "tags"} <= content.keys():
         return f"{path} is the meta.json of Supervisely: export the project by Supervisely's app Export to COCO"
-    return f"{path} is no COCO annotation file: it has no list {missing!r}"
+    return f"{path} is not a COCO annotation file: it has no list {missing!r}"
 
 
 def _likely(path: Path, listed: list[Entry], images: Path | None, on_fault: OnFault) -> ListedImages:

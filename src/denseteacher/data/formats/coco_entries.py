@@ -19,7 +19,7 @@ class Ids:
     """Whole numbers for the ids of one kind of entry, however these are written."""
 
     def __init__(self, values: Iterable[Any]) -> None:
-        """Numbers all in their order where one of them is a text that is no whole number."""
+        """Numbers all in their order where one of them is a text that is not a whole number."""
         known = [plain for plain in map(_plain_id, values) if plain is not None]
         self._numbers: dict[int | str, int] | None = None
         if any(isinstance(one, str) for one in known):
@@ -111,8 +111,8 @@ def _say_numbered(path: Path, kind: str, ids: Ids, entries: Sequence[Any], on_fa
         first = next(
             entry["id"] for entry in entries if isinstance(entry, dict) and isinstance(_plain_id(entry.get("id")), str)
         )
-        message = f"{path}: the {kind} id {brief(first)} is no number: they are numbered in their order, from 1"
-        on_fault([Fault(f"{kind} id that is no number", message, harmless=True)])
+        message = f"{path}: the {kind} id {brief(first)} is not a number: they are numbered in their order, from 1"
+        on_fault([Fault(f"{kind} id that is not a number", message, harmless=True)])
 
 
 def _unique(path: Path, kind: str, entries: list[Entry], on_fault: OnFault) -> list[Entry]:
@@ -181,7 +181,7 @@ def _sound_annotation(one: Any, known: Known) -> tuple[Entry | None, list[Fault]
         return None, [Fault("annotation entry", f"has the iscrowd {brief(one['iscrowd'])}, where 0 or 1 is needed")]
     if isinstance(one.get("iscrowd"), str | bool):
         message = f"has the iscrowd {brief(one['iscrowd'])}, which is read as {crowd}"
-        said.append(Fault("iscrowd that is no number", message, harmless=True))
+        said.append(Fault("iscrowd that is not a number", message, harmless=True))
     return _tidied(one, {"image_id": image, "category_id": category, "bbox": box, "iscrowd": crowd}), said
 
 

@@ -16,7 +16,7 @@ def read_crowdhuman(
 ) -> Annotations:
     """Reads CrowdHuman: full boxes (``fbox``) of people, cut to the image as its evaluation does.
 
-    What is no person, or has ``extra.ignore``, is a region to ignore (docs/sources.md, CrowdHuman). The published
+    What is not a person, or has ``extra.ignore``, is a region to ignore (docs/sources.md, CrowdHuman). The published
     files do not say how large the images are; that comes from the image headers.
 
     Args:

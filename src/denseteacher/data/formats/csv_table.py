@@ -54,7 +54,7 @@ def read_csv(
         on_fault: Called for faults of entries.
 
     Raises:
-        InputError: If it is no such table.
+        InputError: If it is not a such table.
     """
     rows = _rows(path)
     if not rows:
@@ -113,7 +113,7 @@ def _text(path: Path, content: bytes) -> str:
 
 
 def _layout(path: Path, rows: Sequence[tuple[int, Sequence[str]]]) -> tuple[dict[str, int], int]:
-    """The places of the columns, and the first row that is no heading."""
+    """The places of the columns, and the first row that is not a heading."""
     heading = [cell.strip().lower().replace(" ", "_") for cell in rows[0][1]]
     found = {
         column: min(heading.index(name) for name in names if name in heading)
@@ -129,6 +129,6 @@ def _layout(path: Path, rows: Sequence[tuple[int, Sequence[str]]]) -> tuple[dict
             return {name: place for place, name in enumerate(order)}, 0
     missing = ", ".join(name for name in _NEEDED if name not in found)
     raise InputError(
-        f"{path} is no table of boxes that is known: its first line should name the columns {', '.join(_NEEDED)}, "
+        f"{path} is not a table of boxes that is known: its first line should name the columns {', '.join(_NEEDED)}, "
         f"and lacks {missing}; it has {brief(','.join(heading))}"
     )

@@ -42,7 +42,7 @@ def read_cvat(
         on_fault: Called for faults of entries.
 
     Raises:
-        InputError: If it is no such file.
+        InputError: If it is not a such file.
     """
     file = path / _FILE if path.is_dir() else path
     root = _root(file)
@@ -92,7 +92,7 @@ def _root(file: Path) -> ElementTree.Element:
     if root.tag == "annotation":
         raise InputError(f"{file} is the XML of one image in VOC's format: name the folder that it is in")
     if root.tag != "annotations":
-        raise InputError(f"{file} is no XML of CVAT: its root is {root.tag[:50]!r}, not 'annotations'")
+        raise InputError(f"{file} is not an XML of CVAT: its root is {root.tag[:50]!r}, not 'annotations'")
     return root
 
 

@@ -81,7 +81,7 @@ def _content(file: Path) -> dict[str, Any] | str:
     except (OSError, ValueError, RecursionError) as error:
         return f"{file} can't be read as JSON: {str(error)[:200]}"
     if not isinstance(content, dict) or not isinstance(content.get("shapes"), list):
-        return f"{file} is no file of LabelMe: it has no list 'shapes'"
+        return f"{file} is not a file of LabelMe: it has no list 'shapes'"
     return content
 
 

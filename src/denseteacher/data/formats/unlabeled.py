@@ -38,7 +38,7 @@ _COMPRESSED = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
 def open_unlabeled(
     path: Path | str, images: Path | None = None, *, fallback: Path | None = None, on_fault: OnFault = refuse
 ) -> Sequence[ImageRecord]:
-    """As ``read_unlabeled``, without opening all of very many images.
+    """Reads as ``read_unlabeled``, without opening all of very many images.
 
     That are those of a text list where it names ``LONG_LIST`` or more, and those of a LitData data set, which
     ``path`` may be too: its folder or its URL.
@@ -162,7 +162,7 @@ def listed_images(path: Path, images: Path | None = None, on_fault: OnFault = re
         on_fault: Called for files that are missing, or found by their name.
 
     Raises:
-        InputError: If it is no text list, or ``on_fault`` raises.
+        InputError: If it is not a text list, or ``on_fault`` raises.
     """
     files: list[Path] = []
     index: ImageIndex | None = None

@@ -46,7 +46,7 @@ def read_xml(file: Path, on_fault: OnFault) -> ElementTree.Element:
         said = f"{file} is not in the encoding that it states, or UTF-8 where it states none, and read as {found}"
         on_fault([Fault("annotation file of another encoding", said, harmless=True)])
     if root.tag.lower() != "annotation":
-        raise InputError(f"{file} is no annotation file of VOC: it holds <{root.tag[:80]}>, not <annotation>")
+        raise InputError(f"{file} is not an annotation file of VOC: it holds <{root.tag[:80]}>, not <annotation>")
     return root
 
 
