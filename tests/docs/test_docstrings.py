@@ -12,9 +12,7 @@ PREPOSITIONS = {"Of", "For", "From", "In", "By", "At", "With", "Without", "On", 
 PREPOSITIONS |= {"Above", "Around", "Below", "Down", "Instead", "Into", "Under", "Up", "Within"}
 NO_SUBJECT = {"Told", "Asked", "Given", "Counted", "Seen", "That", "Those", "Its", "Their", "Who", "None", "Nothing"}
 FORBIDDEN = PREPOSITIONS | NO_SUBJECT | {"Neither", "Once"}
-FILES = [str(file.relative_to(SOURCES)) for file in sorted(SOURCES.rglob("*.py"))]
-UNFINISHED: set[str] = set()
-"""Rooms whose docstrings are mended by another change."""
+FILES = [file.relative_to(SOURCES).as_posix() for file in sorted(SOURCES.rglob("*.py"))]
 
 
 def docstrings(tree):

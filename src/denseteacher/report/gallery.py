@@ -16,7 +16,7 @@ from denseteacher.data.records import ImageRecord
 from denseteacher.evaluation.arrays import Bools, Floats, Ints
 from denseteacher.evaluation.diagnostics import MatchedArrays
 from denseteacher.evaluation.matching import IGNORED, UNMATCHED
-from denseteacher.report.unlabeled_examples import UnlabeledExample
+from denseteacher.report.previews import UnlabeledExample
 from denseteacher.structures import Detections
 from denseteacher.visualization.boxes import fitted
 from denseteacher.visualization.heatmap import heat_layer

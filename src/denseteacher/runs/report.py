@@ -24,7 +24,7 @@ from denseteacher.recipes.schema import Recipe, dump_recipe
 from denseteacher.report.charts import ShownRun, confusion_chart, precision_recall_chart
 from denseteacher.report.gallery import Picture, unlabeled_row, validation_row
 from denseteacher.report.page import Report, write_report
-from denseteacher.report.unlabeled_examples import first_views, unlabeled_examples
+from denseteacher.report.previews import first_views, unlabeled_examples
 from denseteacher.runs.evaluate import read_detections, read_evaluation, write_evaluation, write_figures
 from denseteacher.runs.folder import RunFolder
 from denseteacher.visualization.boxes import SHOWN_ABOVE
