@@ -175,7 +175,9 @@ def notes_before_run(recipe: Recipe, detector: OneStageDetector, data: TrainingD
     return sentences if cost is None else [*sentences, cost]
 
 
-def _measure(recipe: Recipe, checked: CheckedData, foreground: Foreground, ratio: float | None, *, timed: bool) -> Measures:
+def _measure(
+    recipe: Recipe, checked: CheckedData, foreground: Foreground, ratio: float | None, *, timed: bool
+) -> Measures:
     labeled = checked.labeled
     most = max(map(len, labeled.boxes))
     detector = shape_detector(recipe.detector, len(labeled.categories))
