@@ -176,7 +176,7 @@ def evaluate(
     """
     predictor, notes = Predictor.load(Path(detector), score_floor=score_floor), Notes()
     source = AnnotationSource.of(data, images, format, subset)
-    annotations = read_annotations(source, role="validation", report=notes)
+    annotations = read_annotations(source, role="validation", on_fault=notes)
     annotations = with_categories(annotations, predictor.categories)
     evaluator = Evaluator(
         Validation(annotations.records, annotations.content, Path(data)),

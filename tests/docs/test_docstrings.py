@@ -10,7 +10,7 @@ import denseteacher
 SOURCES = Path(denseteacher.__file__).parent
 PREPOSITIONS = {"Of", "For", "From", "In", "By", "At", "With", "Without", "On", "Over", "As", "After", "Before", "To"}
 PREPOSITIONS |= {"Above", "Around", "Below", "Down", "Instead", "Into", "Under", "Up", "Within"}
-NO_SUBJECT = {"Told", "Asked", "Given", "Counted", "Seen", "That", "Those", "Its", "Their", "Who", "None", "Nothing"}
+NO_SUBJECT = {"Told", "Asked", "Given", "Counted", "Seen", "That", "Those", "Its", "Their", "Who", "None"}
 FORBIDDEN = PREPOSITIONS | NO_SUBJECT | {"Neither", "Once"}
 FILES = [file.relative_to(SOURCES).as_posix() for file in sorted(SOURCES.rglob("*.py"))]
 

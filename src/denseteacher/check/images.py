@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from denseteacher.check.data import CheckedData
-from denseteacher.check.findings import Finding, Subset, Severity, finding
+from denseteacher.check.findings import Finding, Severity, Subset, finding
 from denseteacher.data.bit_depth import is_deep
 from denseteacher.data.formats import Fault
 from denseteacher.data.formats.files import is_image

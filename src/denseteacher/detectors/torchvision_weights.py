@@ -38,7 +38,7 @@ _BLOCKS: dict[tuple[int, ...], str] = {
 
 
 class TorchvisionDetector(NamedTuple):
-    """A detector of torchvision's, told by its tensors."""
+    """A detector of torchvision's, detected by its tensors."""
 
     config: PyramidConfig
     num_classes: int

@@ -45,7 +45,8 @@ class Fault(NamedTuple):
 
 
 OnFault = Callable[[Sequence[Fault]], None]
-"""A function that is called with the faults of one kind. Where it returns, reading goes on without the entries, or with the harmless ones."""
+"""A function that is called with the faults of one kind. Where it returns, reading goes on without the entries, or
+with the harmless ones."""
 
 
 def refuse(faults: Sequence[Fault]) -> None:
@@ -64,7 +65,7 @@ def _with_count(message: str, count: int) -> str:
 
 
 class Notes:
-    """An ``on_fault`` that refuses faults as ``refuse`` does, and keeps a sentence on each kind of the harmless ones."""
+    """An ``on_fault`` that refuses as ``refuse`` does, and keeps a sentence on each kind of the harmless faults."""
 
     def __init__(self, bad_images: Literal["error", "skip"] = "error") -> None:
         """Nothing is noted yet.

@@ -44,7 +44,9 @@ def read_coco(
         raise InputError(f"{path} lists no {'categories' if listed else 'images'}")
     all_ids = {image["id"] for image in listed}
     found = (
-        find_listed(path, listed, images, fallback, on_fault) if check_files else _likely(path, listed, images, on_fault)
+        find_listed(path, listed, images, fallback, on_fault)
+        if check_files
+        else _likely(path, listed, images, on_fault)
     )
     known = Known(
         {image["id"]: image["file_name"] for image in found.entries},

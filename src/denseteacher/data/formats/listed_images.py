@@ -20,7 +20,7 @@ class ListedImages(NamedTuple):
 
     folder: Path
     entries: list[Entry]
-    """Their ``file_name`` is below the folder."""
+    """Entries of images, whose ``file_name`` is below the folder."""
 
 
 def find_listed(
@@ -103,7 +103,9 @@ def _indices(path: Path, images: Path | None, fallback: Path | None) -> Iterator
         yield ImageIndex.below(fallback)
 
 
-def _found(path: Path, folder: Path, index: ImageIndex | None, entries: Sequence[Entry], on_fault: OnFault) -> list[Entry]:
+def _found(
+    path: Path, folder: Path, index: ImageIndex | None, entries: Sequence[Entry], on_fault: OnFault
+) -> list[Entry]:
     names = [entry["file_name"] for entry in entries]
     placed: list[str | None] = [name if is_file_below(folder, name) else None for name in names]
     if None in placed:

@@ -1,4 +1,4 @@
-"""From objects that carry the name of their class to annotations as in a COCO file."""
+"""Objects that carry the name of their class, made into annotations as in a COCO file."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -56,7 +56,9 @@ def named_annotations(
     others = [one for one in objects if not one.label.strip()]
     on_fault([Fault("annotation entry", f"{one.source} has no label") for one in others])
     wrong = [one for one in objects if one.label.strip() and not (len(one.box) == 4 and all(map(is_number, one.box)))]
-    on_fault([Fault("box of no four numbers", f"{one.source} needs numbers of pixels for its corners") for one in wrong])
+    on_fault(
+        [Fault("box of no four numbers", f"{one.source} needs numbers of pixels for its corners") for one in wrong]
+    )
     folder, found = find_listed(path, entries, images, fallback, on_fault)
     kept = {entry["id"] for entry in found}
     sound = [one for one in sound if one.image in kept]
