@@ -41,7 +41,7 @@ VOC_CLASSES = (
     *("aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow"),
     *("diningtable", "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor"),
 )
-"""In the order that everybody numbers them in, which is that of their letters."""
+"""Class names in the order that everybody numbers them in, which is that of their letters."""
 _LARGEST_MAP = 1_000_000  # bytes
 
 

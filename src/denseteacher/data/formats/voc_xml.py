@@ -28,7 +28,7 @@ def read_xml(file: Path, on_fault: OnFault) -> ElementTree.Element:
 
     Args:
         file: In UTF-8, in the encoding that it states, or in GBK or Latin-1.
-        report: Told where the encoding had to be found out.
+        on_fault: Called where the encoding had to be found out.
 
     Raises:
         FileNotFoundError: If it is not there.
