@@ -29,10 +29,9 @@ from denseteacher.inference.predictor import Predictor
 from denseteacher.methods import DenseTeacher
 from denseteacher.ops.losses import quality_focal_loss
 from denseteacher.recipes.schema import Recipe, load_recipe
-from denseteacher.report.training_charts import metric_series, smooth
 from denseteacher.runs.build import build_steps
 from denseteacher.structures import DenseOutput, Detections, ImageBatch
-from denseteacher.training.metrics_log import read_metrics
+from denseteacher.training.metrics_log import metric_series, read_metrics, smooth
 from denseteacher.visualization.figure import BLUE, GREEN, PINK
 from denseteacher.visualization.figure import VERMILLION as ORANGE
 from denseteacher.visualization.heatmap import score_map

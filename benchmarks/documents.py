@@ -18,7 +18,7 @@ from PIL import Image, ImageDraw, ImageFont
 from denseteacher.data.open import open_data
 from denseteacher.inference.predictor import Predictor
 from denseteacher.recipes.schema import load_recipe
-from denseteacher.report.unlabeled_examples import first_views, unlabeled_examples
+from denseteacher.report.previews import first_views, unlabeled_examples
 from denseteacher.runs.build import build_steps
 from denseteacher.visualization.boxes import draw_detections, fitted
 from denseteacher.visualization.heatmap import heat_overlay

@@ -170,13 +170,13 @@ def evaluate(
         images: Folder of its images; found near ``data`` if not given.
         format: The format of ``data``; detected if not given.
         subset: The part of ``data``, where it has several; ``test`` or ``val`` if not given.
-        score_floor: Class scores at or below are no detections; the detector's own if not given.
+        score_floor: Class scores at or below are not detections; the detector's own if not given.
         workers: Loader processes.
         metrics: What to measure besides COCO's AP: ``voc``, ``crowdhuman``; what fits the data if not given.
     """
     predictor, notes = Predictor.load(Path(detector), score_floor=score_floor), Notes()
     source = AnnotationSource.of(data, images, format, subset)
-    annotations = read_annotations(source, role="validation", report=notes)
+    annotations = read_annotations(source, role="validation", on_fault=notes)
     annotations = with_categories(annotations, predictor.categories)
     evaluator = Evaluator(
         Validation(annotations.records, annotations.content, Path(data)),
@@ -215,7 +215,7 @@ def split(
         percent: Share of labeled images.
         count: Number of labeled images, instead of a share.
         fold: Which of the splits of this size.
-        seed: Of the draw.
+        seed: Seed of the draw.
         protocol: ``seeded``; ``stratified``, evenly over the classes; ``published``, COCO-Standard's table for
             train2017; or ``stac``, with replacement.
         ids: File of the labeled images' ids, instead of a draw.

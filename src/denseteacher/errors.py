@@ -9,7 +9,7 @@ _UNSEEN = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})
 def visible(text: str) -> str:
     """A text in which each character that could command a terminal stands as its escape, but for line breaks.
 
-    Names of files and classes are data: they may hold ANSI and OSC sequences, and bytes that are no text.
+    Names of files and classes are data: they may hold ANSI and OSC sequences, and bytes that are not text.
     """
     if text.isascii() and text.isprintable():
         return text

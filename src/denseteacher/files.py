@@ -198,7 +198,7 @@ def decode_text(content: bytes) -> tuple[str, str]:
     high bytes) or Windows' Latin-1.
 
     Raises:
-        ValueError: If it is no text.
+        ValueError: If it is not a text.
     """
     marks = {codecs.BOM_UTF8: "utf-8-sig", codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}
     marked = next((encoding for mark, encoding in marks.items() if content.startswith(mark)), None)

@@ -102,7 +102,7 @@ class LabeledBatch(NamedTuple):
     weak: ImageBatch
     strong: ImageBatch
     targets: Targets
-    """On both views."""
+    """Boxes and classes of the objects on both views."""
 
 
 class UnlabeledBatch(NamedTuple):
@@ -132,7 +132,7 @@ class SemiBatch(NamedTuple):
 
     labeled: LabeledBatch
     unlabeled: UnlabeledBatch | None
-    """None while the method does not need them (burn-in)."""
+    """Unlabeled images; None while the method does not need them (burn-in)."""
 
 
 MethodState = dict[str, Tensor]
@@ -163,7 +163,7 @@ def take(tree: Tree, rows: Tensor | slice) -> Tree:
     """Some of the images.
 
     Args:
-        tree: Of B images.
+        tree: Tree of B images.
         rows: (n,) int64 of the wanted ones, on the tensors' device; or a slice.
     """
     return _map(lambda fields: fields[0][rows], tree)
@@ -180,7 +180,7 @@ def chunk(tree: Tree, parts: int | Sequence[int]) -> list[Tree]:
     All are cut in one go: the gradients of single slices would each be a whole tensor of zeros, and their sum.
 
     Args:
-        tree: Of B images.
+        tree: Tree of B images.
         parts: How many equal ones, or how many images each has.
     """
     count = parts if isinstance(parts, int) else len(parts)

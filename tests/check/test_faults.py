@@ -277,7 +277,7 @@ def test_a_planted_fault_alone_is_found_alone(plant, planted):
     severity, kind, part, name = FAULTS[plant]
     found = [one for one in planted.check().findings if one.kind != "image without objects"]
     count = 2 if plant is alike else 1
-    assert [(one.severity, one.kind, one.part, one.count) for one in found] == [(severity, kind, part, count)]
+    assert [(one.severity, one.kind, one.subset, one.count) for one in found] == [(severity, kind, part, count)]
     assert any(name.replace("FILE", file) in example for example in found[0].examples)
 
 
@@ -289,7 +289,7 @@ def test_all_faults_in_one_data_set_are_found_and_counted(planted_large):
     wanted = Counter(FAULTS[plant][1:3] for plant in plants)
     wanted["class names that are almost the same", "labeled"] = 2
     report = planted_large.check()
-    found = {(one.kind, one.part): one.count for one in report.findings if one.kind != "image without objects"}
+    found = {(one.kind, one.subset): one.count for one in report.findings if one.kind != "image without objects"}
     assert found == wanted
     severities = [one.severity for one in report.findings]
     assert severities == sorted(severities, key=("error", "warning", "info").index)

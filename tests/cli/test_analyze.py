@@ -157,7 +157,7 @@ def test_bad_input_is_one_sentence(call, run, retinanet, coco, tmp_path):
     assert "give their folder as --tables" in refused(call, "fig2ab", *out)
     assert "holds no finished run of fig2a" in refused(call, "fig2ab", "--tables", tmp_path, *out)
     (tmp_path / "fig2a-digits.json").write_text('{"name": "fig2a", "rows": [{}]}')
-    assert "is no table of denseteacher reproduce" in refused(call, "fig2ab", "--tables", tmp_path, *out)
+    assert "is not a table of denseteacher reproduce" in refused(call, "fig2ab", "--tables", tmp_path, *out)
     assert not (tmp_path / "out").exists()
 
 

@@ -12,8 +12,7 @@ import denseteacher
 from conftest import TINY
 from denseteacher.data.open import open_data
 from denseteacher.errors import InputError
-from denseteacher.recipes.schema import load_recipe
-from denseteacher.report.unlabeled_gain import (
+from denseteacher.evaluation.gain import (
     BestTeacher,
     ClassGain,
     UnlabeledGain,
@@ -22,6 +21,7 @@ from denseteacher.report.unlabeled_gain import (
     read_gain,
     write_gain,
 )
+from denseteacher.recipes.schema import load_recipe
 from denseteacher.runs.baseline import measure_gain
 from denseteacher.runs.evaluate import read_detections, read_evaluation
 from denseteacher.runs.folder import RunFolder

@@ -100,7 +100,7 @@ def test_what_is_no_image_is_refused(tmp_path):
     page.write_text("<html>not found</html>")
     (tmp_path / "folder.png").mkdir()
     for path, message in (
-        (page, "no known image format"),
+        (page, "not a known image format"),
         (tmp_path / "folder.png", "folder"),
         (tmp_path / "x.png", "no image file"),
     ):
@@ -150,8 +150,8 @@ FAULTS = {
     "annotation of no image": (lambda c: c["annotations"][0].update(image_id=4), "image 4, which is not listed"),
     "short box": (lambda c: c["annotations"][0].update(bbox=[1, 2, 3]), "x, y, width, height"),
     "text in a box": (lambda c: c["annotations"][0].update(bbox=["one", 2, 3, 4]), "x, y, width, height"),
-    "NaN": (lambda c: c["annotations"][0].update(bbox=[float("nan"), 2, 3, 4]), "NaN is no number of JSON"),
-    "infinite": (lambda c: c["annotations"][0].update(bbox=[float("inf"), 2, 3, 4]), "no number of JSON"),
+    "NaN": (lambda c: c["annotations"][0].update(bbox=[float("nan"), 2, 3, 4]), "NaN is not a number of JSON"),
+    "infinite": (lambda c: c["annotations"][0].update(bbox=[float("inf"), 2, 3, 4]), "not a number of JSON"),
     "no images": (lambda c: c.update(images=[]), "lists no images"),
     "inverted box": (lambda c: c["annotations"][0].update(bbox=[20, 20, -10, 5]), "has no area"),
     "box 2 px outside": (lambda c: c["annotations"][0].update(bbox=[-2, 0, 10, 10]), "reaches outside"),

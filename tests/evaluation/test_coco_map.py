@@ -126,7 +126,7 @@ def test_detections_in_a_crowd_do_not_count(backend: Backend) -> None:
         _found([10, 10, 20, 20], 0.7),
     ]
     assert coco_map(truth, results, backend=backend).values["AP"] == pytest.approx(100)
-    assert coco_map(truth, [], backend=backend).values["AP"] == 0  # and it is no second object to find
+    assert coco_map(truth, [], backend=backend).values["AP"] == 0  # and it is not a second object to find
     truth["annotations"][1]["iscrowd"] = 0
     assert coco_map(truth, results, backend=backend).values["AP"] == pytest.approx(100 * 51 / 101 / 3)
 

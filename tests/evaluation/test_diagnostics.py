@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from denseteacher.evaluation import diagnostics
-from denseteacher.evaluation.arrays import read_scene
+from denseteacher.evaluation.arrays import read_arrays
 from denseteacher.evaluation.coco_map import coco_map
-from denseteacher.evaluation.diagnostics import RECALLS, match_scene, mean_precision
+from denseteacher.evaluation.diagnostics import RECALLS, match_arrays, mean_precision
 from support.random_coco import random_scene
 
 ONE, TWO, NOWHERE = [0, 0, 20, 20], [50, 0, 20, 20], [200, 0, 20, 20]
@@ -27,11 +27,11 @@ def found(category, box, score=0.5, image=1):
 
 
 def precision_recall(ground_truth, results):
-    return diagnostics.precision_recall(match_scene(ground_truth, results))
+    return diagnostics.precision_recall(match_arrays(ground_truth, results))
 
 
 def confusion_matrix(ground_truth, results, **options):
-    return diagnostics.confusion_matrix(read_scene(ground_truth, results), **options)
+    return diagnostics.confusion_matrix(read_arrays(ground_truth, results), **options)
 
 
 def test_a_curve():

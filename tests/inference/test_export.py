@@ -255,7 +255,7 @@ def test_files_that_are_no_export_are_refused(folder, tmp_path):
     with pytest.raises(InputError, match="there is no ONNX file"):
         OnnxPredictor.load(tmp_path / "none.onnx")
     (tmp_path / "damaged.onnx").write_bytes((folder / "fcos.onnx").read_bytes()[:1000])
-    with pytest.raises(InputError, match="no ONNX file that onnxruntime can read"):
+    with pytest.raises(InputError, match="not an ONNX file that onnxruntime can read"):
         OnnxPredictor.load(tmp_path / "damaged.onnx")
     model = onnx.load(folder / "fcos.onnx")
     del model.metadata_props[:]

@@ -205,7 +205,7 @@ def test_auto_values_follow_the_data():
             "method.name=dense_techer",
             r"no method 'dense_techer' \(did you mean 'dense_teacher'\?\): use one of acrst, csd",
         ),
-        ("schedule.accumulate=3", "no multiple of the 3 parts"),
+        ("schedule.accumulate=3", "not a multiple of the 3 parts"),
         ("method.group_size=5", r"method\.group_size is 5"),
         ("ema.start=9000", r"ema\.start is 9000, after the burn-in"),
         ("data.split=seeded", "published' needs|needs either percent or count"),

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from denseteacher.evaluation.diagnostics import match_scene, worst_images
+from denseteacher.evaluation.diagnostics import match_arrays, worst_images
 from denseteacher.report.gallery import detection_boxes, truth_boxes
 
 
@@ -58,7 +58,7 @@ def _expected(truth, results):
 def test_objects_and_detections_are_matched_as_by_hand(seed):
     truth, results = _scene(np.random.default_rng(seed))
     found_at, right = _expected(truth, results)
-    matched = match_scene(truth, results)
+    matched = match_arrays(truth, results)
     mistakes = {}
     for image in (one["id"] for one in truth["images"]):
         objects = [one for one in truth["annotations"] if one["image_id"] == image]
@@ -81,5 +81,5 @@ def test_crowd_regions_are_no_mistakes():
         "categories": [{"id": 1, "name": "person"}],
         "annotations": [{"id": 1, "image_id": 1, "category_id": 1, "bbox": [0, 0, 40, 40], "iscrowd": 1}],
     }
-    matched = match_scene(truth, [{"image_id": 1, "category_id": 1, "bbox": [5, 5, 10, 10], "score": 0.9}])
+    matched = match_arrays(truth, [{"image_id": 1, "category_id": 1, "bbox": [5, 5, 10, 10], "score": 0.9}])
     assert truth_boxes(matched, 1) == detection_boxes(matched, 1) == worst_images(matched, above=0.5, most=3) == []

@@ -3,6 +3,7 @@
 import csv
 import json
 import re
+import shutil
 import xml.etree.ElementTree as ET
 
 import numpy as np
@@ -14,18 +15,12 @@ import denseteacher
 from conftest import TINY
 from denseteacher.detectors import FCOS, RetinaNet
 from denseteacher.evaluation.summary import ClassScore, RunEvaluation
+from denseteacher.report.charts import ShownRun, loss_charts, optimizer_charts, pseudo_label_charts
+from denseteacher.report.gallery import PageBox, page_picture
 from denseteacher.report.page import class_table
-from denseteacher.report.pictures import PageBox, page_picture
-from denseteacher.report.training_charts import (
-    ShownRun,
-    loss_charts,
-    metric_series,
-    optimizer_charts,
-    pseudo_label_charts,
-    smooth,
-)
 from denseteacher.runs.evaluate import read_evaluation
 from denseteacher.runs.folder import RunFolder
+from denseteacher.training.metrics_log import metric_series, smooth
 from denseteacher.visualization.heatmap import score_map
 from support.finished_runs import trained, with_detections
 
@@ -113,6 +108,24 @@ def test_every_kind_of_method_has_a_report(tmp_path, coco, unlabeled, method, te
     assert text in (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
 
 
+def test_class_names_are_shown_as_they_are(tmp_path, coco, unlabeled):
+    """A run ends well whatever its classes are called: not markup, neither matplotlib's nor the page's."""
+    names = ["$^$", r"$\frac$", "<b>"]
+    content = json.loads(coco.read_text())
+    for category, name in zip(content["categories"], names, strict=True):
+        category["name"] = name
+    shutil.copytree(coco.parent, tmp_path / "data")
+    file = tmp_path / "data" / coco.name
+    file.write_text(json.dumps(content))
+    run = with_detections(trained(tmp_path / "run", file, unlabeled))
+    page = (run / "report.html").read_text(encoding="utf-8")
+    assert "<b>" not in page
+    for name in ("$^$", r"$\frac$", "&lt;b&gt;"):
+        assert page.count(f">{name}</text>") >= 2  # both sides of the confusion matrix
+        assert f"<td>{name}</td>" in page
+    assert (run / "confusion_matrix.png").read_bytes().startswith(b"\x89PNG")
+
+
 def test_a_file_that_can_not_be_written_names_no_picture_as_the_reason_to_stop(tmp_path, coco, unlabeled, recwarn):
     run = tmp_path / "run"
     run.mkdir()
@@ -184,7 +197,7 @@ def test_values_are_shown_around_their_locations(detector):
 
 
 def test_large_pictures_are_reduced_with_their_boxes():
-    box = PageBox(100, 200, 400, 300, "cat 0.90", "guess", 0.9)
+    box = PageBox(100, 200, 400, 300, "cat 0.90", "detection", 0.9)
     picture = page_picture("a cat", Image.new("RGB", (1440, 960)), [box, box])
     assert (picture.width, picture.height) == (720, 480)
     first, second = picture.boxes

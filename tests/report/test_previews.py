@@ -10,7 +10,7 @@ from denseteacher.data.loading.steps import with_strong_views
 from denseteacher.data.open import open_data
 from denseteacher.errors import InputError
 from denseteacher.recipes.schema import load_recipe
-from denseteacher.report.unlabeled_examples import first_views, unlabeled_examples
+from denseteacher.report.previews import first_views, unlabeled_examples
 from denseteacher.runs.build import build_steps
 from denseteacher.runs.folder import RunFolder
 from denseteacher.training.metrics_log import MetricsLog, read_metrics

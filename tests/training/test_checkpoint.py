@@ -373,7 +373,7 @@ def test_damage_without_a_manifest_is_one_readable_sentence(tmp_path: Path, cut:
 def test_what_is_no_checkpoint_is_refused(tmp_path: Path) -> None:
     folder = CheckpointFolder(tmp_path)
     torch.save([1, 2], tmp_path / "list.pt")
-    with pytest.raises(InputError, match=r"list\.pt is no checkpoint: it holds a list"):
+    with pytest.raises(InputError, match=r"list\.pt is not a checkpoint: it holds a list"):
         folder.load(tmp_path / "list.pt")
     with pytest.raises(InputError, match=r"absent\.pt can't be read: No such file"):
         folder.load(tmp_path / "absent.pt")

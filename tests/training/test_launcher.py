@@ -55,7 +55,7 @@ def test_who_asks_for_processes_and_gets_one_task_starts_them_itself(launched):
     [
         (TORCHRUN | {"WORLD_SIZE": "2"}, ["runtime.devices=4"], "runtime.devices is 4, but torchrun started 2 process"),
         (SRUN, ["runtime.nodes=1"], "runtime.nodes is 1, but srun started 4 processes on each of 2 nodes"),
-        (SRUN, ["data.labeled_batch=12"], "data.labeled_batch is 12, no multiple of the 8 parts"),
+        (SRUN, ["data.labeled_batch=12"], "data.labeled_batch is 12, not a multiple of the 8 parts"),
         (SRUN | {"SLURM_STEP_ID": ""}, [], "put srun before the command"),
         (SRUN | {"SLURM_NTASKS_PER_NODE": ""}, [], "with --ntasks-per-node"),
         (TORCHRUN | {"WORLD_SIZE": "2", "TORCHELASTIC_MAX_RESTARTS": "3"}, [], "TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1"),

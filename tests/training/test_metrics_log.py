@@ -51,7 +51,7 @@ def test_values_that_are_not_finite_are_null_in_valid_json(tmp_path: Path) -> No
     _log(tmp_path).write(1, {"a": math.nan, "b": math.inf, "c": -math.inf, "d": None, "e": 0.0})
 
     def refuse(name: str) -> Any:
-        raise AssertionError(f"{name} is no JSON")
+        raise AssertionError(f"{name} is not a JSON")
 
     row = json.loads((tmp_path / "metrics.jsonl").read_text(), parse_constant=refuse)
     assert row == {"step": 1, "a": None, "b": None, "c": None, "d": None, "e": 0.0}

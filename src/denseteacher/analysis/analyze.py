@@ -25,7 +25,7 @@ class Request(NamedTuple):
     outputs: DetectorOutputs
     """What the first of them sees."""
     threshold: float
-    """Of pseudo-boxes."""
+    """Score threshold of pseudo-boxes."""
     ratio: float | None
     """Share of the learning region; the run's own if not given."""
 
@@ -101,7 +101,7 @@ def analyze(
         data: Labeled images that the detector was not trained on, of any format; the unlabeled images of its run,
             with the labels that its split hid, if not given.
         images: Folder of the files of ``data``; found if not given.
-        format: Of ``data``; detected if not given.
+        format: Format of ``data``; detected if not given.
         subset: The part of ``data``, where it has several.
         tables: Folder of the tables of ``reproduce``, of ``fig2ab``.
         limit: Most images looked at.

@@ -73,7 +73,7 @@ def _sweeps(figure: str, file: Path) -> list[Sweep]:
             elif values and row["label"].startswith("Dense Teacher"):
                 reference = mean(values)
     except (ValueError, LookupError, TypeError, AttributeError) as error:
-        raise InputError(f"{file} is no table of denseteacher reproduce ({error!r})") from error
+        raise InputError(f"{file} is not a table of denseteacher reproduce ({error!r})") from error
     return [
         Sweep(figure, data, metric, _points(runs, metric), reference if metric == "AP" else None)
         for (data, metric), runs in found.items()

@@ -17,7 +17,7 @@ class Errors(NamedTuple):
     """Boxes of all images at each of ``THRESHOLDS``."""
 
     false_positives: list[int]
-    """Pseudo-boxes that are no object; those in a region to ignore don't count."""
+    """Pseudo-boxes that are not an object; those in a region to ignore don't count."""
     false_negatives: list[int]
     """Objects without a pseudo-box."""
     objects: int

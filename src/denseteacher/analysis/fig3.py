@@ -38,14 +38,14 @@ class Comparison(NamedTuple):
 
 
 class Disagreement(NamedTuple):
-    """Of all images."""
+    """Counts of the locations on which both disagree, over all images."""
 
     images: list[float | None]
     """Share of an image's foreground, by either, that is foreground by one alone."""
     levels: Tensor
     """(L, 3) locations that are foreground by both, by ground truth alone and by pseudo-boxes alone, a level."""
     other_class: int
-    """Of those by both, the locations of another class."""
+    """Locations that are foreground by both, but of another class."""
     pairs: Tensor
     """(M, 2) see ``Comparison``."""
 

@@ -23,7 +23,7 @@ from denseteacher.structures import DenseOutput, ImageBatch, Targets, to
 BATCH = 8
 """Images a forward. They share one selection of the learning region, as those of a training step do."""
 MATCH_IOU = 0.5
-"""From which on a box is that of an object."""
+"""IoU from which on a box is that of an object."""
 
 
 class OutputBatch(NamedTuple):

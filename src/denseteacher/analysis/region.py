@@ -48,7 +48,7 @@ class History(NamedTuple):
     steps: list[int]
     counts: list[RegionCounts]
     calibration: dict[str, Reliability]
-    """Of the last teacher."""
+    """Calibration of the last teacher."""
     burn_in: int | None
     """The step at which unlabeled images came in, where that is known."""
 
@@ -99,7 +99,7 @@ def _checkpointed(folder: Path) -> Iterator[tuple[int, Predictor]]:
     for step, file in files.items():
         state = checkpoints.load(file)
         if not isinstance(state.get("teacher"), dict):
-            raise InputError(f"{file} holds no teacher: it is no checkpoint of a run of denseteacher")
+            raise InputError(f"{file} holds no teacher: it is not a checkpoint of a run of denseteacher")
         load_weights(predictor.detector, state["teacher"], source=str(file))  # type: ignore[arg-type]
         yield step, predictor
 
@@ -152,7 +152,7 @@ def draw(history: History) -> Figure:
 
 
 def _every(values: Sequence[float]) -> int:
-    """Of how many points one is marked, so that marks don't hide each other."""
+    """The distance of marked points, so that marks don't hide each other."""
     return 1 + len(values) // _MOST_MARKS
 
 

@@ -35,14 +35,14 @@ class RegionCounts(NamedTuple):
     selected: int = 0
     true: int = 0
     right: int = 0
-    """Of those the ones whose highest score is that of their class."""
+    """True locations whose highest score is that of their class."""
     hard: int = 0
     foreground: int = 0
     objects: int = 0
     missed: int = 0
     """Objects of whose locations none is selected."""
     without_location: int = 0
-    """Those of them to which the assigner gives no location."""
+    """Missed objects to which the assigner gives no location."""
 
     @property
     def shares(self) -> dict[str, float | None]:

@@ -23,7 +23,7 @@ class Truth(NamedTuple):
     source: str
 
     def spread(self, limit: int) -> "Truth":
-        """At most ``limit`` of the images, spread over the set."""
+        """A sample of at most ``limit`` images, spread over the set."""
         count = len(self.objects.images)
         return self.select(np.unique(np.linspace(0, count - 1, min(limit, count)).round().astype(int)).tolist())
 

@@ -1,7 +1,7 @@
 """What there is to know about a data set before a detector is trained on it."""
 
 from denseteacher.check.cost import Duration, StepMemory
-from denseteacher.check.findings import Finding, Part, Severity
+from denseteacher.check.findings import Finding, Severity, Subset
 from denseteacher.check.report import CheckReport, Measures, check_data, notes_before_run
 
 __all__ = [
@@ -9,9 +9,9 @@ __all__ = [
     "Duration",
     "Finding",
     "Measures",
-    "Part",
     "Severity",
     "StepMemory",
+    "Subset",
     "check_data",
     "notes_before_run",
 ]

@@ -48,7 +48,7 @@ class StepMemory(NamedTuple):
     fixed: int
     """Student, teacher and the optimizer's state."""
     parts: dict[int, int]
-    """In all, by the number of parts (``schedule.accumulate``) that the step is computed in."""
+    """Bytes in all, by the number of micro-batches (``schedule.accumulate``) of a step."""
 
     def fitting(self, gigabytes: float) -> int | None:
         """The fewest parts that a device of this size can hold; None where it can't hold one image of each kind."""
@@ -166,7 +166,7 @@ class Duration(NamedTuple):
 
     steps: int
     seconds: float
-    """Of all steps."""
+    """Seconds of all steps."""
     measured: tuple[int, int]
     """Height and width of the canvas whose pass was measured; the rest is counted in operations."""
     threads: int
@@ -203,7 +203,7 @@ def measure_duration(recipe: Recipe, labeled: LabeledImages, *, unlabeled: int) 
 
 
 def shorter_run(duration: Duration, labeled: LabeledImages, *, unlabeled: int) -> Duration | None:
-    """That of the recipe for CPUs on the same data, where a long run would become much shorter by it."""
+    """The duration of the recipe for CPUs on the same data, where that is much shorter than a long run."""
     if duration.seconds < _LONG:
         return None
     recipe = resolve(load_recipe(SMALL_RECIPE), labeled=labeled, unlabeled=unlabeled, machine=this_machine())
@@ -235,7 +235,7 @@ def _learns_unlabeled(recipe: Recipe) -> bool:
 
 
 def _usual_canvas(recipe: Recipe, labeled: LabeledImages) -> tuple[int, int]:
-    """Of views of middle size, all lying on their side."""
+    """The canvas of views of middle size, all lying on their side."""
     sizes = image_sizes(labeled.images)
     views = np.sort(sizes * middle_scale(sizes, recipe.augment.weak)[:, None], axis=1)
     short, long = np.median(views, axis=0)

@@ -8,7 +8,7 @@ from denseteacher.data.formats import IMAGE_FAULTS, Fault
 
 Severity = Literal["error", "warning", "info"]
 """``error``: training would refuse or its numbers would be wrong; ``warning``: it runs and may learn badly."""
-Part = Literal["labeled", "unlabeled", "validation"]
+Subset = Literal["labeled", "unlabeled", "validation"]
 
 _ORDER: tuple[Severity, ...] = ("error", "warning", "info")
 _SHOWN = 3
@@ -16,12 +16,12 @@ _SHOWN = 3
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """All occurrences of one thing in one part of the data."""
+    """All occurrences of one thing in one subset of the data."""
 
     severity: Severity
     kind: str
     """What it is, the same for all findings of this kind."""
-    part: str
+    subset: str
     """``labeled``, ``unlabeled`` or ``validation``; or two of them, where it is about both."""
     count: int
     examples: tuple[str, ...]
@@ -30,9 +30,9 @@ class Finding:
     """What follows from it, or what to do."""
 
 
-def finding(severity: Severity, kind: str, part: str, examples: Sequence[str], meaning: str = "") -> list[Finding]:
+def finding(severity: Severity, kind: str, subset: str, examples: Sequence[str], meaning: str = "") -> list[Finding]:
     """One finding of which all occurrences are given, none where there are none."""
-    return [Finding(severity, kind, part, len(examples), tuple(examples[:_SHOWN]), meaning)] if examples else []
+    return [Finding(severity, kind, subset, len(examples), tuple(examples[:_SHOWN]), meaning)] if examples else []
 
 
 def by_severity(findings: Sequence[Finding]) -> list[Finding]:
@@ -45,24 +45,24 @@ class FaultLog:
 
     def __init__(self, bad_images: Literal["error", "skip"] = "error") -> None:
         """Nothing is gathered yet; ``skip`` makes image files that training leaves out worth a warning only."""
-        self._faults: dict[tuple[Part, Severity, str], list[str]] = {}
+        self._faults: dict[tuple[Subset, Severity, str], list[str]] = {}
         self._skips = bad_images == "skip"
 
-    def report(self, part: Part, severity: Severity = "error") -> Callable[[Sequence[Fault]], None]:
-        """What to give a reader of this part as its ``report``."""
+    def on_fault(self, subset: Subset, severity: Severity = "error") -> Callable[[Sequence[Fault]], None]:
+        """What to give a reader of this subset as its ``on_fault``."""
 
         def collect(faults: Sequence[Fault]) -> None:
             for fault in faults:
                 skipped = self._skips and fault.kind in IMAGE_FAULTS
                 own: Severity = "info" if fault.harmless else "warning" if skipped else severity
-                self._faults.setdefault((part, own, fault.kind), []).append(fault.message)
+                self._faults.setdefault((subset, own, fault.kind), []).append(fault.message)
 
         return collect
 
     def findings(self) -> list[Finding]:
-        """One for each kind and part."""
+        """One for each kind and subset."""
         return [
             one
-            for (part, severity, kind), messages in self._faults.items()
-            for one in finding(severity, kind, part, messages)
+            for (subset, severity, kind), messages in self._faults.items()
+            for one in finding(severity, kind, subset, messages)
         ]

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from denseteacher.check.data import Parts
+from denseteacher.check.data import CheckedData
 from denseteacher.check.findings import Finding, Severity, finding
 from denseteacher.data.augment.weak import WeakView
 from denseteacher.data.objects import objects_of
@@ -57,19 +57,19 @@ class Suggestion(NamedTuple):
 
     key: str
     value: str
-    """As ``--set`` takes it."""
+    """Value as ``--set`` takes it."""
     reason: str
 
 
 def suggest_values(
-    recipe: Recipe, parts: Parts, scales: Scales, foreground: Foreground, ratio: float | None
+    recipe: Recipe, checked: CheckedData, scales: Scales, foreground: Foreground, ratio: float | None
 ) -> list[Suggestion]:
     """What to set, given what was measured under the recipe as it is, and the ``ratio`` that was asked for."""
-    view, reason = _better_view(recipe, parts.labeled, scales)
+    view, reason = _better_view(recipe, checked.labeled, scales)
     if reason:
-        scales = measure_scales(objects_of(parts.labeled), view, shape_detector(recipe.detector, 1))
-    views = [*_sizes(view, reason), *_levels(recipe, parts.labeled, view, scales)]
-    return [*views, *_ratio(ratio, foreground, others=bool(views)), *_batches(recipe, parts)]
+        scales = measure_scales(objects_of(checked.labeled), view, shape_detector(recipe.detector, 1))
+    views = [*_sizes(view, reason), *_levels(recipe, checked.labeled, view, scales)]
+    return [*views, *_ratio(ratio, foreground, others=bool(views)), *_batches(recipe, checked)]
 
 
 def _better_view(recipe: Recipe, labeled: LabeledImages, scales: Scales) -> tuple[WeakView, str]:
@@ -133,7 +133,7 @@ def _with_levels(recipe: Recipe, labeled: LabeledImages, view: WeakView, levels:
 
 
 def _ratio(ratio: float | None, foreground: Foreground, *, others: bool) -> list[Suggestion]:
-    """To measure the ratio, where it does not fit, or where nobody knows since other views or levels are suggested."""
+    """Suggests a measured ratio where it does not fit, or can't be known since other views or levels are suggested."""
     if ratio is None or (fits(ratio, foreground) and not others):
         return []
     measured = f"{foreground.multiple:g} times the foreground is {foreground.ratio:g} with the recipe as it is"
@@ -141,9 +141,9 @@ def _ratio(ratio: float | None, foreground: Foreground, *, others: bool) -> list
     return [Suggestion("method.ratio", "auto", reason)]
 
 
-def _batches(recipe: Recipe, parts: Parts) -> list[Suggestion]:
+def _batches(recipe: Recipe, checked: CheckedData) -> list[Suggestion]:
     """A batch that is not most of an epoch."""
-    images, batch = len(parts.labeled.images), recipe.data.labeled_batch
+    images, batch = len(checked.labeled.images), recipe.data.labeled_batch
     if batch * 2 <= images or batch <= 2:
         return []
     smaller = max(2, 2 ** int(math.log2(max(images // 4, 1))))
@@ -151,7 +151,7 @@ def _batches(recipe: Recipe, parts: Parts) -> list[Suggestion]:
     reason = f"steps of {batch} hardly leave a choice from {of}"
     found = [Suggestion("data.labeled_batch", str(smaller), reason)] if smaller < batch else []
     times, rest = divmod(recipe.data.unlabeled_batch, batch)
-    if found and parts.unlabeled and times and not rest:
+    if found and checked.unlabeled and times and not rest:
         said = "as many as labeled ones" if times == 1 else f"{times} times as many as labeled ones"
         found.append(Suggestion("data.unlabeled_batch", str(times * smaller), said))
     return found

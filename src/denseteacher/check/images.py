@@ -8,8 +8,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from denseteacher.check.data import Parts
-from denseteacher.check.findings import Finding, Part, Severity, finding
+from denseteacher.check.data import CheckedData
+from denseteacher.check.findings import Finding, Severity, Subset, finding
 from denseteacher.data.bit_depth import is_deep
 from denseteacher.data.formats import Fault
 from denseteacher.data.formats.files import is_image
@@ -30,7 +30,7 @@ _SEVERITY: dict[str, tuple[Severity, str]] = {
     ),
 }
 
-_MEANING: dict[tuple[Part, Part], tuple[Severity, str]] = {
+_MEANING: dict[tuple[Subset, Subset], tuple[Severity, str]] = {
     ("labeled", "validation"): ("error", "AP would be measured on images that were trained on: take them out of one"),
     ("unlabeled", "validation"): ("warning", "training would see the images that it is measured on"),
     ("labeled", "unlabeled"): ("warning", "the teacher would label images that have labels; harmless, but no gain"),
@@ -41,7 +41,7 @@ class Inspection(NamedTuple):
     """What became of one file."""
 
     digest: bytes | None
-    """Of its bytes; None where it is no sound image."""
+    """Digest of its bytes; None where it is not a sound image."""
     fault: Fault | None
 
 
@@ -80,8 +80,8 @@ def _inspect(record: ImageRecord) -> Inspection:
     return Inspection(digest, fault)
 
 
-def file_findings(inspections: Sequence[Inspection], part: Part) -> list[Finding]:
-    """What is wrong with the files of a part."""
+def file_findings(inspections: Sequence[Inspection], subset: Subset) -> list[Finding]:
+    """What is wrong with the files of a subset."""
     messages: dict[str, list[str]] = {kind: [] for kind in _SEVERITY}
     for inspection in inspections:
         if inspection.fault is not None:
@@ -89,11 +89,11 @@ def file_findings(inspections: Sequence[Inspection], part: Part) -> list[Finding
     return [
         one
         for kind, (severity, meaning) in _SEVERITY.items()
-        for one in finding(severity, kind, part, messages[kind], meaning)
+        for one in finding(severity, kind, subset, messages[kind], meaning)
     ]
 
 
-def size_findings(images: Sequence[ImageRecord], part: Part) -> list[Finding]:
+def size_findings(images: Sequence[ImageRecord], subset: Subset) -> list[Finding]:
     """Images much smaller or larger than the middle one."""
     areas = image_sizes(images).prod(axis=1)
     middle = float(np.median(areas)) if len(areas) else 0.0
@@ -103,14 +103,14 @@ def size_findings(images: Sequence[ImageRecord], part: Part) -> list[Finding]:
             f"{images[index].name}: {images[index].width} x {images[index].height}"
             for index in np.flatnonzero(unusual).tolist()
         ]
-        findings += finding("info", f"unusually {kind} image", part, examples, "beside the middle one of the part")
+        findings += finding("info", f"unusually {kind} image", subset, examples, "beside the middle one of the subset")
     return findings
 
 
-def unlisted_findings(parts: Parts) -> list[Finding]:
-    """Image files beside the labeled ones that no part names."""
-    listed = {str(image.path) for _, images in parts.images() for image in images}
-    folders = sorted({image.path.parent for image in parts.labeled.images})
+def unlisted_findings(checked: CheckedData) -> list[Finding]:
+    """Image files beside the labeled ones that no subset names."""
+    listed = {str(image.path) for _, images in checked.images() for image in images}
+    folders = sorted({image.path.parent for image in checked.labeled.images})
     found = [
         entry.path
         for folder in folders
@@ -121,17 +121,17 @@ def unlisted_findings(parts: Parts) -> list[Finding]:
 
 
 class Identities(NamedTuple):
-    """What tells the images of a part apart. Lists run in parallel."""
+    """What tells the images of a subset apart. Lists run in parallel."""
 
     images: Sequence[ImageRecord]
     places: list[str]
     """The files, symbolic links resolved."""
     digests: Sequence[bytes | None]
-    """Of their contents; None where nothing is known."""
+    """Digests of their contents; None where they are not known."""
 
 
 def identify(images: Sequence[ImageRecord], digests: Sequence[bytes | None] | None = None) -> Identities:
-    """Resolves the files of a part; of links only those of the files' folders and of files that are links."""
+    """Resolves the files of a subset; of links only those of the files' folders and of files that are links."""
     folders: dict[str, str] = {}
     places = []
     for image in images:
@@ -144,19 +144,19 @@ def identify(images: Sequence[ImageRecord], digests: Sequence[bytes | None] | No
     return Identities(images, places, [None] * len(places) if digests is None else digests)
 
 
-def duplicate_findings(parts: Mapping[Part, Identities]) -> list[Finding]:
-    """Files that a part lists twice or has twice, and images that two parts share."""
-    findings = [one for part, identities in parts.items() for one in _inside(identities, part)]
+def duplicate_findings(subsets: Mapping[Subset, Identities]) -> list[Finding]:
+    """Files that a subset lists twice or has twice, and images that two subsets share."""
+    findings = [one for subset, identities in subsets.items() for one in _inside(identities, subset)]
     for (first, second), (severity, meaning) in _MEANING.items():
-        if first in parts and second in parts:
-            by_place, by_content = _shared(parts[first], parts[second])
+        if first in subsets and second in subsets:
+            by_place, by_content = _shared(subsets[first], subsets[second])
             both = f"{first} and {second}"
             findings += finding(severity, "image in two parts", both, by_place, meaning)
             findings += finding(severity, "image with the same content in two parts", both, by_content, meaning)
     return findings
 
 
-def _inside(identities: Identities, part: Part) -> list[Finding]:
+def _inside(identities: Identities, subset: Subset) -> list[Finding]:
     by_place, by_content = [], []
     places: set[str] = set()
     contents: dict[bytes, ImageRecord] = {}
@@ -169,13 +169,13 @@ def _inside(identities: Identities, part: Part) -> list[Finding]:
             contents[digest] = image
         places.add(place)
     return [
-        *finding("warning", "file listed twice", part, by_place, "under two ids; it counts twice in training"),
-        *finding("warning", "files with the same content", part, by_content, "each counts in training"),
+        *finding("warning", "file listed twice", subset, by_place, "under two ids; it counts twice in training"),
+        *finding("warning", "files with the same content", subset, by_content, "each counts in training"),
     ]
 
 
 def _shared(first: Identities, second: Identities) -> tuple[list[str], list[str]]:
-    """Images of the second part that the first one has: by file, and other files by content."""
+    """Images of the second subset that the first one has: by file, and other files by content."""
     places = set(first.places)
     contents = {digest: image for image, _, digest in zip(*first, strict=True) if digest is not None}
     by_place, by_content = [], []

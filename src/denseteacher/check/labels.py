@@ -7,8 +7,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from denseteacher.check.data import Parts
-from denseteacher.check.findings import Finding, Part, Severity, finding
+from denseteacher.check.data import CheckedData
+from denseteacher.check.findings import Finding, Severity, Subset, finding
 from denseteacher.data.formats import VOC_CLASSES
 from denseteacher.data.objects import objects_of
 from denseteacher.data.records import LabeledImages
@@ -20,7 +20,7 @@ _LONGEST = 50.0  # longer side over shorter side
 _WHOLE = 0.995  # share of the image's sides
 
 
-def box_findings(labeled: LabeledImages, part: Part) -> list[Finding]:
+def box_findings(labeled: LabeledImages, subset: Subset) -> list[Finding]:
     """Thin boxes, boxes as large as their image, and boxes that stand twice."""
     boxes, labels, owner, sizes = objects_of(labeled)
     extent = boxes[:, 2:] - boxes[:, :2]
@@ -33,9 +33,11 @@ def box_findings(labeled: LabeledImages, part: Part) -> list[Finding]:
 
     twice = _repeated(boxes, labels, owner)
     return [
-        *finding("warning", "thin box", part, examples(np.flatnonzero(thin)), "hardly a thing that one can learn"),
-        *finding("warning", "box twice", part, examples(twice), "the same class and place: one object, counted twice"),
-        *finding("info", "box as large as its image", part, examples(np.flatnonzero(whole))),
+        *finding("warning", "thin box", subset, examples(np.flatnonzero(thin)), "hardly a thing that one can learn"),
+        *finding(
+            "warning", "box twice", subset, examples(twice), "the same class and place: one object, counted twice"
+        ),
+        *finding("info", "box as large as its image", subset, examples(np.flatnonzero(whole))),
     ]
 
 
@@ -62,7 +64,7 @@ def _repeated(
 
 
 class ClassCount(NamedTuple):
-    """One class of a part."""
+    """One class of a subset."""
 
     name: str
     objects: int
@@ -82,17 +84,17 @@ def count_classes(labeled: LabeledImages) -> list[ClassCount]:
     ]
 
 
-def class_findings(parts: Parts) -> list[Finding]:
-    """Classes that have no object, have twins, or stand in one part alone."""
-    trained = {one.name: one.objects for one in count_classes(parts.labeled)}
+def class_findings(checked: CheckedData) -> list[Finding]:
+    """Classes that have no object, have twins, or stand in one subset alone."""
+    trained = {one.name: one.objects for one in count_classes(checked.labeled)}
     without = [name for name, objects in trained.items() if not objects]
     findings = [
         *_without_objects(without, fixed=tuple(trained) == VOC_CLASSES),
-        *_alike([category.name for category in parts.labeled.categories]),
+        *_alike([category.name for category in checked.labeled.categories]),
     ]
-    if parts.validation is None:
+    if checked.validation is None:
         return findings
-    validated = {one.name: one.objects for one in count_classes(parts.validation)}
+    validated = {one.name: one.objects for one in count_classes(checked.validation)}
     unknown = [name for name in validated if name not in trained]
     unlearned = [name for name, objects in validated.items() if objects and trained.get(name) == 0]
     unseen = [name for name, objects in trained.items() if objects and not validated.get(name)]
@@ -111,10 +113,10 @@ def _without_objects(names: list[str], *, fixed: bool) -> list[Finding]:
     return finding(severity, "class without objects", "labeled", names, "it can't be learned")
 
 
-def empty_images(labeled: LabeledImages, part: Part) -> list[Finding]:
+def empty_images(labeled: LabeledImages, subset: Subset) -> list[Finding]:
     """Images without objects."""
     empty = [image.name for image, boxes in zip(labeled.images, labeled.boxes, strict=True) if not len(boxes)]
-    return finding("info", "image without objects", part, empty, "fine where there are none: all of it is background")
+    return finding("info", "image without objects", subset, empty, "fine where there are none: all of it is background")
 
 
 def _alike(names: list[str]) -> list[Finding]:

@@ -12,8 +12,8 @@ from denseteacher.check.cost import (
     step_memory,
     worst_canvas,
 )
-from denseteacher.check.data import Parts, parts_of, read_parts
-from denseteacher.check.findings import Finding, Part, by_severity, finding
+from denseteacher.check.data import CheckedData, checked_data, read_checked_data
+from denseteacher.check.findings import Finding, Subset, by_severity, finding
 from denseteacher.check.fit import Suggestion, ratio_findings, scale_findings, suggest_values
 from denseteacher.check.images import (
     Identities,
@@ -47,9 +47,9 @@ class Measures(NamedTuple):
     batch_cost: str | None
     """A sentence on what more unlabeled than labeled images cost."""
     duration: Duration | None
-    """None where there is a GPU, or nothing is to be measured."""
+    """Duration of the run; None where there is a GPU, or nothing is to be measured."""
     small: Duration | None
-    """That of the recipe for CPUs, where it is much shorter."""
+    """Duration of the recipe for CPUs, where it is much shorter."""
 
     @property
     def options(self) -> str:
@@ -81,14 +81,14 @@ class CheckReport(NamedTuple):
 
     findings: list[Finding]
     """The most serious first."""
-    images: dict[Part, int]
-    """Sound images of each part."""
+    images: dict[Subset, int]
+    """Sound images of each subset."""
     classes: list[ClassCount]
-    """Of the labeled part."""
+    """Classes of the labeled subset."""
     measures: Measures | None
-    """None where there is no labeled object."""
+    """Measures of the run; None where there is not a labeled object."""
     recipe: Recipe
-    """Without ``auto`` values."""
+    """The recipe without ``auto`` values."""
     decoded: bool
     """Whether the images were read."""
 
@@ -117,39 +117,39 @@ def check_data(recipe: Recipe, *, quick: bool = False) -> CheckReport:
         quick: Leave out the content of the images: what can't be decoded, and copies under other names.
 
     Raises:
-        InputError: If a part of the data can't be read at all, or the recipe's detector can't be built.
+        InputError: If a subset of the data can't be read at all, or the recipe's detector can't be built.
     """
-    parts, findings = read_parts(recipe.data)
+    checked, findings = read_checked_data(recipe.data)
     if not findings:  # what could not be read, or was not, is listed nowhere
-        findings += unlisted_findings(parts)
-    findings += _image_findings(parts, quick=quick)
-    findings += class_findings(parts)
-    for name, labeled in parts.labels():
+        findings += unlisted_findings(checked)
+    findings += _image_findings(checked, quick=quick)
+    findings += class_findings(checked)
+    for name, labeled in checked.labels():
         findings += [*empty_images(labeled, name), *box_findings(labeled, name)]
     ratio = recipe.method.selected_share
     measured: list[Foreground] = []
 
     def foreground(resolved: Recipe) -> Foreground:
-        shapes = shape_detector(resolved.detector, len(parts.labeled.categories))
-        measured.append(recipe_foreground(resolved, shapes, parts.labeled))
+        shapes = shape_detector(resolved.detector, len(checked.labeled.categories))
+        measured.append(recipe_foreground(resolved, shapes, checked.labeled))
         return measured[-1]
 
     machine = this_machine()
     recipe = resolve(
-        recipe, labeled=parts.labeled, unlabeled=parts.unlabeled_count, foreground=foreground, machine=machine
+        recipe, labeled=checked.labeled, unlabeled=checked.unlabeled_count, foreground=foreground, machine=machine
     )
-    if any(map(len, parts.labeled.boxes)):
+    if any(map(len, checked.labeled.boxes)):
         share = measured[0] if measured else foreground(recipe)
-        measures = _measure(recipe, parts, share, ratio, timed=not quick and recipe.runtime.device == "cpu")
-        findings += scale_findings(parts.labeled, measures.scales)
+        measures = _measure(recipe, checked, share, ratio, timed=not quick and recipe.runtime.device == "cpu")
+        findings += scale_findings(checked.labeled, measures.scales)
         findings += ratio_findings(ratio, share)
     else:
         measures = None
         findings += finding("error", "no labeled object", "labeled", ["none of the images has a box"])
-    images = {part: len(images) for part, images in parts.images()}
-    if parts.unlabeled_count:
-        images["unlabeled"] = parts.unlabeled_count
-    return CheckReport(by_severity(findings), images, count_classes(parts.labeled), measures, recipe, not quick)
+    images = {subset: len(images) for subset, images in checked.images()}
+    if checked.unlabeled_count:
+        images["unlabeled"] = checked.unlabeled_count
+    return CheckReport(by_severity(findings), images, count_classes(checked.labeled), measures, recipe, not quick)
 
 
 def notes_before_run(recipe: Recipe, detector: OneStageDetector, data: TrainingData, ratio: float | None) -> list[str]:
@@ -161,49 +161,51 @@ def notes_before_run(recipe: Recipe, detector: OneStageDetector, data: TrainingD
         data: The run's.
         ratio: The share of locations that the user has asked for; None where none is selected, or it was measured.
     """
-    parts = parts_of(data)
-    scales = measure_scales(objects_of(parts.labeled), recipe.augment.weak, detector)
+    checked = checked_data(data)
+    scales = measure_scales(objects_of(checked.labeled), recipe.augment.weak, detector)
     findings = [
-        *duplicate_findings({part: identify(images) for part, images in parts.images()}),
-        *class_findings(parts),
-        *scale_findings(parts.labeled, scales),
+        *duplicate_findings({subset: identify(images) for subset, images in checked.images()}),
+        *class_findings(checked),
+        *scale_findings(checked.labeled, scales),
     ]
     if ratio is not None:
-        findings += ratio_findings(ratio, recipe_foreground(recipe, detector, parts.labeled, steps=_NOTED_STEPS))
+        findings += ratio_findings(ratio, recipe_foreground(recipe, detector, checked.labeled, steps=_NOTED_STEPS))
     cost = batch_cost(recipe, detector)
     sentences = [_sentence(one) for one in by_severity(findings) if one.severity != "info"]
     return sentences if cost is None else [*sentences, cost]
 
 
-def _measure(recipe: Recipe, parts: Parts, foreground: Foreground, ratio: float | None, *, timed: bool) -> Measures:
-    labeled = parts.labeled
+def _measure(
+    recipe: Recipe, checked: CheckedData, foreground: Foreground, ratio: float | None, *, timed: bool
+) -> Measures:
+    labeled = checked.labeled
     most = max(map(len, labeled.boxes))
     detector = shape_detector(recipe.detector, len(labeled.categories))
     scales = measure_scales(objects_of(labeled), recipe.augment.weak, detector)
-    canvas = worst_canvas(recipe.augment.weak, [*labeled.images, *parts.unlabeled])
+    canvas = worst_canvas(recipe.augment.weak, [*labeled.images, *checked.unlabeled])
     memory = step_memory(recipe, detector, canvas, most)
-    unlabeled = parts.unlabeled_count
+    unlabeled = checked.unlabeled_count
     duration = measure_duration(recipe, labeled, unlabeled=unlabeled) if timed else None
     small = None if duration is None else shorter_run(duration, labeled, unlabeled=unlabeled)
-    suggestions = suggest_values(recipe, parts, scales, foreground, ratio)
+    suggestions = suggest_values(recipe, checked, scales, foreground, ratio)
     return Measures(scales, foreground, memory, suggestions, batch_cost(recipe, detector), duration, small)
 
 
-def _image_findings(parts: Parts, *, quick: bool) -> list[Finding]:
+def _image_findings(checked: CheckedData, *, quick: bool) -> list[Finding]:
     """What the image files themselves show, and which of them are the same."""
     findings: list[Finding] = []
-    identities: dict[Part, Identities] = {}
-    for part, images in parts.images():
+    identities: dict[Subset, Identities] = {}
+    for subset, images in checked.images():
         digests = None
         if not quick:
             inspections = inspect_images(images)
-            findings += file_findings(inspections, part)
+            findings += file_findings(inspections, subset)
             digests = [inspection.digest for inspection in inspections]
-        identities[part] = identify(images, digests)
-        findings += size_findings(images, part)
+        identities[subset] = identify(images, digests)
+        findings += size_findings(images, subset)
     return [*findings, *duplicate_findings(identities)]
 
 
 def _sentence(one: Finding) -> str:
     meaning = f" ({one.meaning})" if one.meaning else ""
-    return f"check: {one.kind}, {one.part}: {one.count:,}, for example {one.examples[0]}{meaning}"
+    return f"check: {one.kind}, {one.subset}: {one.count:,}, for example {one.examples[0]}{meaning}"

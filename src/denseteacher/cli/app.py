@@ -12,7 +12,7 @@ _ORDER = (
     *("demo", "check", "split", "stream", "train", "evaluate", "predict", "label", "export", "compare"),
     *("reproduce", "analyze", "benchmark", "recipes"),
 )
-"""Of the commands in the help: as one needs them."""
+"""Order of the commands in the help: as one needs them."""
 
 
 class _Commands(TyperGroup):

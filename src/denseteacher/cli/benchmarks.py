@@ -20,7 +20,7 @@ def benchmark(
     size: Annotated[str, typer.Option("--size", metavar="HxW", help="Pixels of the canvas.")] = "320x416",
     rounds: Annotated[int, typer.Option("--rounds", min=1, help="Steps that are timed.")] = 5,
     padding: Annotated[
-        float, typer.Option("--padding", min=0, max=0.9, help="Share of the canvas that is no image.")
+        float, typer.Option("--padding", min=0, max=0.9, help="Share of the canvas that is not an image.")
     ] = 0.0,
     trace: Annotated[
         Path | None, typer.Option("--trace", help="File for a profile of two steps, as chrome://tracing reads it.")

@@ -40,7 +40,7 @@ def _lines(report: "CheckReport") -> Iterator[Text]:
 
 def _finding(one: "Finding") -> Iterator[Text]:
     heading = Text(f"{one.severity:8}", style=_STYLES[one.severity])
-    heading.append(f"{one.kind} ({one.part}): {one.count:,}", style="bold")
+    heading.append(f"{one.kind} ({one.subset}): {one.count:,}", style="bold")
     heading.append(f"; {one.meaning}" if one.meaning else "", style="not bold")
     yield heading
     yield from (cell(f"        {example}") for example in one.examples)

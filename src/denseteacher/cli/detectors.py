@@ -29,7 +29,7 @@ def evaluate(
     subset: Subset = None,
     json_file: Annotated[Path | None, typer.Option("--json", help="File to write the metrics to.")] = None,
     score_floor: Annotated[
-        float | None, typer.Option("--score-floor", help="Class scores at or below are no detections.")
+        float | None, typer.Option("--score-floor", help="Class scores at or below are not detections.")
     ] = None,
     metrics: Annotated[
         list[str] | None,

@@ -57,7 +57,7 @@ def reproduce(
         for run in api.make_plan(experiment, **chosen).runs:
             typer.echo(f"---\n# {run.label}: {run.name}\n{api.show_recipe(run.recipe)}", nl=False)
         return
-    result = api.reproduce(experiment, output=output, jobs=jobs, report=remark, **chosen)
+    result = api.reproduce(experiment, output=output, jobs=jobs, on_event=remark, **chosen)
     typer.echo(result.files["md"].read_text(encoding="utf-8"))
     say(f"Table: {', '.join(map(str, result.files.values()))}")
     if result.stopped_by is not None:

@@ -1,1 +1,1 @@
-"""From files to batches: formats, splits, decoding, views, endless streams."""
+"""Data on the way from files to batches: formats, splits, decoding, views, endless steps."""

@@ -5,7 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 
 from denseteacher.data.bit_depth import is_deep
-from denseteacher.data.formats import Annotations, Fault, Report
+from denseteacher.data.formats import Annotations, Fault, OnFault
 from denseteacher.data.images import check_pixels, open_image
 from denseteacher.data.records import ImageRecord, UnopenedImages
 from denseteacher.errors import InputError
@@ -14,20 +14,20 @@ _THREADS = 8  # decoders leave the interpreter to other threads
 _LOOKED_AT = 20
 
 
-def without_bad_images(annotations: Annotations, report: Report) -> Annotations:
+def without_bad_images(annotations: Annotations, on_fault: OnFault) -> Annotations:
     """A data set without the images that can't be decoded, each of which is tried.
 
     Args:
         annotations: The data set.
-        report: Told about those images.
+        on_fault: Called for those images.
 
     Raises:
-        InputError: If none is left, or ``report`` raises.
+        InputError: If none is left, or ``on_fault`` raises.
     """
     records = annotations.records
     with ThreadPoolExecutor(_THREADS) as pool:
         reasons = dict(zip((record.id for record in records), pool.map(_reason, records), strict=True))
-    report([Fault("damaged image", reason) for reason in reasons.values() if reason is not None])
+    on_fault([Fault("damaged image", reason) for reason in reasons.values() if reason is not None])
     bad = {id_ for id_, reason in reasons.items() if reason is not None}
     if not bad:
         return annotations

@@ -3,7 +3,7 @@
 from typing import Literal
 
 Format = Literal["coco", "voc", "yolo", "crowdhuman", "cvat", "labelme", "csv"]
-"""Of a labeled data set."""
+"""Formats of a labeled data set."""
 
 Protocol = Literal["seeded", "stratified", "published", "stac"]
 """How a labeled data set is cut into a labeled and an unlabeled part."""

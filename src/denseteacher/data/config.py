@@ -15,7 +15,7 @@ class UnlabeledSource(Config):
     """One of several places with unlabeled images."""
 
     path: Url | Path
-    """As ``DataConfig.unlabeled``."""
+    """A place as in ``DataConfig.unlabeled``."""
     images: Path | None = None
     """Folder of the files that a JSON or list at ``path`` names; found near it if not given."""
     only: Literal["voc"] | None = None
@@ -35,7 +35,7 @@ class DataConfig(Config):
     root: Path | None = None
     """Folder of a data set in its published layout; relative paths below are relative to it."""
     format: Format | None = None
-    """Of ``labeled`` and ``val``; detected if not given."""
+    """Format of ``labeled`` and ``val``; detected if not given."""
     labeled: Path | None = None
     """Annotations of the labeled images: a COCO JSON, a VOC or YOLO data set, a CrowdHuman ``.odgt``, CVAT's XML, a
     folder of LabelMe, a CSV table."""
@@ -67,7 +67,7 @@ class DataConfig(Config):
     fold: int = Field(1, ge=0)
     """Which of the splits of this size."""
     hidden_labels: bool = False
-    """For analyses: keep the labels of the images that a split leaves out, for methods that ask for them."""
+    """Whether to keep the labels of the images that a split leaves out, for analyses and methods that ask for them."""
     bad_boxes: Literal["error", "fix"] = "error"
     """What to do with boxes without area or outside of their image."""
     bad_images: Literal["error", "skip"] = "error"

@@ -60,7 +60,7 @@ def read_pixels(
     Args:
         path: JPEG, PNG, BMP, TIFF, WebP, GIF (first frame) or PPM, of any color mode.
         declared_size: Height and width that the data set says it has.
-        member: Where in ``path`` the image is, which is no file of its own.
+        member: Where in ``path`` the image is, which is not a file of its own.
 
     Returns:
         (H, W, 3) uint8 RGB.
@@ -119,7 +119,7 @@ def open_image(path: Path, member: Member | None = None, content: bytes | None =
 
     Args:
         path: The file.
-        member: Where in ``path`` the image is, which is no file of its own.
+        member: Where in ``path`` the image is, which is not a file of its own.
         content: The bytes of the image, where they are read already.
 
     Raises:
@@ -159,7 +159,7 @@ def read_content(path: Path, member: Member | None = None) -> bytes:
 
 def _reason(error: Exception) -> str:
     if isinstance(error, UnidentifiedImageError):
-        return "its content is no known image format"
+        return "its content is not a known image format"
     return (str(error) or type(error).__name__).splitlines()[0]
 
 

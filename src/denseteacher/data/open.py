@@ -1,4 +1,4 @@
-"""From what a recipe says about data to records: which images are labeled, unlabeled, for validation."""
+"""What a recipe says about data, opened as records: which images are labeled, unlabeled, for validation."""
 
 import os
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ from denseteacher.data.formats import (
     AnnotationSource,
     Fault,
     Notes,
-    Report,
+    OnFault,
     labeled_images,
     open_unlabeled,
     read_annotations,
@@ -74,7 +74,7 @@ def open_data(config: DataConfig) -> TrainingData:
             f"there is no {source.path}: give the folder of the recipe's data set as --data ROOT, or --labeled PATH"
         )
     notes = Notes(config.bad_images)
-    annotations = read_annotations(source, report=notes)
+    annotations = read_annotations(source, on_fault=notes)
     if config.bad_images == "skip":
         annotations = without_bad_images(annotations, notes)
     everything = labeled_images(annotations, bad_boxes=config.bad_boxes)
@@ -83,7 +83,7 @@ def open_data(config: DataConfig) -> TrainingData:
     labeled = everything.select([positions[id_] for id_ in split.labeled_ids])
     if not any(len(boxes) for boxes in labeled.boxes):
         raise InputError(f"none of the {len(labeled.images)} labeled images of {source.path} has a box")
-    unlabeled, said = open_sources(config.unlabeled_sources, fallback=source.images, report=notes)
+    unlabeled, said = open_sources(config.unlabeled_sources, fallback=source.images, on_fault=notes)
     said = (*subset_notes(config), *said)
     if config.unlabeled is not None:
         ids = unlabeled.ids if isinstance(unlabeled, UnopenedImages) else [image.id for image in unlabeled]
@@ -105,7 +105,7 @@ def _with_builtin(config: DataConfig) -> DataConfig:
 
 
 def subset_notes(config: DataConfig) -> tuple[str, ...]:
-    """That not all of a data set is trained on since it is evaluated on as well."""
+    """Sentences on a data set that is not all trained on since it is evaluated on as well."""
     source = config.labeled_source
     if source is None or source.subset == config.subset:
         return ()
@@ -129,7 +129,7 @@ def draw_split(
         percent: Labeled share.
         count: Number of labeled images, instead of a share, where images are drawn.
         fold: Which of the draws of this size.
-        seed: Of the draws of ``seeded`` and ``stratified``.
+        seed: Seed of the draws of ``seeded`` and ``stratified``.
 
     Raises:
         InputError: If the protocol needs something else, or doesn't fit the data.
@@ -156,17 +156,17 @@ def _split(annotations: Annotations, config: DataConfig) -> Split:
     return draw_split(annotations, config.split, **size, seed=0)
 
 
-def validation_annotations(config: DataConfig, report: Report = refuse) -> Annotations | None:
+def validation_annotations(config: DataConfig, on_fault: OnFault = refuse) -> Annotations | None:
     """What ``val`` names, with the classes of its own; None where nothing is evaluated.
 
     Args:
         config: The data.
-        report: Told about faults of entries.
+        on_fault: Called for faults of entries.
     """
     source = config.val_source
     if source is None:
         return None
-    return read_annotations(source, role="validation", fallback=config.path("images"), report=report)
+    return read_annotations(source, role="validation", fallback=config.path("images"), on_fault=on_fault)
 
 
 def _validation(config: DataConfig, labeled: LabeledImages, notes: Notes) -> Validation | None:
@@ -193,19 +193,19 @@ def no_objects(path: Path, annotations: Annotations) -> str:
 
 
 def open_sources(
-    sources: Sequence[UnlabeledSource], *, fallback: Path | None = None, report: Report = refuse
+    sources: Sequence[UnlabeledSource], *, fallback: Path | None = None, on_fault: OnFault = refuse
 ) -> tuple[Sequence[ImageRecord], tuple[str, ...]]:
     """The images of all sources, and what there is to say about them.
 
     Args:
         sources: Any number of them.
         fallback: Where the images of a JSON are looked for if they are not near it.
-        report: Told about faults of entries.
+        on_fault: Called for faults of entries.
 
     Raises:
-        InputError: If there are no images at one of them, or ``report`` raises.
+        InputError: If there are no images at one of them, or ``on_fault`` raises.
     """
-    found = [_open(source, fallback, report) for source in sources]
+    found = [_open(source, fallback, on_fault) for source in sources]
     chosen = sum(len(images) for source, images in zip(sources, found, strict=True) if source.only is not None)
     notes = (f"COCO20cls: {chosen:,} images; the list that is known has {COCO20CLS_COUNT:,}",) if chosen else ()
     if len(found) == 1:
@@ -219,10 +219,10 @@ def open_sources(
     return [replace(record, id=number) for number, record in enumerate(records, 1)], notes
 
 
-def _open(source: UnlabeledSource, fallback: Path | None, report: Report) -> Sequence[ImageRecord]:
+def _open(source: UnlabeledSource, fallback: Path | None, on_fault: OnFault) -> Sequence[ImageRecord]:
     if source.only is None:
-        return open_unlabeled(source.path, source.images, fallback=fallback, report=report)
-    return only_voc_classes(read_annotations(AnnotationSource(Path(source.path), source.images), report=report))
+        return open_unlabeled(source.path, source.images, fallback=fallback, on_fault=on_fault)
+    return only_voc_classes(read_annotations(AnnotationSource(Path(source.path), source.images), on_fault=on_fault))
 
 
 def stream_sources(sources: Sequence[UnlabeledSource], output: Path) -> WrittenStream:
@@ -232,5 +232,5 @@ def stream_sources(sources: Sequence[UnlabeledSource], output: Path) -> WrittenS
     def pass_over(faults: Sequence[Fault]) -> None:
         unreadable.extend(fault.message for fault in faults if not fault.harmless)
 
-    written = write_stream(open_sources(sources, report=pass_over)[0], output)
+    written = write_stream(open_sources(sources, on_fault=pass_over)[0], output)
     return written._replace(unreadable=[*unreadable, *written.unreadable])

@@ -26,7 +26,7 @@ class EncodedImage(NamedTuple):
     """An image file's bytes, where it lies in a data set that is read as a whole."""
 
     name: str
-    """As a message names it: the data set and its place in there."""
+    """Name in messages: the data set and its place in there."""
     content: bytes
 
 
@@ -45,7 +45,7 @@ class ImageRecord:
     """One image file."""
 
     id: int
-    """Its id in the data set; unique there."""
+    """Id in the data set; unique there."""
     path: Path
     """The file; the tar file or the data set of one that lies in such."""
     width: int
@@ -128,7 +128,7 @@ class LabeledImages:
     labels: list[npt.NDArray[np.int64]]
     """(n,) indices into ``categories`` an image."""
     categories: list[Category]
-    """By rising id."""
+    """Categories by rising id."""
 
     def select(self, positions: list[int]) -> "LabeledImages":
         """The images at these positions, in the order given."""

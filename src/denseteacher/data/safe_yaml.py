@@ -20,7 +20,7 @@ def read_yaml(file: Path, *, as_text: bool = False) -> Any:
     """The content of a YAML file; see ``parse_yaml``.
 
     Raises:
-        InputError: If it is no regular file, too large, or no YAML.
+        InputError: If it is not a regular file, too large, or no YAML.
     """
     return parse_yaml(yaml_text(file), str(file), as_text=as_text)
 
@@ -29,7 +29,7 @@ def yaml_text(file: Path) -> str:
     """The text of a YAML file.
 
     Raises:
-        InputError: If it is no regular file, too large, or no text.
+        InputError: If it is not a regular file, too large, or no text.
     """
     try:
         return decode_text(read_regular(file, LARGEST_FILE))[0]
@@ -47,7 +47,7 @@ def parse_yaml(text: str, source: str, *, as_text: bool = False) -> Any:
             ``007`` not 7; what is left empty is an empty text.
 
     Raises:
-        InputError: If it is no YAML, has tags of other types, is nested deeply, names a key twice, or grows beyond
+        InputError: If it is not a YAML, has tags of other types, is nested deeply, names a key twice, or grows beyond
             all bounds where its aliases are written out.
     """
     try:

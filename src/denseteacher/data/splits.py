@@ -17,7 +17,7 @@ from denseteacher.files import refuse_irregular, write_json
 
 _RENEW = "give the same data, or start a new run (--set detector.init=RUN begins it with what this one has learned)"
 _PUBLISHED = "coco_supervision.json.gz"
-_PUBLISHED_POOL = 117_266  # images of train2017 with a box that is no crowd region
+_PUBLISHED_POOL = 117_266  # images of train2017 with a box that is not a crowd region
 
 
 class Split(NamedTuple):
@@ -82,7 +82,7 @@ def _table(path: Path | None) -> dict[str, dict[str, list[int]]]:
         content = json.loads(path.read_text())
         return {str(key): {str(k): list(map(int, v)) for k, v in folds.items()} for key, folds in content.items()}
     except (OSError, ValueError, AttributeError, TypeError) as error:
-        raise InputError(f"{path} is no split table of the form {{percent: {{fold: [indices]}}}}") from error
+        raise InputError(f"{path} is not a split table of the form {{percent: {{fold: [indices]}}}}") from error
 
 
 def seeded_split(
@@ -96,11 +96,11 @@ def seeded_split(
     """A uniform draw without replacement.
 
     Args:
-        image_ids: Of all images; their order does not matter.
+        image_ids: Image ids of all images; their order does not matter.
         percent: Labeled share; at least one image.
         count: Number of labeled images, instead of a share.
         fold: Which of the draws of this size.
-        seed: Of the draws.
+        seed: Seed of the draws.
 
     Raises:
         InputError: If neither or both of percent and count are given, or there are too few images.
@@ -120,7 +120,7 @@ def stac_split(image_ids: Sequence[int], percent: float, fold: int) -> Split:
     once (docs/sources.md, COCO-Standard). About 1,176 of train2017's 118,287 images are labeled at 1 %.
 
     Args:
-        image_ids: Of all images, in the order of the file, those without boxes included.
+        image_ids: Image ids of all images, in the order of the file, those without boxes included.
         percent: Drawn share.
         fold: The seed.
 
@@ -152,7 +152,7 @@ def stratified_split(
         percent: Labeled share; at least one image.
         count: Number of labeled images, instead of a share.
         fold: Which of the draws of this size.
-        seed: Of the draws.
+        seed: Seed of the draws.
 
     Raises:
         InputError: If neither or both of percent and count are given, or there are too few images.
@@ -246,7 +246,7 @@ def require_same_data(path: Path, split: Split, categories: Sequence[Category], 
 
     Args:
         path: What ``write_split_ids`` has written when the run began; nothing is compared where that is not there.
-        split: Of the data now.
+        split: Split of the data now.
         categories: The classes of the data now.
         unlabeled: Whether the unlabeled images must be as many as then.
 

@@ -29,7 +29,7 @@ def match_classes(names: Sequence[str], others: Sequence[str]) -> dict[int, int]
 
     Args:
         names: K class names.
-        others: Class names; empty ones are no class. Of several that mean the same, the one spelled alike is taken,
+        others: Class names; empty ones are not a class. Of several that mean the same, the one spelled alike is taken,
             or else the first.
     """
     index: dict[str, int] = {}

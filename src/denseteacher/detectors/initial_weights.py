@@ -36,11 +36,11 @@ class InitialWeights(NamedTuple):
     """A detector to start from."""
 
     source: str
-    """For the reader."""
+    """Source of the weights, in words."""
     file: Path
     config: PyramidConfig
     class_names: tuple[str, ...] | None
-    """By class index, empty where one is not used; None if they are not known."""
+    """Class names by class index, empty where one is not used; None if they are not known."""
     weights: dict[str, Tensor]
     adopted: Mapping[str, Any] = MappingProxyType({})
     """Options that a recipe had otherwise and has from it now."""
@@ -51,7 +51,7 @@ class TakenOver(NamedTuple):
 
     source: str
     sha256: str
-    """Of the file."""
+    """Digest of the file."""
     adopted: dict[str, Any]
     """Options that the recipe had otherwise."""
     classes: dict[str, str]
@@ -62,7 +62,7 @@ class TakenOver(NamedTuple):
     """Whether the other's classes have names."""
 
     def sentence(self) -> str:
-        """For the reader of a run's output."""
+        """A sentence for the reader of a run's output."""
         count = len(self.classes) + len(self.fresh)
         if not self.names_known:
             rows = f"the class branch, whose {count} classes start fresh, since the names of the file's are not known"
@@ -84,7 +84,7 @@ def find_initial(config: PyramidConfig) -> InitialWeights:
         config: Says which, and for ``coco`` of which architecture.
 
     Raises:
-        InputError: If it can't be had, or is no detector.
+        InputError: If it can't be had, or is not a detector.
     """
     if config.init == "coco":
         weights = coco_weights(config)
@@ -94,7 +94,7 @@ def find_initial(config: PyramidConfig) -> InitialWeights:
     if file.is_dir():
         file = file / DETECTOR_FILE
         if not file.is_file():
-            raise InputError(f"{config.init} is no folder of a finished run: there is no {DETECTOR_FILE} in it")
+            raise InputError(f"{config.init} is not a folder of a finished run: there is no {DETECTOR_FILE} in it")
     if not file.is_file():
         raise InputError(
             f"there is no file or run folder {config.init}: give backbone, coco, auto, or the path of a torchvision "
@@ -113,7 +113,7 @@ def adopt(
     """The config with the architecture of what it starts from, which says then what was adopted.
 
     Args:
-        config: Of the recipe.
+        config: Config of the recipe.
         initial: What it starts from.
         by_hand: Options that the user has set.
 
@@ -164,8 +164,8 @@ def take_over(detector: PyramidDetector, initial: InitialWeights, class_names: S
 
     Args:
         detector: As built: its class branch says the prior everywhere.
-        initial: Of the same architecture.
-        class_names: Of the detector, by class index.
+        initial: Initial weights of the same architecture.
+        class_names: Class names of the detector, by class index.
 
     Raises:
         InputError: If the architectures differ.

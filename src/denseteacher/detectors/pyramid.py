@@ -19,7 +19,7 @@ _PRIOR_SCORE = 0.01  # what an untrained head says of every class at every locat
 
 IMAGENET_MEAN = (123.675, 116.28, 103.53)
 IMAGENET_STD = (58.395, 57.12, 57.375)
-"""Of pixels of 0 to 255, as torchvision's networks and most of timm's were trained."""
+"""Standard deviation of pixels of 0 to 255, as torchvision's networks and most of timm's were trained."""
 
 _Pixel = Annotated[float, Field(ge=0, le=255)]
 Channels = tuple[_Pixel, _Pixel, _Pixel]

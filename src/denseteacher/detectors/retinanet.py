@@ -49,7 +49,7 @@ class RetinaNetConfig(PyramidConfig):
     background_iou: float = Field(0.4, ge=0, le=1)
     """Anchors that overlap every box less than this are background; those in between are not trained."""
     box_loss: Literal["smooth_l1", "giou"] = "smooth_l1"
-    """On the coded deltas, or on the decoded boxes."""
+    """Loss on the coded deltas, or on the decoded boxes."""
     beta: float = Field(0.1, ge=0)
     """Where smooth L1 turns from square to linear; 0 is L1."""
     nms_threshold: float = Field(0.5, gt=0, le=1)

@@ -38,13 +38,13 @@ _BLOCKS: dict[tuple[int, ...], str] = {
 
 
 class TorchvisionDetector(NamedTuple):
-    """A detector of torchvision's, told by its tensors."""
+    """A detector of torchvision's, detected by its tensors."""
 
     config: PyramidConfig
     num_classes: int
-    """With the background that torchvision counts as class 0."""
+    """Number of classes, with the background that torchvision counts as class 0."""
     weights: dict[str, Tensor]
-    """By this package's names."""
+    """Tensors by this package's names."""
 
 
 def read_torchvision(weights: Mapping[str, Tensor]) -> TorchvisionDetector | None:
@@ -175,7 +175,7 @@ def _backbone(own: Mapping[str, Tensor]) -> str:
     if name == "resnet50.tv_in1k" and "backbone.body.layer1.0.conv3.weight" not in own:
         name = "resnet34.tv_in1k"
     if name is None:
-        raise InputError(f"its backbone, with {counts} blocks in four stages, is no ResNet")
+        raise InputError(f"its backbone, with {counts} blocks in four stages, is not a ResNet")
     return name
 
 

@@ -15,13 +15,13 @@ Ints = NDArray[np.int64]
 Bools = NDArray[np.bool_]
 
 
-class Objects(NamedTuple):
+class EvalTruth(NamedTuple):
     """All objects of a ground truth, in its order."""
 
     images: Ints
-    """(n,) positions in ``Scene.images``."""
+    """(n,) positions in ``EvalArrays.images``."""
     classes: Ints
-    """(n,) positions in ``Scene.names``."""
+    """(n,) positions in ``EvalArrays.names``."""
     boxes: Floats
     """(n, 4) xyxy pixels."""
     crowd: Bools
@@ -29,43 +29,42 @@ class Objects(NamedTuple):
     difficult: Bools
     """(n,) what VOC neither asks for nor counts as a mistake."""
 
-    def where(self, kept: Bools | Ints) -> "Objects":
-        """Some of them."""
-        return Objects._make(column[kept] for column in self)
 
-
-class Found(NamedTuple):
+class EvalPredictions(NamedTuple):
     """All detections, by falling score; of equal scores by image, then in the order given."""
 
     images: Ints
+    """(n,) positions in ``EvalArrays.images``."""
     classes: Ints
+    """(n,) positions in ``EvalArrays.names``."""
     boxes: Floats
+    """(n, 4) xyxy pixels."""
     scores: Floats
-    """(n,)."""
+    """(n,) scores."""
 
-    def where(self, kept: Bools | Ints) -> "Found":
-        """Some of them."""
-        return Found._make(column[kept] for column in self)
+    def where(self, kept: Bools | Ints) -> "EvalPredictions":
+        """The detections at these positions."""
+        return EvalPredictions._make(column[kept] for column in self)
 
 
-class Scene(NamedTuple):
-    """What is compared."""
+class EvalArrays(NamedTuple):
+    """Ground truth and predictions that are compared."""
 
     images: list[dict[str, Any]]
-    """By rising id, as the ground truth has them."""
+    """Images by rising id, as the ground truth has them."""
     names: list[str]
-    """Of the classes, by rising id."""
-    objects: Objects
-    found: Found
+    """Class names, by rising id."""
+    truth: EvalTruth
+    predictions: EvalPredictions
 
     @property
     def class_groups(self) -> tuple[Ints, Ints]:
-        """A number for the image and class of each detection, and likewise of each object."""
-        found, objects = (one.images * len(self.names) + one.classes for one in (self.found, self.objects))
-        return found, objects
+        """A number for the image and class of each prediction, and likewise of each object."""
+        predictions, truth = (one.images * len(self.names) + one.classes for one in (self.predictions, self.truth))
+        return predictions, truth
 
 
-def read_scene(ground_truth: Mapping[str, Any], results: Sequence[Mapping[str, Any]]) -> Scene:
+def read_arrays(ground_truth: Mapping[str, Any], results: Sequence[Mapping[str, Any]]) -> EvalArrays:
     """Collects a COCO ground truth and COCO results; neither is changed.
 
     Annotations of images or categories that are not listed, and results of such categories, are left out.
@@ -84,17 +83,17 @@ def read_scene(ground_truth: Mapping[str, Any], results: Sequence[Mapping[str, A
     check_results(results, places)
     known = [one for one in ground_truth["annotations"] if one["image_id"] in places and one["category_id"] in classes]
     kept = [result for result in results if result["category_id"] in classes]
-    objects = Objects(
+    truth = EvalTruth(
         *_located(known, places, classes),
         crowd=np.array([bool(one.get("iscrowd")) for one in known], dtype=np.bool_),
         difficult=np.array([bool(one.get("difficult")) for one in known], dtype=np.bool_),
     )
-    found = Found(
+    predictions = EvalPredictions(
         *_located(kept, places, classes),
         scores=np.array([result["score"] for result in kept], dtype=np.float64),
     )
-    order = np.lexsort((found.images, -found.scores))  # stable
-    return Scene(images, list(names.values()), objects, found.where(order))
+    order = np.lexsort((predictions.images, -predictions.scores))  # stable
+    return EvalArrays(images, list(names.values()), truth, predictions.where(order))
 
 
 def class_names(ground_truth: Mapping[str, Any]) -> dict[Any, str]:

@@ -5,20 +5,20 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from denseteacher.evaluation.arrays import Bools, Floats, Ints, Scene, read_scene
+from denseteacher.evaluation.arrays import Bools, EvalArrays, Floats, Ints, read_arrays
 from denseteacher.evaluation.matching import IGNORED, UNMATCHED, best_precision, match_groups, recall_and_precision
 
 RECALLS: Floats = np.linspace(0, 1, 101)
-"""At which COCO reads precision."""
+"""Recalls at which COCO reads precision."""
 
 
-class MatchedScene(NamedTuple):
+class MatchedArrays(NamedTuple):
     """Which detection is which object of its class, as COCO matches at one IoU.
 
     Matching goes by falling score, so it holds at every score threshold: a lower detection changes no higher one.
     """
 
-    scene: Scene
+    arrays: EvalArrays
     hits: Ints
     """(n,) for each detection the object it is, ``UNMATCHED`` or ``IGNORED``."""
     found_at: Floats
@@ -36,9 +36,9 @@ class Curve(NamedTuple):
     """(101,) highest score threshold that reaches the recall; 0 where none does."""
 
 
-def match_scene(
+def match_arrays(
     ground_truth: Mapping[str, Any], results: Sequence[Mapping[str, Any]], *, iou: float = 0.5
-) -> MatchedScene:
+) -> MatchedArrays:
     """Matches detections with a ground truth.
 
     Args:
@@ -49,25 +49,27 @@ def match_scene(
     Raises:
         InputError: If a result is of an unknown image or not finite.
     """
-    scene = read_scene(ground_truth, results)
-    hits = _match(scene, *scene.class_groups, iou)
-    found_at = np.zeros(len(scene.objects.classes))
-    found_at[hits[hits >= 0]] = scene.found.scores[hits >= 0]
-    return MatchedScene(scene, hits, found_at)
+    arrays = read_arrays(ground_truth, results)
+    hits = _match(arrays, *arrays.class_groups, iou)
+    found_at = np.zeros(len(arrays.truth.classes))
+    found_at[hits[hits >= 0]] = arrays.predictions.scores[hits >= 0]
+    return MatchedArrays(arrays, hits, found_at)
 
 
-def precision_recall(matched: MatchedScene) -> dict[str, Curve]:
+def precision_recall(matched: MatchedArrays) -> dict[str, Curve]:
     """Precision against recall of each class that has objects.
 
     The mean of a curve's precision is the class's AP at this IoU (``coco_map``'s AP50), but that COCO takes no
     more than 100 detections an image.
     """
-    scene, hits, _ = matched
-    objects = np.bincount(scene.objects.classes[~scene.objects.crowd], minlength=len(scene.names))
+    arrays, hits, _ = matched
+    objects = np.bincount(arrays.truth.classes[~arrays.truth.crowd], minlength=len(arrays.names))
     curves = {}
     for number in np.flatnonzero(objects):
-        own = (scene.found.classes == number) & (hits != IGNORED)
-        curves[scene.names[number]] = _curve(hits[own] != UNMATCHED, scene.found.scores[own], int(objects[number]))
+        own = (arrays.predictions.classes == number) & (hits != IGNORED)
+        curves[arrays.names[number]] = _curve(
+            hits[own] != UNMATCHED, arrays.predictions.scores[own], int(objects[number])
+        )
     return curves
 
 
@@ -77,26 +79,26 @@ def mean_precision(curves: Mapping[str, Curve]) -> Floats:
     return mean
 
 
-def worst_images(matched: MatchedScene, *, above: float, most: int) -> list[Any]:
+def worst_images(matched: MatchedArrays, *, above: float, most: int) -> list[Any]:
     """Ids of the images with the most mistakes, worst first: objects missed and wrong detections above a score."""
-    scene = matched.scene
-    missed = (matched.found_at <= above) & ~scene.objects.crowd
-    wrong = (matched.hits == UNMATCHED) & (scene.found.scores > above)
-    count = np.bincount(scene.objects.images[missed], minlength=len(scene.images)).astype(np.float64)
+    arrays = matched.arrays
+    missed = (matched.found_at <= above) & ~arrays.truth.crowd
+    wrong = (matched.hits == UNMATCHED) & (arrays.predictions.scores > above)
+    count = np.bincount(arrays.truth.images[missed], minlength=len(arrays.images)).astype(np.float64)
     # of images with as many mistakes the one with the surer ones
-    np.add.at(count, scene.found.images[wrong], 1 + 0.01 * scene.found.scores[wrong])
+    np.add.at(count, arrays.predictions.images[wrong], 1 + 0.01 * arrays.predictions.scores[wrong])
     order = np.argsort(-count, kind="stable")[:most]
-    return [scene.images[place]["id"] for place in order.tolist() if count[place]]
+    return [arrays.images[place]["id"] for place in order.tolist() if count[place]]
 
 
-def confusion_matrix(scene: Scene, *, score: float = 0.3, iou: float = 0.5) -> Ints:
+def confusion_matrix(arrays: EvalArrays, *, score: float = 0.3, iou: float = 0.5) -> Ints:
     """Counts what objects are taken for.
 
     By falling score each detection takes, of whatever class, the object that it overlaps most among those left.
     Those in crowd regions are not counted.
 
     Args:
-        scene: Ground truth and detections.
+        arrays: Ground truth and detections.
         score: Detections below are left out.
         iou: Overlap from which on a detection is of an object.
 
@@ -104,15 +106,15 @@ def confusion_matrix(scene: Scene, *, score: float = 0.3, iou: float = 0.5) -> I
         (K + 1, K + 1): rows are the truth, columns the prediction, classes by rising id. The last column counts
         objects that nothing found, the last row detections of no object.
     """
-    found = scene.found.where(scene.found.scores >= score)
-    matched = _match(scene._replace(found=found), found.images, scene.objects.images, iou)
-    hit, background = matched >= 0, len(scene.names)
-    missed = ~scene.objects.crowd
+    predictions = arrays.predictions.where(arrays.predictions.scores >= score)
+    matched = _match(arrays._replace(predictions=predictions), predictions.images, arrays.truth.images, iou)
+    hit, background = matched >= 0, len(arrays.names)
+    missed = ~arrays.truth.crowd
     missed[matched[hit]] = False
     matrix = np.zeros((background + 1, background + 1), dtype=np.int64)
-    np.add.at(matrix, (scene.objects.classes[matched[hit]], found.classes[hit]), 1)
-    np.add.at(matrix[background], found.classes[matched == UNMATCHED], 1)
-    np.add.at(matrix[:, background], scene.objects.classes[missed], 1)
+    np.add.at(matrix, (arrays.truth.classes[matched[hit]], predictions.classes[hit]), 1)
+    np.add.at(matrix[background], predictions.classes[matched == UNMATCHED], 1)
+    np.add.at(matrix[:, background], arrays.truth.classes[missed], 1)
     return matrix
 
 
@@ -129,10 +131,12 @@ def confusions(matrix: Ints, names: Sequence[str], most: int = 8) -> list[tuple[
     ]
 
 
-def _match(scene: Scene, found_groups: Ints, object_groups: Ints, iou: float) -> Ints:
-    """As COCO does, within groups."""
-    found, objects = scene.found, scene.objects
-    return match_groups(found.boxes, found_groups, objects.boxes, object_groups, objects.crowd, at_least=iou, last=True)
+def _match(arrays: EvalArrays, prediction_groups: Ints, object_groups: Ints, iou: float) -> Ints:
+    """Matches as COCO does, within groups."""
+    predictions, objects = arrays.predictions, arrays.truth
+    return match_groups(
+        predictions.boxes, prediction_groups, objects.boxes, object_groups, objects.crowd, at_least=iou, last=True
+    )
 
 
 def _curve(hits: Bools, scores: Floats, objects: int) -> Curve:

@@ -7,7 +7,7 @@ import numpy as np
 from denseteacher.evaluation.arrays import Bools, Floats, Ints
 
 UNMATCHED, IGNORED = -1, -2
-"""Instead of an object's position: a mistake; a detection that counts neither way."""
+"""Values in place of an object's position: a mistake; a detection that counts neither way."""
 
 
 def iou(first: Floats, second: Floats) -> Floats:
@@ -21,13 +21,13 @@ def covered_share(first: Floats, second: Floats) -> Floats:
     return _ratio(_intersection(first, second), np.broadcast_to(_area(first)[:, None], (len(first), len(second))))
 
 
-def match_in_turn(found: Floats, objects: Floats, ignored: Floats, *, at_least: float) -> Ints:
+def match_in_turn(predictions: Floats, objects: Floats, ignored: Floats, *, at_least: float) -> Ints:
     """Gives each detection of one image, in turn, the object it overlaps most among those that are left.
 
     A detection that gets none but lies in an ignored region counts neither way; a region takes any number.
 
     Args:
-        found: (n, 4) xyxy boxes by falling score.
+        predictions: (n, 4) xyxy boxes by falling score.
         objects: (m, 4) boxes to find; of equal overlaps the first is taken.
         ignored: (k, 4) regions.
         at_least: IoU with an object, and share of the detection in a region, that it takes; above 0.
@@ -35,22 +35,22 @@ def match_in_turn(found: Floats, objects: Floats, ignored: Floats, *, at_least: 
     Returns:
         (n,) position of the object, ``UNMATCHED`` or ``IGNORED``.
     """
-    matched = np.full(len(found), UNMATCHED, dtype=np.int64)
-    overlap = iou(found, objects)
+    matched = np.full(len(predictions), UNMATCHED, dtype=np.int64)
+    overlap = iou(predictions, objects)
     reached = overlap >= at_least
     for row in np.flatnonzero(reached.any(axis=1)):
         best = int(overlap[row].argmax())
         if overlap[row, best] >= at_least:
             matched[row] = best
             overlap[:, best] = 0.0  # it is taken
-    inside = (covered_share(found, ignored) >= at_least).any(axis=1)
+    inside = (covered_share(predictions, ignored) >= at_least).any(axis=1)
     matched[(matched == UNMATCHED) & inside] = IGNORED
     return matched
 
 
 def match_groups(
-    found: Floats,
-    found_groups: Ints,
+    predictions: Floats,
+    prediction_groups: Ints,
     objects: Floats,
     object_groups: Ints,
     ignored: Bools,
@@ -61,8 +61,8 @@ def match_groups(
     """``match_in_turn`` within each group, such as an image or a class of an image.
 
     Args:
-        found: (n, 4) xyxy boxes by falling score.
-        found_groups: (n,) group of each.
+        predictions: (n, 4) xyxy boxes by falling score.
+        prediction_groups: (n,) group of each prediction.
         objects: (m, 4) boxes, the regions to ignore among them.
         object_groups: (m,) group of each.
         ignored: (m,) which of them are such regions.
@@ -72,32 +72,32 @@ def match_groups(
     Returns:
         (n,) position among ``objects``, ``UNMATCHED`` or ``IGNORED``.
     """
-    matched = np.full(len(found), UNMATCHED, dtype=np.int64)
-    for rows, columns in groups(found_groups, object_groups):
+    matched = np.full(len(predictions), UNMATCHED, dtype=np.int64)
+    for rows, columns in groups(prediction_groups, object_groups):
         real, regions = columns[~ignored[columns]], columns[ignored[columns]]
         real = real[::-1] if last else real
-        own = match_in_turn(found[rows], objects[real], objects[regions], at_least=at_least)
+        own = match_in_turn(predictions[rows], objects[real], objects[regions], at_least=at_least)
         own[own >= 0] = real[own[own >= 0]]
         matched[rows] = own
     return matched
 
 
-def groups(found: Ints, objects: Ints) -> Iterator[tuple[Ints, Ints]]:
+def groups(predictions: Ints, objects: Ints) -> Iterator[tuple[Ints, Ints]]:
     """Positions of the detections and of the objects of each group that has both, in their order.
 
     Args:
-        found: (n,) group of each detection, such as its image.
+        predictions: (n,) group of each detection, such as its image.
         objects: (m,) group of each object.
     """
-    orders = [np.argsort(column, kind="stable") for column in (found, objects)]
-    shared = np.intersect1d(found, objects)
+    orders = [np.argsort(column, kind="stable") for column in (predictions, objects)]
+    shared = np.intersect1d(predictions, objects)
     cuts = [
         zip(
             np.searchsorted(column[order], shared, side="left").tolist(),
             np.searchsorted(column[order], shared, side="right").tolist(),
             strict=True,
         )
-        for column, order in zip((found, objects), orders, strict=True)
+        for column, order in zip((predictions, objects), orders, strict=True)
     ]
     for (first, last), (begin, end) in zip(*cuts, strict=True):
         yield orders[0][first:last], orders[1][begin:end]

@@ -16,10 +16,10 @@ class Metrics(NamedTuple):
     """What an evaluation measured, in percent; nan where there is no object that a value could be about."""
 
     values: dict[str, float]
-    """Those of COCO (``AP``, ``AP50``, ...), whatever else was asked for; of VOC ``VOC07 AP50`` and ``VOC AP50``;
+    """Metrics of COCO (``AP``, ``AP50``, ...), whatever else was asked for; of VOC ``VOC07 AP50``, ``VOC AP50``;
     of CrowdHuman ``mMR``, ``CrowdHuman AP`` and ``CrowdHuman recall``. Means over the classes that have objects."""
     per_class: dict[str, dict[str, float]]
-    """By class name ``AP`` and ``AP50``, and VOC's and CrowdHuman's where they were asked for."""
+    """Metrics by class name: ``AP`` and ``AP50``, and VOC's and CrowdHuman's where they were asked for."""
     backend: Backend
     """The library that computed COCO's."""
 
@@ -52,7 +52,7 @@ def measure(
 
 
 def _crowdhuman(ground_truth: dict[str, Any], results: Sequence[dict[str, Any]]) -> dict[str, dict[str, float]]:
-    """By class, of which CrowdHuman has one."""
+    """CrowdHuman's metrics by class, of which it has one."""
     rows = {}
     for id_, name in class_names(ground_truth).items():
         found = log_average_miss_rate(ground_truth | {"categories": [{"id": id_, "name": name}]}, results)

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from denseteacher.errors import InputError
-from denseteacher.evaluation.arrays import Floats, Ints, Scene, read_scene
+from denseteacher.evaluation.arrays import EvalArrays, Floats, Ints, read_arrays
 from denseteacher.evaluation.matching import IGNORED, UNMATCHED, match_groups, recall_and_precision
 
 REFERENCES = (0.01, 0.0178, 0.0316, 0.0562, 0.1, 0.1778, 0.3162, 0.5623, 1.0)
@@ -28,7 +28,7 @@ class MissRate(NamedTuple):
     AP: float
     """Area under precision over recall, by trapezoids from the first detection on."""
     recall: float
-    """Of all detections together."""
+    """Recall of all detections together."""
     fppi: Floats
     """(n,) false positives per image among the detections down to each that counts, by falling score."""
     miss_rates: Floats
@@ -54,25 +54,25 @@ def log_average_miss_rate(ground_truth: Mapping[str, Any], results: Sequence[Map
         InputError: If there is not one class, an image has no size, or a result is of an unknown image or not
             finite.
     """
-    scene = read_scene(ground_truth, results)
-    if len(scene.names) != 1:
-        raise InputError(f"a miss rate is of one class, but there are {len(scene.names)}: {', '.join(scene.names)}")
-    scene = _clipped(scene)
-    people = int((~scene.objects.crowd).sum())
+    arrays = read_arrays(ground_truth, results)
+    if len(arrays.names) != 1:
+        raise InputError(f"a miss rate is of one class, but there are {len(arrays.names)}: {', '.join(arrays.names)}")
+    arrays = _clipped(arrays)
+    people = int((~arrays.truth.crowd).sum())
     matched = match_groups(
-        scene.found.boxes,
-        scene.found.images,
-        scene.objects.boxes,
-        scene.objects.images,
-        scene.objects.crowd,
+        arrays.predictions.boxes,
+        arrays.predictions.images,
+        arrays.truth.boxes,
+        arrays.truth.images,
+        arrays.truth.crowd,
         at_least=_MORE_THAN_HALF,
     )
     counts = matched != IGNORED
-    hits, scores = matched[counts] != UNMATCHED, scene.found.scores[counts]
+    hits, scores = matched[counts] != UNMATCHED, arrays.predictions.scores[counts]
     if not people:
         return MissRate(math.nan, math.nan, math.nan, *(np.full(len(scores), math.nan),) * 2, scores)
     recall, precision = recall_and_precision(hits, people)
-    fppi, miss_rates = np.cumsum(~hits) / len(scene.images), 1 - recall
+    fppi, miss_rates = np.cumsum(~hits) / len(arrays.images), 1 - recall
     return MissRate(
         100 * _log_average(fppi, miss_rates),
         100 * float((np.diff(recall) * (precision[1:] + precision[:-1]) / 2).sum()),
@@ -83,9 +83,9 @@ def log_average_miss_rate(ground_truth: Mapping[str, Any], results: Sequence[Map
     )
 
 
-def _clipped(scene: Scene) -> Scene:
-    sizes = np.zeros((len(scene.images), 2))
-    for place, image in enumerate(scene.images):
+def _clipped(arrays: EvalArrays) -> EvalArrays:
+    sizes = np.zeros((len(arrays.images), 2))
+    for place, image in enumerate(arrays.images):
         if not image.get("width") or not image.get("height"):
             raise InputError(f"image {image['id']!r} has no width or height, which the miss rate cuts boxes to")
         sizes[place] = image["width"], image["height"]
@@ -93,10 +93,10 @@ def _clipped(scene: Scene) -> Scene:
     def cut(boxes: Floats, images: Ints) -> Floats:
         return np.clip(boxes, 0, np.tile(sizes[images], 2))
 
-    objects, found = scene.objects, scene.found
-    return scene._replace(
-        objects=objects._replace(boxes=cut(objects.boxes, objects.images)),
-        found=found._replace(boxes=cut(found.boxes, found.images)),
+    objects, predictions = arrays.truth, arrays.predictions
+    return arrays._replace(
+        truth=objects._replace(boxes=cut(objects.boxes, objects.images)),
+        predictions=predictions._replace(boxes=cut(predictions.boxes, predictions.images)),
     )
 
 

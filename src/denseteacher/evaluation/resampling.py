@@ -6,12 +6,12 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from denseteacher.evaluation.arrays import Bools, Floats, Ints, Scene, read_scene
+from denseteacher.evaluation.arrays import Bools, EvalArrays, Floats, Ints, read_arrays
 from denseteacher.evaluation.diagnostics import RECALLS
 from denseteacher.evaluation.matching import IGNORED, match_groups
 
 IOUS: Floats = np.linspace(0.5, 0.95, 10)
-"""At which COCO's AP matches."""
+"""IoU thresholds at which COCO's AP matches."""
 _MOST_CELLS = 2_000_000  # numbers of an intermediate array
 
 Counts = NDArray[np.float32]  # whole numbers, of which sums below 2^24 are exact
@@ -76,7 +76,7 @@ def weighted_ap(ground_truth: Mapping[str, Any], results: Sequence[Mapping[str, 
     """
     counts = draws.astype(np.float32)
     total, classes = np.zeros(len(draws)), np.zeros(len(draws))
-    for ranked in _ranked_classes(read_scene(ground_truth, results)):
+    for ranked in _ranked_classes(read_arrays(ground_truth, results)):
         objects = counts @ ranked.objects
         total += np.where(objects > 0, _class_ap(ranked, counts, np.maximum(objects, 1)), 0.0)
         classes += objects > 0
@@ -84,21 +84,21 @@ def weighted_ap(ground_truth: Mapping[str, Any], results: Sequence[Mapping[str, 
     return 100 * mean
 
 
-def _ranked_classes(scene: Scene) -> Iterator[_Ranked]:
+def _ranked_classes(arrays: EvalArrays) -> Iterator[_Ranked]:
     """The classes that have objects."""
-    found, objects = scene.found, scene.objects
-    groups = scene.class_groups
+    predictions, objects = arrays.predictions, arrays.truth
+    groups = arrays.class_groups
     hits = np.stack(
         [
-            match_groups(found.boxes, groups[0], objects.boxes, groups[1], objects.crowd, at_least=iou, last=True)
+            match_groups(predictions.boxes, groups[0], objects.boxes, groups[1], objects.crowd, at_least=iou, last=True)
             for iou in IOUS.tolist()
         ]
     )
-    for number in range(len(scene.names)):
-        own, real = found.classes == number, (objects.classes == number) & ~objects.crowd
+    for number in range(len(arrays.names)):
+        own, real = predictions.classes == number, (objects.classes == number) & ~objects.crowd
         if real.any():
-            per_image = np.bincount(objects.images[real], minlength=len(scene.images)).astype(np.float32)
-            yield _Ranked(found.images[own], hits[:, own] >= 0, hits[:, own] != IGNORED, per_image)
+            per_image = np.bincount(objects.images[real], minlength=len(arrays.images)).astype(np.float32)
+            yield _Ranked(predictions.images[own], hits[:, own] >= 0, hits[:, own] != IGNORED, per_image)
 
 
 def _class_ap(ranked: _Ranked, counts: Counts, objects: Counts) -> Floats:

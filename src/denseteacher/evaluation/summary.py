@@ -17,7 +17,7 @@ class ClassScore(NamedTuple):
 
     name: str
     objects: int
-    """In the validation images, without regions to ignore."""
+    """Objects in the validation images, without regions to ignore."""
     scores: dict[str, float | None]
     """``AP``, ``AP50``, ... in percent; None where there is no object to find."""
 
@@ -26,11 +26,11 @@ class RunEvaluation(NamedTuple):
     """How good the detector of a run is on the validation images."""
 
     step: int
-    """Of the teacher that is the detector."""
+    """Step of the teacher that is the detector."""
     file: str
     """Validation annotations."""
     digest: str
-    """Of their content: two runs compare where it is the same."""
+    """Digest of their content: two runs compare where it is the same."""
     images: int
     metrics: dict[str, float | None]
     classes: list[ClassScore]
@@ -43,7 +43,7 @@ def describe_evaluation(truth: Mapping[str, Any], found: Metrics, *, file: Path,
         truth: COCO content that was evaluated on.
         found: The metrics.
         file: Where the content is from.
-        step: Of the detector.
+        step: Step of the detector.
     """
     counts = Counter(one["category_id"] for one in truth["annotations"] if not one.get("iscrowd"))
     classes = [
@@ -53,7 +53,7 @@ def describe_evaluation(truth: Mapping[str, Any], found: Metrics, *, file: Path,
 
 
 def _digest(truth: Mapping[str, Any]) -> str:
-    """Of images, boxes and classes, in whatever order and format they came."""
+    """The digest of images, boxes and classes, in whatever order and format they came."""
     images = sorted(str(one["id"]) for one in truth["images"])
     boxes = sorted((str(one["image_id"]), one["category_id"], *map(float, one["bbox"])) for one in truth["annotations"])
     return hashlib.sha256(json.dumps([images, boxes]).encode()).hexdigest()[:16]

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from denseteacher.evaluation.arrays import Bools, Ints, Scene, class_means, read_scene
+from denseteacher.evaluation.arrays import Bools, EvalArrays, Ints, class_means, read_arrays
 from denseteacher.evaluation.matching import IGNORED, UNMATCHED, best_precision, groups, iou, recall_and_precision
 
 ELEVEN_POINTS, AREA = "VOC07 AP50", "VOC AP50"
@@ -41,26 +41,26 @@ def voc_map(ground_truth: Mapping[str, Any], results: Sequence[Mapping[str, Any]
     Raises:
         InputError: If a result is of an unknown image or not finite.
     """
-    scene = read_scene(ground_truth, results)
-    matched = _match(scene)
-    counted = ~_neither_way(scene)
+    arrays = read_arrays(ground_truth, results)
+    matched = _match(arrays)
+    counted = ~_neither_way(arrays)
     per_class = {}
-    for number, name in enumerate(scene.names):
-        hits = matched[(scene.found.classes == number) & (matched != IGNORED)] != UNMATCHED
-        per_class[name] = _average_precisions(hits, int((scene.objects.classes[counted] == number).sum()))
+    for number, name in enumerate(arrays.names):
+        hits = matched[(arrays.predictions.classes == number) & (matched != IGNORED)] != UNMATCHED
+        per_class[name] = _average_precisions(hits, int((arrays.truth.classes[counted] == number).sum()))
     return VocMap(class_means(per_class), per_class)
 
 
-def _neither_way(scene: Scene) -> Bools:
-    return scene.objects.difficult | scene.objects.crowd
+def _neither_way(arrays: EvalArrays) -> Bools:
+    return arrays.truth.difficult | arrays.truth.crowd
 
 
-def _match(scene: Scene) -> Ints:
-    """For each detection the object that it found, ``UNMATCHED`` or ``IGNORED``."""
-    matched = np.full(len(scene.found.scores), UNMATCHED)
-    neither = _neither_way(scene)
-    for rows, columns in groups(*scene.class_groups):
-        overlap = iou(scene.found.boxes[rows], scene.objects.boxes[columns])
+def _match(arrays: EvalArrays) -> Ints:
+    """The object that each detection is, ``UNMATCHED`` or ``IGNORED``."""
+    matched = np.full(len(arrays.predictions.scores), UNMATCHED)
+    neither = _neither_way(arrays)
+    for rows, columns in groups(*arrays.class_groups):
+        overlap = iou(arrays.predictions.boxes[rows], arrays.truth.boxes[columns])
         reached = overlap.max(axis=1) >= _IOU
         rows, nearest = rows[reached], columns[overlap.argmax(axis=1)[reached]]
         _, first = np.unique(nearest, return_index=True)

@@ -9,7 +9,7 @@ from denseteacher.recipes.resolve import with_lengths
 from denseteacher.recipes.schema import Recipe
 
 _STEP_SECONDS: dict[ProfileName, float] = {"paper": 1.0, "digits": 0.12}
-"""Of a step where the number of steps does not follow the data; that of ``paper`` is arithmetic, not a measurement."""
+"""Seconds of a step whose number does not follow the data; that of ``paper`` is arithmetic, not a measurement."""
 
 
 def describe_experiments(*experiments: str) -> str:
@@ -68,7 +68,7 @@ def _cost(plan: Plan, profile: ProfileName) -> str:
 
 
 def _hours(runs: Iterable[Run], profile: ProfileName) -> str:
-    """Without what a shared burn-in saves."""
+    """Hours of the runs, without what a shared burn-in saves."""
     steps = sum(int(run.recipe.schedule.max_steps) for run in runs)
     return f"{steps * _STEP_SECONDS[profile] / 3600:,.1f} h"
 

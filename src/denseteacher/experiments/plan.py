@@ -21,16 +21,16 @@ class Run(NamedTuple):
     """A run to do, or done."""
 
     name: str
-    """Of its folder: the method and a hash of the recipe, so that tables share their runs."""
+    """Name of its folder: the method and a hash of the recipe, so that tables share their runs."""
     recipe: Recipe
     label: str
-    """For the reader."""
+    """Name of the run for the reader."""
     group: str
     """The same for runs whose burn-ins are the same but for their length."""
 
     @property
     def burn_in(self) -> int | str | None:
-        """None for a method on labeled images alone, which goes on from a burn-in of any length."""
+        """The burn-in of its method; None on labeled images alone, which goes on from a burn-in of any length."""
         found = self.recipe.method.burn_in_steps
         return found
 
@@ -39,9 +39,9 @@ class RunRecord(NamedTuple):
     """What is known of a finished run."""
 
     metrics: dict[str, float]
-    """Of its last evaluation."""
+    """Metrics of its last evaluation."""
     seconds: float | None
-    """Of all its processes; None where one was not seen to its end."""
+    """Seconds of all its processes; None where one was not seen to its end."""
     step_seconds: float | None
     """Median over the second half of the run, evaluations left out."""
     burn_in_from: str | None
@@ -114,7 +114,7 @@ class RunNotes(NamedTuple):
 
     burn_in_from: str | None = None
     seconds: tuple[float | None, ...] = ()
-    """Of each of its processes, None for one that has not ended."""
+    """Seconds of each of its processes, None for one that has not ended."""
 
 
 def asked_file(path: Path) -> Path:
@@ -128,7 +128,7 @@ def log_file(path: Path) -> Path:
 
 
 def read_notes(path: Path) -> RunNotes:
-    """Of the run in a folder."""
+    """The notes on the run in a folder."""
     file = path.with_suffix(".json")
     return RunNotes(**json.loads(file.read_text())) if file.is_file() else RunNotes()
 

@@ -47,15 +47,15 @@ class RunQueue:
     A run that was begun goes on. The others start from the burn-in of one of them where there is the same one.
     """
 
-    def __init__(self, folder: Path, *, jobs: int, report: Callable[[str], None]) -> None:
+    def __init__(self, folder: Path, *, jobs: int, on_event: Callable[[str], None]) -> None:
         """Starts nothing yet.
 
         Args:
             folder: Holds the folders of the runs.
             jobs: Processes at a time.
-            report: Told a sentence whenever a run begins or ends.
+            on_event: Called with a sentence whenever a run begins or ends.
         """
-        self.folder, self.jobs, self.report = folder, jobs, report
+        self.folder, self.jobs, self.on_event = folder, jobs, on_event
         self.failures: dict[str, str] = {}
         self._waiting: list[Run] = []
         self._running: list[_Child] = []
@@ -79,7 +79,7 @@ class RunQueue:
                         self._start_ready()
                     elif not self._asked_to_stop:
                         self._asked_to_stop = True
-                        self.report(f"{stop.signal.name}: {len(self._running)} runs save and leave")
+                        self.on_event(f"{stop.signal.name}: {len(self._running)} runs save and leave")
                         for child in self._running:
                             child.process.terminate()
                     time.sleep(_POLL)
@@ -90,7 +90,7 @@ class RunQueue:
         return None if stop.signal is None else stop.signal.name
 
     def _burn_in_sources(self, runs: Sequence[Run]) -> dict[str, Run]:
-        """For each run, the one whose burn-in is the same: one that has it already, or else the first."""
+        """The run whose burn-in is that of each run: one that has it already, or else the first."""
         first: dict[tuple[str, int | str | None], Run] = {}
         begun = [run for run in runs if has_burn_in(run, self.folder)]
         for run in (*begun, *stored_burn_ins(self.folder), *runs):
@@ -118,7 +118,7 @@ class RunQueue:
                 self._running.append(child)
             elif run.name not in self._elsewhere:
                 self._elsewhere.add(run.name)
-                self.report(f"{run.label}: another call trains it, which is waited for")
+                self.on_event(f"{run.label}: another call trains it, which is waited for")
 
     def _start(self, run: Run, source: Run | None) -> _Child | None:
         """A process that trains the run; None while a process of another call does."""
@@ -142,7 +142,7 @@ class RunQueue:
                 if notes.burn_in_from is not None:
                     command += ["--burn-in-from", str(self.folder / notes.burn_in_from)]
             write_notes(path, notes._replace(seconds=(*notes.seconds, None)))
-            self.report(f"{run.label}: {'goes on' if begun else 'begins'} in {path}")
+            self.on_event(f"{run.label}: {'goes on' if begun else 'begins'} in {path}")
             read_from = stream.tell()
             process = subprocess.Popen(
                 [*command, "--output", str(path)],
@@ -174,10 +174,10 @@ class RunQueue:
             write_notes(path, notes._replace(seconds=(*notes.seconds[:-1], round(seconds, 1))))
             if child.process.returncode == 0:
                 found = read_record(run, self.folder).metrics.get("teacher/AP")
-                self.report(f"{run.label}: {seconds:.0f} s" + ("" if found is None else f", AP {found:.1f}"))
+                self.on_event(f"{run.label}: {seconds:.0f} s" + ("" if found is None else f", AP {found:.1f}"))
             elif not self._asked_to_stop:
                 self.failures[run.name] = _last_sentence(child)
-                self.report(f"{run.label} failed: {self.failures[run.name]}")
+                self.on_event(f"{run.label} failed: {self.failures[run.name]}")
 
 
 def _last_sentence(child: _Child) -> str:

@@ -22,14 +22,14 @@ class Plan(NamedTuple):
     folds: tuple[int, ...]
     cells: list[tuple[Cell, list[Run]]]
     runs: list[Run]
-    """Of the chosen rows and this shard; those that share a burn-in follow one another."""
+    """Runs of the chosen rows and this shard; those that share a burn-in follow one another."""
 
 
 class ReproduceResult(NamedTuple):
     """What a call of ``reproduce`` leaves."""
 
     table: Table
-    """With the runs that are finished, whenever they were trained."""
+    """Table of the runs that are finished, whenever they were trained."""
     files: dict[str, Path]
     """The table as ``md``, ``json`` and ``png``."""
     failures: dict[str, str]
@@ -49,7 +49,7 @@ def reproduce(
     jobs: int = 1,
     rows: Sequence[str] = (),
     overrides: Sequence[str] = (),
-    report: Callable[[str], None] = print,
+    on_event: Callable[[str], None] = print,
 ) -> ReproduceResult:
     """Trains the runs of an experiment that aren't finished yet, and writes its table from those that are.
 
@@ -64,18 +64,18 @@ def reproduce(
         jobs: Runs at a time.
         rows: Trains only the rows with these labels, or whose labels contain one of these texts; the table has all.
         overrides: Recipe keys for all rows, ``KEY=VALUE``.
-        report: Told a sentence whenever a run begins or ends.
+        on_event: Called with a sentence whenever a run begins or ends.
 
     Raises:
         InputError: If something given is wrong.
         RunError: If the disk refuses.
     """
     plan = make_plan(experiment, root=root, profile=profile, folds=folds, shard=shard, rows=rows, overrides=overrides)
-    queue = RunQueue(Path(output) / "runs", jobs=jobs, report=report)
+    queue = RunQueue(Path(output) / "runs", jobs=jobs, on_event=on_event)
     missing = [run for run in plan.runs if not is_finished(run, queue.folder)]
     if missing:
         _require_data(missing)
-        report(f"{len(plan.runs)} runs, {len(plan.runs) - len(missing)} of them finished before")
+        on_event(f"{len(plan.runs)} runs, {len(plan.runs) - len(missing)} of them finished before")
     with refusal_explained(Path(output)):
         stopped_by = None
         if missing:

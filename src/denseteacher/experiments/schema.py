@@ -42,14 +42,14 @@ class Profile(Config):
     """Folds to run, where ``FOLDS`` would be too many."""
 
 
-class Part(Config):
-    """A row or a column: what it changes."""
+class Variation(Config):
+    """A row or a column, and what it changes."""
 
     label: str
     overrides: Changes = Field({})
-    """In all profiles."""
+    """Changes in all profiles."""
     paper: Changes | None = Field({})
-    """Over ``overrides``, in this profile; null leaves the part out of it."""
+    """Changes over ``overrides``, in this profile; null leaves the row or column out of it."""
     digits: Changes | None = Field({})
     masks: Changes | None = Field({})
     bccd: Changes | None = Field({})
@@ -60,11 +60,11 @@ class Part(Config):
         return None if own is None else _over(self.overrides, own)
 
 
-class Row(Part):
+class Row(Variation):
     """A row, with the numbers that it is compared with."""
 
     published: dict[str, Value] = Field({})
-    """By metric; by column where there are columns, then of the first metric."""
+    """Numbers by metric; by column where there are columns, then of the first metric."""
 
 
 class Experiment(Config):
@@ -76,13 +76,13 @@ class Experiment(Config):
     """What a reader of the table must know, in Markdown."""
     metrics: Annotated[tuple[str, ...], Field(min_length=1)] = ("AP",)
     profiles: dict[ProfileName, Profile]
-    columns: tuple[Part, ...] = ()
+    columns: tuple[Variation, ...] = ()
     rows: Annotated[tuple[Row, ...], Field(min_length=1)]
 
     @model_validator(mode="after")
     def _check_labels(self) -> "Experiment":
-        for parts in (self.rows, self.columns):
-            labels = [part.label for part in parts]
+        for variations in (self.rows, self.columns):
+            labels = [variation.label for variation in variations]
             twice = next((label for label in labels if labels.count(label) > 1), None)
             if twice is not None:
                 raise ValueError(f"the label {twice!r} stands twice")
@@ -108,7 +108,7 @@ class Cell(NamedTuple):
     """One row in one column: a recipe that is run once a fold."""
 
     row: Row
-    column: Part | None
+    column: Variation | None
     recipe: Recipe
 
     def recipe_of(self, fold: int) -> Recipe:

@@ -6,7 +6,7 @@ from statistics import mean, stdev
 from typing import Any, NamedTuple
 
 from denseteacher.files import write_json
-from denseteacher.visualization.figure import BLUE, VERMILLION, new_figure, shared_legend
+from denseteacher.visualization.figure import BLUE, VERMILLION, literal_text, new_figure, shared_legend
 
 STUDENT = "student AP"
 _NONE = "-"
@@ -20,14 +20,14 @@ class TableCell(NamedTuple):
     row: str
     column: str | None
     folds: list[int]
-    """That are finished."""
+    """Folds that are finished."""
     values: dict[str, list[float | None]]
-    """By metric, in the order of the folds."""
+    """Values by metric, in the order of the folds."""
     published: dict[str, Spread]
     runs: list[str]
     """Names of the run folders, in the order of the folds."""
     seconds: list[float | None]
-    """Of each run; less where it started from another one's burn-in."""
+    """Seconds of each run; less where it started from another one's burn-in."""
     step_seconds: list[float | None]
     burn_in_from: list[str | None]
 
@@ -134,22 +134,23 @@ def markdown(table: Table) -> str:
 def save_figure(path: Path, table: Table) -> None:
     """Draws a panel a metric or column: each run, their mean and spread, and what was published."""
     panels, rows = _panels(table), _rows(table)
-    figure = new_figure(1.5 + 0.055 * max(map(len, rows)) + 2.5 * len(panels), 1.5 + 0.32 * len(rows))
-    all_axes = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
-    for axes, (column, metric) in zip(all_axes, panels, strict=True):
-        for cell in table.cells:
-            if cell.column == column:
-                _draw_cell(axes, rows.index(cell.row), cell, metric, published=table.profile == "paper")
-        axes.set_title(_heading(table, column, metric), fontsize="medium")
-        axes.grid(axis="x", alpha=0.3)
-        for side in ("top", "right", "left"):
-            axes.spines[side].set_visible(False)
-        axes.tick_params(axis="y", length=0)
-    all_axes[0].set_yticks(range(len(rows)), rows)
-    all_axes[0].set_ylim(len(rows) - 0.5, -0.5)
-    shared_legend(figure, all_axes, fontsize="small")
-    figure.suptitle(_title(table), fontsize="medium")
-    figure.savefig(path)
+    with literal_text():  # labels are those of a user's file
+        figure = new_figure(1.5 + 0.055 * max(map(len, rows)) + 2.5 * len(panels), 1.5 + 0.32 * len(rows))
+        all_axes = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
+        for axes, (column, metric) in zip(all_axes, panels, strict=True):
+            for cell in table.cells:
+                if cell.column == column:
+                    _draw_cell(axes, rows.index(cell.row), cell, metric, published=table.profile == "paper")
+            axes.set_title(_heading(table, column, metric), fontsize="medium")
+            axes.grid(axis="x", alpha=0.3)
+            for side in ("top", "right", "left"):
+                axes.spines[side].set_visible(False)
+            axes.tick_params(axis="y", length=0)
+        all_axes[0].set_yticks(range(len(rows)), rows)
+        all_axes[0].set_ylim(len(rows) - 0.5, -0.5)
+        shared_legend(figure, all_axes, fontsize="small")
+        figure.suptitle(_title(table), fontsize="medium")
+        figure.savefig(path)
 
 
 def _draw_cell(axes: Any, y: int, cell: TableCell, metric: str, *, published: bool) -> None:

@@ -110,7 +110,7 @@ def nms_by_class(boxes: Tensor, scores: Tensor, iou_threshold: float, most: int)
 
     Args:
         boxes: (B, M, 4) xyxy.
-        scores: (B, K, M), below 0 where a box is no candidate of a class.
+        scores: (B, K, M), below 0 where a box is not a candidate of a class.
         iou_threshold: Of two boxes of a class that overlap more, the lower-scored one goes.
         most: Boxes kept of a class.
 

@@ -39,7 +39,7 @@ class LabelingOutcome(NamedTuple):
     without_boxes: list[str]
     """Image files in which nothing was found."""
     unreadable: list[str]
-    """One sentence for each file that is no readable image."""
+    """One sentence for each file that is not a readable image."""
     hint: str
     """What imports the result, and how."""
 
@@ -80,7 +80,7 @@ def label_images(
     def pass_over(faults: Sequence[Fault]) -> None:
         unreadable.extend(fault.message for fault in faults if not fault.harmless)
 
-    records = read_unlabeled(source, None if images is None else Path(images), report=pass_over)
+    records = read_unlabeled(source, None if images is None else Path(images), on_fault=pass_over)
     detected = predict_readable(predictor, records, load_image, lambda one: (one.height, one.width), unreadable)
     by_position = {position: _chosen(detections, floors, top) for position, _, detections in detected}
     found = [(records[position], by_position[position]) for position in sorted(by_position)]

@@ -185,11 +185,11 @@ def _open_session(path: str | Path, providers: Sequence[str]) -> "InferenceSessi
         # without another provider to fall back to, its second try would be printed and end as the first
         return onnxruntime.InferenceSession(str(path), providers=list(providers), enable_fallback=len(providers) > 1)
     except Exception as error:  # onnxruntime has an exception for each of its status codes
-        raise InputError(f"{path} is no ONNX file that onnxruntime can read, or is damaged") from error
+        raise InputError(f"{path} is not an ONNX file that onnxruntime can read, or is damaged") from error
 
 
 def _resize(array: npt.NDArray[np.uint8], height: int, width: int) -> npt.NDArray[np.uint8]:
-    """As torchvision resizes uint8 (bilinear, averaging where it shrinks), but for some values by 1."""
+    """Resizes as torchvision does uint8 (bilinear, averaging where it shrinks), but for some values by 1."""
     if array.shape[:2] == (height, width):
         return array
     return np.asarray(Image.fromarray(array).resize((width, height), Image.Resampling.BILINEAR))

@@ -29,7 +29,7 @@ class PredictionOutcome(NamedTuple):
     images: int
     detections: int
     unreadable: list[str]
-    """One sentence for each file that is no readable image."""
+    """One sentence for each file that is not a readable image."""
 
 
 def predict_files(
@@ -104,7 +104,7 @@ def find_images(patterns: list[str], missing: list[str] | None = None) -> list[P
         path = Path(pattern)
         refuse_irregular(path)
         if is_file(path):
-            found = listed_images(path, report=pass_over) if path.suffix.lower() in _LISTS else [path]
+            found = listed_images(path, on_fault=pass_over) if path.suffix.lower() in _LISTS else [path]
         elif os.path.isdir(path):  # noqa: PTH112 (Path.is_dir raises for names of more than 255 bytes)
             found = images_below(path)
         else:

@@ -77,8 +77,8 @@ class Predictor:
         Args:
             path: The file or the folder.
             device: Where to compute; the GPU if there is one and none is given.
-            score_floor: Class scores at or below are no detections; the detector's own if not given.
-            precision: Of the network; what it says is fp32 either way. ``auto``: bf16 on a GPU made for it, else fp32.
+            score_floor: Class scores at or below are not detections; the detector's own if not given.
+            precision: Autocast of the network; its outputs are fp32. ``auto``: bf16 on a GPU made for it, else fp32.
                 See ``RuntimeConfig.precision`` for bf16 on a CPU.
             compile: Whether torch compiles the network at its first image, which takes about a minute and pays
                 for thousands of images.
@@ -88,7 +88,7 @@ class Predictor:
         """
         file = path / DETECTOR_FILE if path.is_dir() else path
         if path.is_dir() and not file.is_file():
-            raise InputError(f"{path} holds no {DETECTOR_FILE}: it is no finished run of denseteacher")
+            raise InputError(f"{path} holds no {DETECTOR_FILE}: it is not a finished run of denseteacher")
         detector, card = load_detector(file, score_floor=score_floor)
         return cls(detector, card, device=device, precision=precision, compile=compile)
 

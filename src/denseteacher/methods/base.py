@@ -36,7 +36,7 @@ class Shown(NamedTuple):
     region: Tensor | None = None
     """(B, N) what the student learns as foreground at each location, in [0, 1]."""
     pseudo_boxes: list[Detections] | None = None
-    """Of each image."""
+    """Pseudo-boxes of each image."""
 
 
 class Method(Config):

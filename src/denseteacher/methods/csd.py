@@ -47,7 +47,7 @@ class CSD(SemiSupervised):
     """Class probability above which a location is kept. An object is then more likely than not: focal loss with its
     usual alpha of 0.25 and gamma of 2 is least at 0.40 where the chance is one half."""
     weight: float = Field(1.0, ge=0)
-    """Of the consistency losses."""
+    """Weight of the consistency losses."""
     box: bool = True
     """Compare boxes too."""
 

@@ -45,11 +45,11 @@ class DenseTeacher(MeanTeacher):
     (section 4.4). A teacher of few labels is less sure of its objects, and what it does not select is trained as
     background: the recipes for users take more (docs/small-data.md)."""
     cls_weight: float = Field(4.0, ge=0)
-    """Of the class loss on unlabeled images."""
+    """Weight of the class loss on unlabeled images."""
     box_weight: float = Field(1.0, ge=0)
-    """Of the box loss on unlabeled images."""
+    """Weight of the box loss on unlabeled images."""
     quality_weight: float = Field(1.0, ge=0)
-    """Of the quality loss on unlabeled images."""
+    """Weight of the quality loss on unlabeled images."""
     box: bool = True
     """Learn boxes from the teacher."""
     quality: bool = True

@@ -55,11 +55,11 @@ class HumbleTeacher(MeanTeacher):
     """Share of an image's locations that are proposals. The default takes 670 of FCOS's 22,300 on an image of
     800 x 1333, about the 640 of the original. ``auto``: as for ``DenseTeacher``."""
     cls_weight: float = Field(0.5, ge=0)
-    """Of the class loss on unlabeled images."""
+    """Weight of the class loss on unlabeled images."""
     box_weight: float = Field(0.5, ge=0)
-    """Of the box loss on unlabeled images."""
+    """Weight of the box loss on unlabeled images."""
     quality_weight: float = Field(0.5, ge=0)
-    """Of the quality loss on unlabeled images."""
+    """Weight of the quality loss on unlabeled images."""
     box: bool = True
     """Learn boxes from the teacher, and their quality."""
 

@@ -67,7 +67,7 @@ class InstantTeaching(PseudoBoxTeacher):
     co_rectify: bool = True
     """Let student and teacher correct each other's boxes before the threshold is applied a second time."""
     mix_probability: float = Field(0.5, ge=0, le=1)
-    """Of mixing a strong view with a labeled image."""
+    """Probability of mixing a strong view with a labeled image."""
 
     def teacher_output(self, student: DenseDetector, teacher: DenseDetector, unlabeled: UnlabeledBatch) -> DenseOutput:
         """The student's predictions on the B weak views; with ``co_rectify`` the teacher's on them come after.

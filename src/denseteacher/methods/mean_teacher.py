@@ -43,7 +43,7 @@ class SemiSupervised(Method):
         return min(max((step - self.burn_in) / ramp, 0.0), 1.0)
 
     def needs_unlabeled(self, step: int) -> bool:
-        """From the end of the burn-in on."""
+        """Whether unlabeled images are needed, which is so from the end of the burn-in on."""
         return self.unlabeled_weight(step) > 0
 
     @property
@@ -65,7 +65,7 @@ class StudentTask(NamedTuple):
 
     images: ImageBatch
     loss: Callable[[DenseOutput], LossDict]
-    """From the student's predictions on ``images`` to ``cls``, ``box``, ..., times the method's own weights."""
+    """Losses of the student's predictions on ``images``: ``cls``, ``box``, ..., times the method's own weights."""
     metrics: LossDict
     """Detached numbers that are only watched."""
     state: MethodState | None = None

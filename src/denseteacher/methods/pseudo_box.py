@@ -38,9 +38,9 @@ class PseudoBoxTeacher(MeanTeacher):
     nms_threshold: float = Field(0.6, gt=0, le=1)
     """IoU above which, of two boxes of a class, the one with the lower score is dropped."""
     cls_weight: float = Field(4.0, ge=0)
-    """Of the class loss on unlabeled images."""
+    """Weight of the class loss on unlabeled images."""
     box_weight: float = Field(1.0, ge=0)
-    """Of the box and the quality loss."""
+    """Weight of the box and the quality loss."""
     box: bool = False
     """Learn boxes and their quality too."""
 

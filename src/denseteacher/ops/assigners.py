@@ -11,7 +11,7 @@ from denseteacher.structures import LossWeights, Targets
 
 BACKGROUND = -1
 IGNORED = -2
-"""Neither foreground nor background: not trained."""
+"""A location that is neither foreground nor background: not trained."""
 
 
 class Assignment(NamedTuple):

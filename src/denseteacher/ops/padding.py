@@ -12,8 +12,8 @@ def real_area(sizes: Tensor, height: int, width: int) -> Tensor:
 
     Args:
         sizes: (B, 2) height and width of each image.
-        height: Of the canvas, in pixels.
-        width: Of the canvas, in pixels.
+        height: Height of the canvas, in pixels.
+        width: Width of the canvas, in pixels.
     """
     rows = torch.arange(height, device=sizes.device) < sizes[:, :1]
     columns = torch.arange(width, device=sizes.device) < sizes[:, 1:]

@@ -1,4 +1,4 @@
-"""From scores and boxes at every location to the detections of an image."""
+"""The detections of an image, made of scores and boxes at every location."""
 
 from collections.abc import Sequence
 

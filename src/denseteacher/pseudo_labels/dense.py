@@ -38,7 +38,7 @@ def dense_pseudo_labels(
             False leaves them out of both, so that the share does not depend on the canvas.
 
     Raises:
-        ValueError: If the batch is no multiple of ``group_size`` or ``ratio`` is not in (0, 1].
+        ValueError: If the batch is not a multiple of ``group_size`` or ``ratio`` is not in (0, 1].
     """
     batch, locations = output.valid.shape
     size = group_size or batch

@@ -23,7 +23,7 @@ class Foreground(NamedTuple):
     positives: float
     """Mean number of foreground locations (or anchors) of an image."""
     share: float
-    """Of all locations of the canvas, padding included."""
+    """Share of all locations of the canvas, padding included."""
 
     multiple: float
     """The method's ``ratio_multiple``."""
@@ -38,7 +38,7 @@ class Foreground(NamedTuple):
 
 @contextmanager
 def _one_thread() -> Iterator[None]:
-    """For tensors so small that sharing them costs more than it saves: three times, on two busy cores."""
+    """Computes on one thread tensors so small that sharing them costs more: three times, on two busy cores."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

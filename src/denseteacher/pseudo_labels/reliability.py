@@ -26,7 +26,7 @@ def relative_spread(
         boxes: (B, N, 4) xyxy pixels, the predictions they are from.
         scores: (B, N, K) final scores; 0 in the padding.
         sizes: (B, 2) height and width of the images.
-        least_iou: Of a witness with the box.
+        least_iou: Least IoU of a witness with the box.
         candidates: Best-scored predictions an image that may be witnesses; the weight of all others is small.
 
     Returns:

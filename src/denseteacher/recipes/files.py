@@ -28,7 +28,7 @@ def read_chain(source: str, children: tuple[str, ...] = (), *, built_in: bool = 
         built_in: Whether to give what the package's own recipes say too.
 
     Raises:
-        InputError: If there is no such recipe, or it is no YAML mapping.
+        InputError: If there is no such recipe, or it is not a YAML mapping.
     """
     if len(children) > _LONGEST_CHAIN:
         raise InputError(f"recipe {children[0]!r} extends more than {_LONGEST_CHAIN} others, one by way of the other")
@@ -69,7 +69,7 @@ def read_overrides(overrides: Mapping[str, Any] | Iterable[str]) -> list[dict[st
         overrides: ``{"optim.lr": 0.02}``, or ``KEY=VALUE`` texts whose values are read as YAML.
 
     Raises:
-        InputError: If a text is no ``KEY=VALUE``.
+        InputError: If a text is not a ``KEY=VALUE``.
     """
     if isinstance(overrides, Mapping):
         return [_nest(key, value) for key, value in overrides.items()]

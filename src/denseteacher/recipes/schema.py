@@ -64,7 +64,7 @@ class Recipe(Config):
     description: str = ""
     """What it is for, in one line."""
     seed: int = Field(1, ge=0)
-    """Of every random draw but the split."""
+    """Random seed of the run: of every random draw but the split."""
     data: DataConfig = DataConfig()
     augment: AugmentConfig = AugmentConfig()
     sizes: AutoSizes = AutoSizes()
@@ -145,7 +145,7 @@ def _check_batches(recipe: Recipe) -> None:
     for key in ("labeled_batch", "unlabeled_batch"):
         if getattr(recipe.data, key) % parts:
             raise ValueError(
-                f"data.{key} is {getattr(recipe.data, key)}, no multiple of the {parts} parts that devices, "
+                f"data.{key} is {getattr(recipe.data, key)}, not a multiple of the {parts} parts that devices, "
                 "nodes and accumulation cut it into"
             )
     group = recipe.method.images_a_selection
@@ -234,7 +234,7 @@ def _locate(place: list[str]) -> tuple[str, list[str]]:
     """The dotted key of an error's place, and the valid keys beside it.
 
     A place also holds the tags of unions (``method``, ``dense_teacher``, ``ratio``) and the types of alternatives
-    (``schedule``, ``max_steps``, ``int``), which are no keys.
+    (``schedule``, ``max_steps``, ``int``), which are not keys.
     """
     key: list[str] = []
     valid: list[str] = []

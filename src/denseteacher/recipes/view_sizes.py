@@ -77,5 +77,5 @@ def _longest(short: int, limits: AutoSizes) -> int:
 
 
 def _on_grid(side: float) -> int:
-    """Down to whole steps of the canvas, where there is one."""
+    """The side rounded down to whole steps of the canvas, where there is one."""
     return max(1, int(side) if side < _GRID else int(side) // _GRID * _GRID)

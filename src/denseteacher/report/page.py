@@ -7,17 +7,19 @@ from typing import NamedTuple
 
 import jinja2
 
+from denseteacher.evaluation.gain import UnlabeledGain
 from denseteacher.files import write_text
-from denseteacher.report.line_chart import Chart
-from denseteacher.report.pictures import SHOWN_ABOVE, Picture
-from denseteacher.report.training_charts import (
+from denseteacher.report.charts import (
     ShownRun,
+    gain_chart,
     loss_charts,
     optimizer_charts,
     precision_charts,
     pseudo_label_charts,
 )
-from denseteacher.report.unlabeled_gain import UnlabeledGain, gain_chart
+from denseteacher.report.gallery import Picture
+from denseteacher.visualization.boxes import SHOWN_ABOVE
+from denseteacher.visualization.figure import Chart
 
 
 class Report(NamedTuple):
@@ -37,7 +39,7 @@ class Report(NamedTuple):
     comparable: bool = True
     """Whether all runs were evaluated on the same images."""
     figures: Sequence[Chart] = ()
-    """Of the last run's evaluation."""
+    """Figures of the last run's evaluation."""
     confusions: Sequence[tuple[str, str, int]] = ()
     unlabeled: Sequence[Sequence[Picture]] = ()
     taught: str = ""

@@ -1,26 +1,114 @@
-"""Pictures of what a run trains on, for its folder and for TensorBoard."""
+"""What a run trains on, and what its teacher says of unlabeled images: as values, and as pictures for its folder."""
 
 import warnings
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple, cast
 
 import torch
 from PIL import Image
 
-from denseteacher.data.loading.steps import StepDataset
+from denseteacher.data.loading.steps import LoadedStep, StepDataset, with_strong_views
 from denseteacher.detectors import DenseDetector
 from denseteacher.errors import InputError
 from denseteacher.methods import Method
-from denseteacher.report.pictures import SHOWN_ABOVE
-from denseteacher.report.unlabeled_examples import UnlabeledExample, first_views, image_pixels, unlabeled_examples
-from denseteacher.structures import Detections, ImageBatch, SemiBatch, Targets
-from denseteacher.visualization.boxes import draw_boxes, draw_detections, fitted, picture_sheet
-from denseteacher.visualization.heatmap import heat_overlay
+from denseteacher.structures import Detections, ImageBatch, SemiBatch, Targets, take, to
+from denseteacher.visualization.boxes import SHOWN_ABOVE, draw_boxes, draw_detections, fitted, picture_sheet
+from denseteacher.visualization.heatmap import Heat, Pixels, heat_overlay, score_map
 
 _COLUMNS = 4
 _SIDE = 320  # px of a picture
 _LIVE_SIDE = 208  # px of one that is drawn again and again
+
+CPU = torch.device("cpu")
+
+
+class UnlabeledExample(NamedTuple):
+    """One unlabeled image; maps and boxes are in the pixels of its weak view."""
+
+    weak: Pixels
+    """(H, W, 3) what the teacher sees."""
+    strong: Pixels
+    """What the student sees."""
+    scores: Heat
+    """(H, W) the teacher's highest class score."""
+    detections: Detections
+    """The teacher's, at any score."""
+    region: Heat | None
+    """(H, W) highest class score of the dense pseudo-label; None for other methods."""
+    pseudo_boxes: Detections | None
+    """The boxes that a method of pseudo-boxes keeps at its threshold; None for other methods."""
+
+
+def first_views(dataset: StepDataset, *, most: int = 8) -> SemiBatch:
+    """The views of a run's first step, on the CPU, with unlabeled ones wherever there are any.
+
+    Every draw is keyed by its step, so that looking at the step early changes nothing in the run.
+
+    Args:
+        dataset: The run's steps.
+        most: Images of each kind.
+
+    Raises:
+        InputError: If one of the step's images can't be read.
+    """
+    loaded = _first(dataset.with_unlabeled().load(0), most)
+    return with_strong_views(loaded, dataset.augment, seed=dataset.seed, device=CPU)
+
+
+@torch.no_grad()
+def unlabeled_examples(
+    method: Method, teacher: DenseDetector, views: SemiBatch, device: torch.device
+) -> list[UnlabeledExample]:
+    """What the unlabeled images of a step teach.
+
+    Args:
+        method: Says what is made of the teacher's predictions.
+        teacher: On ``device``, in eval mode.
+        views: Views of the step, on the CPU.
+        device: Where to compute.
+    """
+    if views.unlabeled is None:
+        return []
+    weak = to(views.unlabeled.weak, device)
+    output = teacher(weak)
+    detections = teacher.detect(output, weak.sizes)
+    richness = output.logits.sigmoid().amax(-1)
+    region, kept = method.show(teacher, output, weak)
+    canvas = cast(tuple[int, int], tuple(weak.pixels.shape[-2:]))
+    grid = output.anchors, teacher.shapes(canvas), teacher.strides
+    sizes: list[tuple[int, int]] = [(height, width) for height, width in weak.sizes.tolist()]
+    return [
+        UnlabeledExample(
+            weak=image_pixels(views.unlabeled.weak, index),
+            strong=image_pixels(views.unlabeled.strong, index),
+            scores=score_map(richness[index], *grid, size),
+            detections=to(detections[index], CPU),
+            region=None if region is None else score_map(region[index], *grid, size),
+            pseudo_boxes=None if kept is None else to(kept[index], CPU),
+        )
+        for index, size in enumerate(sizes)
+    ]
+
+
+def image_pixels(images: ImageBatch, index: int) -> Pixels:
+    """(H, W, 3) of one image of a batch, without its padding."""
+    height, width = images.sizes[index].tolist()
+    pixels: Pixels = images.pixels[index, :, :height, :width].permute(1, 2, 0).contiguous().cpu().numpy()
+    return pixels
+
+
+def _first(loaded: LoadedStep, most: int) -> LoadedStep:
+    """The step with no more than the first few images of each kind."""
+    first, unlabeled = slice(most), loaded.unlabeled
+    return loaded._replace(
+        labeled=take(loaded.labeled, first),
+        targets=take(loaded.targets, first),
+        unlabeled=None if unlabeled is None else take(unlabeled, first),
+        labeled_samples=loaded.labeled_samples[first],
+        unlabeled_samples=loaded.unlabeled_samples[first],
+    )
 
 
 def begin_previews(
@@ -37,7 +125,7 @@ def begin_previews(
     Args:
         folder: For the pictures.
         dataset: The run's steps.
-        method: Of the run.
+        method: Method of the run.
         device: Where its teacher is.
 
     Returns:
@@ -60,8 +148,8 @@ def write_first_views(folder: Path, views: SemiBatch, names: list[str]) -> None:
 
     Args:
         folder: For the pictures; made if needed.
-        views: Of a run's first step.
-        names: Of the classes.
+        views: Views of a run's first step.
+        names: Names of the classes.
 
     Raises:
         OSError: If the disk refuses.
@@ -87,9 +175,9 @@ def teacher_sheet(
 
     Args:
         teacher: On ``device``, in eval mode.
-        method: Of the run.
+        method: Method of the run.
         views: With unlabeled images, on the CPU.
-        names: Of the classes.
+        names: Names of the classes.
         device: Where to compute.
     """
     rows = [_row(one, names) for one in unlabeled_examples(method, teacher, views, device)[:_COLUMNS]]

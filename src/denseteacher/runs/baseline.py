@@ -10,12 +10,12 @@ from denseteacher.data.open import TrainingData, Validation
 from denseteacher.data.records import LabeledImages
 from denseteacher.errors import InputError
 from denseteacher.evaluation.arrays import class_names
+from denseteacher.evaluation.gain import BestTeacher, ClassGain, UnlabeledGain, by_falling_gain, write_gain
 from denseteacher.evaluation.resampling import resampled_ap
 from denseteacher.evaluation.summary import RunEvaluation
 from denseteacher.methods import Supervised
 from denseteacher.recipes.differences import BURN_IN_MAY_CHANGE, MAY_CHANGE, require_same_recipe
 from denseteacher.recipes.schema import Recipe
-from denseteacher.report.unlabeled_gain import BestTeacher, ClassGain, UnlabeledGain, by_falling_gain, write_gain
 from denseteacher.runs.build import build_trainer, find_start, finish_run, new_student
 from denseteacher.runs.evaluate import read_detections, read_evaluation
 from denseteacher.runs.folder import RunFolder
@@ -162,7 +162,7 @@ def _best(folder: RunFolder, found: RunEvaluation) -> BestTeacher:
 def _class_gains(
     labeled: LabeledImages, validation: Validation, without: RunEvaluation, with_: RunEvaluation
 ) -> list[ClassGain]:
-    """By falling gain."""
+    """The classes by falling gain."""
     count = Counter(int(label) for labels in labeled.labels for label in labels)
     ids = {category.id: position for position, category in enumerate(labeled.categories)}
     boxes = {name: count[ids[id_]] for id_, name in class_names(validation.ground_truth).items()}

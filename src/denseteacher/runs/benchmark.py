@@ -26,7 +26,7 @@ from denseteacher.training.throughput import Throughput, peak_speed
 
 _PACKAGES = ("dense-teacher", "torch", "torchvision", "timm", "numpy")
 _LEAST_SIDE, _MOST_SIDE = 0.06, 0.5
-"""Of a box, in the image's smaller side."""
+"""Sides of a box, as shares of the image's smaller side."""
 _WARM_STEPS = 2
 _TRACED_STEPS = 2
 _OPERATORS = 10
@@ -54,7 +54,7 @@ def benchmark(
 
     Args:
         recipe: Says detector, method, optimizer, strong view, device and precision.
-        size: Of a step.
+        size: Size of a step.
         classes: K.
         rounds: Steps that are timed, after some that are not.
         trace: File for a Chrome trace of two steps; none is made if not given.
@@ -100,7 +100,7 @@ def trace_steps(student_teacher: StudentTeacher, loaded: LoadedStep, file: Path)
     """Writes a Chrome trace of two steps, in which strong views, passes, pseudo-labels and EMA have their names.
 
     Args:
-        student_teacher: Past its first steps, which set up what is no part of the others.
+        student_teacher: Past its first steps, which set up what is not a part of the others.
         loaded: A step.
         file: To write; one whose name ends in ``.gz`` is compressed.
 

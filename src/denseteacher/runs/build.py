@@ -1,4 +1,4 @@
-"""From a recipe to the objects of a run, and what a run leaves at its end."""
+"""The objects of a run, built from its recipe, and what a run leaves at its end."""
 
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
@@ -46,7 +46,7 @@ def build_steps(recipe: Recipe, data: TrainingData, rank: int = 0, world_size: i
 
 
 def build_evaluator(recipe: Recipe, validation: Validation, categories: Sequence[Category]) -> Evaluator:
-    """Of a run's teacher and student."""
+    """The evaluator of a run's teacher and student."""
     return Evaluator(
         validation,
         categories,
@@ -83,7 +83,7 @@ def find_start(recipe: Recipe, by_hand: Collection[str]) -> tuple[Recipe, Initia
         backbone's weights; and sentences.
 
     Raises:
-        InputError: If it can't be had or is no detector, or the user has set an option that contradicts it. With
+        InputError: If it can't be had or is not a detector, or the user has set an option that contradicts it. With
             ``auto`` the run starts from the backbone's weights then.
     """
     detector = recipe.detector

@@ -6,12 +6,12 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from denseteacher.evaluation.diagnostics import confusion_matrix, match_scene, precision_recall
+from denseteacher.evaluation.diagnostics import confusion_matrix, match_arrays, precision_recall
 from denseteacher.evaluation.summary import ClassScore, RunEvaluation
 from denseteacher.files import write_json, write_text
-from denseteacher.report.evaluation_figures import confusion_figure, precision_recall_figure
-from denseteacher.report.pictures import SHOWN_ABOVE
+from denseteacher.report.charts import confusion_figure, precision_recall_figure
 from denseteacher.runs.folder import RunFolder
+from denseteacher.visualization.boxes import SHOWN_ABOVE
 from denseteacher.visualization.figure import save_png
 
 
@@ -56,7 +56,7 @@ def write_figures(folder: RunFolder, truth: Mapping[str, Any], results: Sequence
     Raises:
         OSError: If the disk refuses.
     """
-    matched = match_scene(truth, results)
-    matrix = confusion_matrix(matched.scene, score=SHOWN_ABOVE)
+    matched = match_arrays(truth, results)
+    matrix = confusion_matrix(matched.arrays, score=SHOWN_ABOVE)
     save_png(folder.pr_curve, precision_recall_figure(precision_recall(matched)))
-    save_png(folder.confusion_matrix, confusion_figure(matrix, matched.scene.names))
+    save_png(folder.confusion_matrix, confusion_figure(matrix, matched.arrays.names))

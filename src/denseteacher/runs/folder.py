@@ -79,7 +79,7 @@ class RunFolder:
 
     @property
     def baseline(self) -> "RunFolder":
-        """That of the run without unlabeled images that this one is measured against."""
+        """The folder of the run without unlabeled images that this one is measured against."""
         return RunFolder(self.path / "baseline")
 
     @property
@@ -178,7 +178,7 @@ def choose_folder(name: str, output: str | Path | None, *, resume: bool) -> RunF
     """The folder of a new run, which must be free, or of the one to continue, which must be there.
 
     Args:
-        name: Of the recipe.
+        name: Name of the recipe.
         output: What the user asked for; without it ``runs/NAME-1``, ``runs/NAME-2``, ...
         resume: Whether to continue.
 

@@ -12,23 +12,22 @@ from denseteacher.data.splits import read_split_sizes
 from denseteacher.evaluation.diagnostics import (
     confusion_matrix,
     confusions,
-    match_scene,
+    match_arrays,
     precision_recall,
     worst_images,
 )
 from denseteacher.evaluation.evaluator import Evaluator
+from denseteacher.evaluation.gain import UnlabeledGain, read_gain
 from denseteacher.evaluation.summary import describe_evaluation
 from denseteacher.inference.predictor import Predictor
 from denseteacher.recipes.schema import Recipe, dump_recipe
-from denseteacher.report.evaluation_figures import confusion_chart, precision_recall_chart
-from denseteacher.report.gallery import unlabeled_row, validation_row
+from denseteacher.report.charts import ShownRun, confusion_chart, precision_recall_chart
+from denseteacher.report.gallery import Picture, unlabeled_row, validation_row
 from denseteacher.report.page import Report, write_report
-from denseteacher.report.pictures import SHOWN_ABOVE, Picture
-from denseteacher.report.training_charts import ShownRun
-from denseteacher.report.unlabeled_examples import first_views, unlabeled_examples
-from denseteacher.report.unlabeled_gain import UnlabeledGain, read_gain
+from denseteacher.report.previews import first_views, unlabeled_examples
 from denseteacher.runs.evaluate import read_detections, read_evaluation, write_evaluation, write_figures
 from denseteacher.runs.folder import RunFolder
+from denseteacher.visualization.boxes import SHOWN_ABOVE
 
 _SHOWN = 6  # rows of each gallery
 
@@ -45,7 +44,7 @@ class FinishedRun(NamedTuple):
 
     @property
     def best_step(self) -> int | None:
-        """Of the evaluation at which its teacher was best; None where nothing was evaluated."""
+        """The step of the evaluation at which its teacher was best; None where nothing was evaluated."""
         found = [(row["teacher/AP"], row["step"]) for row in self.shown.rows if row.get("teacher/AP") is not None]
         return max(found, key=lambda pair: pair[0])[1] if found else None
 
@@ -57,10 +56,10 @@ def evaluate_run(folder: RunFolder, evaluator: Evaluator, *, file: Path, step: i
     ``confusion_matrix.png``. The detector is read from its file, so that the numbers are those of what is used.
 
     Args:
-        folder: Of the run.
+        folder: Folder of the run.
         evaluator: On its validation images.
         file: Where their annotations are from.
-        step: Of the detector.
+        step: Step of the detector.
     """
     predictor = Predictor.load(folder.path)
     found, results = evaluator(predictor.detector, predictor.device)
@@ -120,12 +119,12 @@ def report_runs(
     Args:
         path: The HTML file.
         runs: The last is the one that the page is about, the first what it is measured against.
-        title: Of the page.
+        title: Title of the page.
         summary: A sentence.
-        data: Of the last run; without it the page has no pictures.
+        data: Data of the last run; without it the page has no pictures.
         notes: What must be known before comparing.
         differences: Keys of the recipes that differ, with each run's value.
-        gain: Of the last run over the first, its baseline.
+        gain: Gain of the last run over the first, its baseline.
     """
     last = runs[-1]
     comparable = same_validation(runs)
@@ -168,12 +167,12 @@ def _with_evaluation(report: Report, runs: Sequence[FinishedRun], validation: Va
     """The report with figures and pictures of the runs that have kept their detections."""
     truth = validation.ground_truth
     results = {run.shown.label: read_detections(run.folder) for run in runs}
-    matched = {label: match_scene(truth, found) for label, found in results.items() if found is not None}
+    matched = {label: match_arrays(truth, found) for label, found in results.items() if found is not None}
     last = runs[-1].shown.label
     if last not in matched:
         return report
-    names = matched[last].scene.names
-    matrix = confusion_matrix(matched[last].scene, score=SHOWN_ABOVE)
+    names = matched[last].arrays.names
+    matrix = confusion_matrix(matched[last].arrays, score=SHOWN_ABOVE)
     records = {record.id: record for record in validation.images}
     worst = worst_images(matched[last], above=SHOWN_ABOVE, most=_SHOWN)
     spread = validation.images[:: max(1, len(validation.images) // _SHOWN)][:_SHOWN]
@@ -220,6 +219,6 @@ def _facts(runs: Sequence[FinishedRun], *, comparable: bool, gain: UnlabeledGain
 
 
 def _environment(folder: RunFolder) -> str:
-    """Of a run folder, readable; empty where it has none."""
+    """The environment file of a run folder, readable; empty where it has none."""
     file = folder.environment
     return json.dumps(json.loads(file.read_text()), indent=2) if file.is_file() else ""

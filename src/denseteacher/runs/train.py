@@ -7,13 +7,13 @@ from typing import NamedTuple
 from denseteacher.check import notes_before_run
 from denseteacher.data.open import TrainingData, open_data
 from denseteacher.data.splits import require_same_data
+from denseteacher.evaluation.gain import UnlabeledGain
 from denseteacher.hardware import this_machine
 from denseteacher.methods import Method
 from denseteacher.recipes import resolve
 from denseteacher.recipes.differences import BURN_IN_MAY_CHANGE, MAY_CHANGE, require_same_recipe
 from denseteacher.recipes.files import keys_by_hand
 from denseteacher.recipes.schema import Recipe, load_recipe, with_method
-from denseteacher.report.unlabeled_gain import UnlabeledGain
 from denseteacher.runs.baseline import check_baseline, is_reported, train_baseline
 from denseteacher.runs.build import (
     build_trainer,
@@ -35,7 +35,7 @@ class TrainResult(NamedTuple):
     folder: Path
     step: int
     metrics: dict[str, float]
-    """Of the last evaluation: ``teacher/AP``, ``student/AP50``, ..."""
+    """Metrics of the last evaluation: ``teacher/AP``, ``student/AP50``, ..."""
     best: dict[str, float]
     """``step`` and ``AP`` of the best teacher."""
     stopped_by: str | None
@@ -110,7 +110,7 @@ class PreparedRun(NamedTuple):
     """What a run is made of."""
 
     recipe: Recipe
-    """Nothing in it is ``auto``."""
+    """The recipe without ``auto`` values."""
     data: TrainingData
     runtime: Runtime
     trainer: Trainer

@@ -74,11 +74,11 @@ class CheckpointFolder:
             self._remove_superfluous(step)
         return path
 
-    def load_newest(self, report: Callable[[str], None] = warnings.warn) -> dict[str, Any] | None:
+    def load_newest(self, on_fault: Callable[[str], None] = warnings.warn) -> dict[str, Any] | None:
         """The state of the latest step whose checkpoint is whole, under whatever name it was saved.
 
         Args:
-            report: Told one sentence for each newer checkpoint that is passed over.
+            on_fault: Called with one sentence for each newer checkpoint that is passed over.
 
         Returns:
             The state with all tensors on the CPU; None where there is not a valid checkpoint.
@@ -86,12 +86,12 @@ class CheckpointFolder:
         for found in sorted(self._checkpoints(), key=lambda one: (one.step, one.name == "step"), reverse=True):
             manifest = _manifest_path(found.path)
             if not manifest.exists():
-                report(f"passed over {found.path}: its manifest {manifest.name} is missing")
+                on_fault(f"passed over {found.path}: its manifest {manifest.name} is missing")
                 continue
             try:
                 return self.load(found.path)
             except InputError as error:
-                report(f"passed over {found.path.name}: {error}")
+                on_fault(f"passed over {found.path.name}: {error}")
         return None
 
     def load(self, path: Path) -> dict[str, Any]:
@@ -99,7 +99,7 @@ class CheckpointFolder:
 
         Raises:
             InputError: If the file is missing, isn't the one that its manifest describes (where there is a
-                manifest), or is no checkpoint of plain tensors and values.
+                manifest), or is not a checkpoint of plain tensors and values.
         """
         require_regular(path)
         try:
@@ -117,10 +117,10 @@ class CheckpointFolder:
             raise
         except OSError as error:
             raise InputError(f"{path} can't be read: {error.strerror or error}") from error
-        except Exception as error:  # bytes that are no checkpoint make the unpickler raise anything
+        except Exception as error:  # bytes that are not a checkpoint make the unpickler raise anything
             raise InputError(_why_refused(path, error)) from error
         if not isinstance(state, dict):
-            raise InputError(f"{path} is no checkpoint: it holds a {type(state).__name__}, not a dict")
+            raise InputError(f"{path} is not a checkpoint: it holds a {type(state).__name__}, not a dict")
         return state
 
     def files(self, name: str | None = None) -> dict[int, Path]:
@@ -141,7 +141,7 @@ class CheckpointFolder:
         past = [one for one in mine if one.step <= newest]
         for one in past[: -self.keep] + mine[len(past) :]:
             with refusal_explained(one.path, "removed"):
-                one.path.unlink(missing_ok=True)  # before its manifest: alone, a manifest is no checkpoint
+                one.path.unlink(missing_ok=True)  # before its manifest: alone, a manifest is not a checkpoint
                 _manifest_path(one.path).unlink(missing_ok=True)
 
     def _remove_leftovers(self) -> None:
@@ -233,4 +233,4 @@ def _why_refused(path: Path, error: Exception) -> str:
     call = re.search(r"GLOBAL (\S+)", str(error))
     if call:
         return f"{path} was not loaded: it refers to {call[1]}, but a checkpoint holds tensors and values only"
-    return f"{path} is no checkpoint of tensors and plain values, or a damaged one"
+    return f"{path} is not a checkpoint of tensors and plain values, or a damaged one"

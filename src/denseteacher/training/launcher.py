@@ -1,4 +1,4 @@
-"""Who started a run's processes: torchrun, srun, or the run itself. Told by the environment alone."""
+"""The launcher of a run's processes: torchrun, srun, or the run itself. The environment alone says which."""
 
 import os
 from typing import NamedTuple

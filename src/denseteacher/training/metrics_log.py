@@ -26,7 +26,7 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     A last line that a crash cut short is left out. A file that doesn't exist has no rows.
 
     Raises:
-        InputError: If another line is no JSON object with a ``step``.
+        InputError: If another line is not a JSON object with a ``step``.
     """
     lines = path.read_bytes().split(b"\n") if path.exists() else []
     rows = []
@@ -49,9 +49,21 @@ def last_evaluation(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
 
 
 def median_step_seconds(rows: Sequence[Mapping[str, Any]]) -> float | None:
-    """Over the second half of a run, where its speed is steady; None where nothing is known."""
+    """The median time of a step in the second half of a run, where its speed is steady; None where it is not known."""
     times = [row["step_seconds"] for row in rows[len(rows) // 2 :] if row.get("step_seconds") is not None]
     return median(times) if times else None
+
+
+def smooth(values: Sequence[float], window: int = 9) -> list[float]:
+    """A running mean of the same length, with shorter windows at both ends."""
+    array, half = np.asarray(values, dtype=float), window // 2
+    return [float(array[max(0, i - half) : i + half + 1].mean()) for i in range(len(array))]
+
+
+def metric_series(rows: Sequence[Mapping[str, Any]], key: str) -> tuple[list[float], list[float]]:
+    """Steps and values of one key of ``metrics.jsonl``."""
+    pairs = [(row["step"], row[key]) for row in rows if row.get(key) is not None]
+    return [step for step, _ in pairs], [value for _, value in pairs]
 
 
 class MetricsLog:

@@ -22,9 +22,9 @@ class OptimConfig(Config):
     """The labeled batch that ``lr`` is meant for: with another one it is scaled in proportion (SGD) or by the
     square root (AdamW). None leaves ``lr`` as it is."""
     momentum: float = Field(0.9, ge=0, lt=1)
-    """Of SGD."""
+    """Momentum of SGD."""
     weight_decay: float = Field(1e-4, ge=0)
-    """Of all weights and biases but those of normalization layers."""
+    """Decay of all weights and biases but those of normalization layers."""
     norm_weight_decay: float = Field(0.0, ge=0)
     """Weight decay of the weights and biases of normalization layers."""
     warmup_steps: int = Field(1000, ge=0)
@@ -32,7 +32,7 @@ class OptimConfig(Config):
     warmup_factor: float = Field(1e-3, ge=0, le=1)
     """Share of the learning rate at step 0."""
     schedule: Literal["constant", "step", "cosine"] = "constant"
-    """After the warm-up: ``constant``, ``step`` at the ``milestones``, or ``cosine`` down to ``final_factor``."""
+    """Learning rate after warm-up: ``constant``, ``step`` at the ``milestones``, ``cosine`` to ``final_factor``."""
     milestones: tuple[Annotated[float, Field(gt=0, lt=1)], ...] = ()
     """Shares of the run after which ``step`` multiplies the rate by ``step_factor``."""
     step_factor: float = Field(0.1, gt=0, le=1)

@@ -37,7 +37,7 @@ class RuntimeConfig(Config):
     nodes: int = Field(1, gt=0)
     """Machines; torchrun and srun say it themselves."""
     precision: Precision = "auto"
-    """Of the networks; losses are fp32 either way. ``auto``: bf16 autocast on a GPU made for it (Ampere on), else fp32.
+    """Autocast of the networks; losses are fp32. ``auto``: bf16 autocast on a GPU made for it (Ampere on), else fp32.
     ``bf16`` on a CPU is for whoever asks for it: with some CPUs and torch versions its convolutions are slower than
     those of fp32 (pytorch#183815), or their values wrong (pytorch#163347), which is found when the run begins."""
     compile: bool = False
@@ -106,7 +106,7 @@ class Runtime:
 
     @property
     def dtype(self) -> torch.dtype:
-        """In which the networks compute."""
+        """The type in which the networks compute."""
         return torch.bfloat16 if self.precision == "bf16" else torch.float32
 
     @property
@@ -136,7 +136,7 @@ class Runtime:
         return RuntimeDetector(detector, cast(DenseDetector, detector), self)
 
     def _compile(self, detector: nn.Module) -> None:
-        """Once, since a student is seen in two ways, at its first forward; a copy of it is compiled anew."""
+        """Compiles once, since a student is seen in two ways, at its first forward; a copy of it is compiled anew."""
         if self.compile and detector._compiled_call_impl is None:
             detector.compile()
 
@@ -179,7 +179,7 @@ def _leave_group() -> None:
 
 
 def _set_threads(config: RuntimeConfig) -> None:
-    """As the recipe says, else the environment; never more than there are cores for, or each waits for the others."""
+    """Sets the threads that the recipe names, else the environment; never more than there are cores for."""
     if config.threads is not None:
         torch.set_num_threads(config.threads)
     elif "OMP_NUM_THREADS" not in os.environ:

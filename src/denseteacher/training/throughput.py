@@ -39,18 +39,18 @@ class PassFlops(NamedTuple):
     """Operations for each pixel of the canvas, padding included; a multiplication and an addition are two."""
 
     forward: float
-    """Of a pass without gradients."""
+    """Operations of a pass without gradients."""
     training: float
-    """Of a forward and backward pass; frozen parameters take part in the forward alone."""
+    """Operations of a forward and backward pass; frozen parameters take part in the forward alone."""
 
 
 class StepFlops(NamedTuple):
     """Operations of a training step for each pixel of its canvas."""
 
     supervised: float
-    """Of one on labeled images alone."""
+    """Operations of a step on labeled images alone."""
     full: float
-    """Of one with unlabeled images."""
+    """Operations of a step with unlabeled images."""
 
 
 class Throughput:
@@ -66,7 +66,7 @@ class Throughput:
         self._detectors = (student_teacher.student, student_teacher.pseudo_labeler)
         self._shape = (0, 0)
         self.last_seconds = 0.0
-        """Of the last step, its wait for data included; on a GPU of what the host did."""
+        """Seconds of the last step, its wait for data included; on a GPU of what the host did."""
         self._clear()
 
     def _clear(self) -> None:
@@ -76,7 +76,7 @@ class Throughput:
 
     @contextmanager
     def step(self, loaded: LoadedStep, data_wait: float) -> Iterator[None]:
-        """Around one step.
+        """Measures one step, inside the context.
 
         Args:
             loaded: What it is made of.
@@ -131,7 +131,7 @@ class Throughput:
 
     @cached_property
     def flops(self) -> PassFlops | None:
-        """Counted once, on the canvas of the first step that is read."""
+        """The operations, counted once, on the canvas of the first step that is read."""
         try:
             return pass_flops(self._student_teacher.student_module, self._shape)
         except Exception:  # in how many ways a network of others may refuse tensors without storage, nobody knows
@@ -144,7 +144,7 @@ def step_flops(flops: PassFlops, labeled: int, unlabeled: int) -> StepFlops:
     The student learns from two views of a labeled and one of an unlabeled image, the teacher looks at another one.
 
     Args:
-        flops: Of the detector.
+        flops: Flops of the detector.
         labeled: Images.
         unlabeled: Images.
     """

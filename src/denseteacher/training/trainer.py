@@ -51,7 +51,7 @@ class Progress(NamedTuple):
     step: int
     """Optimizer steps done."""
     metrics: dict[str, float]
-    """Of the last evaluation: ``teacher/AP``, ``student/AP50``, ..."""
+    """Metrics of the last evaluation: ``teacher/AP``, ``student/AP50``, ..."""
     best: dict[str, float]
     """``step`` and ``AP`` of the best teacher so far; empty before the first evaluation."""
     stopped_by: str | None
@@ -112,7 +112,7 @@ class Trainer:
             InputError: If the recipe is another one, or all checkpoints are damaged.
         """
         checkpoints = self.files.checkpoints
-        found = checkpoints.load_newest(report=self._passed_over.append)
+        found = checkpoints.load_newest(on_fault=self._passed_over.append)
         if found is not None:
             check(found["recipe"])
             self._restore(found, source=str(checkpoints.folder.parent))
@@ -125,7 +125,7 @@ class Trainer:
         Without its best teacher this run would be judged by fewer teachers than the one that did the burn-in.
 
         Args:
-            burn_in: Of that run.
+            burn_in: Burn in of that run.
             check: Is given the recipe of that run.
 
         Raises:

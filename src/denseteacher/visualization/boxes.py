@@ -8,6 +8,9 @@ from PIL import Image, ImageDraw, ImageFont
 
 from denseteacher.structures import Detections
 
+SHOWN_ABOVE = 0.5
+"""Score above which detections are shown, on a page at first or without its sliders."""
+
 
 def class_color(label: int) -> tuple[int, int, int]:
     """A color for a class; neighbors differ much in hue, and lightness alternates for readers without it."""
@@ -40,7 +43,8 @@ def draw_boxes(
     for index, (box, label) in reversed(list(enumerate(zip(boxes, labels, strict=True)))):  # the first on top
         color = class_color(label)
         pen.rectangle(tuple(box), outline=color, width=width)
-        text = class_names[label] if scores is None else f"{class_names[label]} {scores[index]:.2f}"
+        name = " ".join(class_names[label].split())  # a pen refuses line breaks
+        text = name if scores is None else f"{name} {scores[index]:.2f}"
         left, top, right, bottom = pen.textbbox((box[0], box[1]), text, font=font)
         above = max(0.0, box[1] - (bottom - top) - 2)
         pen.rectangle((left - 1, above, right + 1, above + (bottom - top) + 2), fill=color)
@@ -49,7 +53,7 @@ def draw_boxes(
 
 
 def draw_detections(
-    image: Image.Image, detections: Detections, class_names: Sequence[str], *, score_floor: float = 0.5
+    image: Image.Image, detections: Detections, class_names: Sequence[str], *, score_floor: float = SHOWN_ABOVE
 ) -> Image.Image:
     """A copy of the image with its detections above a score."""
     kept = detections.scores > score_floor

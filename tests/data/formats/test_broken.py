@@ -125,7 +125,7 @@ YOLO = {
     "nc is not the number of names": Broken(
         yolo, text("data.yaml", "names:", "nc: 4\nnames:"), r"data\.yaml: 'nc' is 4, but 'names' has 3 class names"
     ),
-    "no names": Broken(yolo, text("data.yaml", "names:", "classes:"), r"data\.yaml is no YOLO data set: .*'names'"),
+    "no names": Broken(yolo, text("data.yaml", "names:", "classes:"), r"data\.yaml is not a YOLO data set: .*'names'"),
     "names not from 0": Broken(yolo, text("data.yaml", "0: person", "7: person"), r"data\.yaml: 'names' .* from 0"),
     "two names alike": Broken(
         yolo, text("data.yaml", "1: car", "1: dog"), r"data\.yaml: two classes have the name 'dog'"
@@ -152,7 +152,7 @@ YOLO = {
     "too few names": Broken(flat, write("classes.txt", "person\n"), r"has the unknown class \d; known: 0 to 0"),
     "no text files beside the images": Broken(flat, no_text_files, r"holds no annotations of a known format"),
     "subset of a folder": Broken(flat, nothing, r"has no part 'val': there is no folder", ("--subset", "val")),
-    "read as VOC": Broken(yolo, nothing, r"data\.yaml is no image set of VOC", ("--format", "voc")),
+    "read as VOC": Broken(yolo, nothing, r"data\.yaml is not an image set of VOC", ("--format", "voc")),
     "folder read as VOC": Broken(yolo, root, r"names no images: .* should hold XML files", ("--format", "voc")),
     "read as COCO": Broken(yolo, nothing, r"data\.yaml can't be read as JSON", ("--format", "coco")),
 }
@@ -202,7 +202,7 @@ COCO = {
     ),
     "unknown subset": Broken(coco, root, r"has no \*\.json of 'minival'; it has instances_", ("--subset", "minival")),
     "subset of a file": Broken(coco, nothing, r"train2017\.json is one file without parts", ("--subset", "val")),
-    "read as YOLO": Broken(coco, nothing, r"is no YOLO data set: it has no key 'names'", ("--format", "yolo")),
+    "read as YOLO": Broken(coco, nothing, r"is not a YOLO data set: it has no key 'names'", ("--format", "yolo")),
     "read as CrowdHuman": Broken(coco, nothing, r"line 1 has to be a JSON object", ("--format", "crowdhuman")),
 }
 
@@ -234,7 +234,7 @@ UNLABELED = {
         shards, a_list("a.png\n"), r"list\.txt, line 1: there is no image file .*a\.png"
     ),
     "empty list": Broken(shards, a_list("# none\n"), r"list\.txt names no images"),
-    "list of no text": Broken(shards, a_list(b"\xff\xfe\0"), r"list\.txt is no text list of images"),
+    "list of no text": Broken(shards, a_list(b"\xff\xfe\0"), r"list\.txt is not a text list of images"),
     "list that leaves its folder": Broken(shards, a_list("../a.png"), r"list\.txt, line 1: '\.\./a\.png' leaves"),
     "set with a missing image": Broken(
         voc,
@@ -242,7 +242,7 @@ UNLABELED = {
         r"trainval\.txt names the image '000003'",
     ),
     "JSON without images": Broken(
-        coco, lambda folder: write("i.json", "{}")(folder) or folder / "i.json", r"i\.json is no COCO image info"
+        coco, lambda folder: write("i.json", "{}")(folder) or folder / "i.json", r"i\.json is not a COCO image info"
     ),
     "image without content": Broken(shards, write("b.png", ""), r"b\.png can't be read as an image"),
 }

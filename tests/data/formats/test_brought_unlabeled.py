@@ -1,11 +1,11 @@
-"""Unlabeled images as people name them, for training, checking, labeling and predicting; and what is no file."""
+"""Unlabeled images as people name them, for training, checking, labeling and predicting; and what is not a file."""
 
 import os
 import socket
 
 import pytest
 
-from denseteacher.check.data import read_parts
+from denseteacher.check.data import read_checked_data
 from denseteacher.data.config import DataConfig
 from denseteacher.data.formats import open_unlabeled, read_unlabeled
 from denseteacher.data.formats.files import images_below
@@ -124,11 +124,11 @@ def test_what_is_no_file_hangs_nothing(tmp_path, case, monkeypatch):
     labeled = write_yolo(tmp_path / "yolo")
     with pytest.raises(InputError, match=rf"x\.jpg {says}|{says} .*x\.jpg"):
         open_data(DataConfig(labeled=labeled, unlabeled=folder))
-    checked, findings = read_parts(DataConfig(labeled=labeled, unlabeled=folder))
+    checked, findings = read_checked_data(DataConfig(labeled=labeled, unlabeled=folder))
     assert len(checked.unlabeled) == 6
     assert [one.kind for one in findings] == ["unreadable image"]
     faults = []
-    assert len(read_unlabeled(folder, report=faults.extend)) == 6  # as label does
+    assert len(read_unlabeled(folder, on_fault=faults.extend)) == 6  # as label does
     assert len(faults) == 1
     assert folder / "x.jpg" in find_images([str(folder)])
     for read in (image_size, read_content):
@@ -194,7 +194,7 @@ def test_a_list_of_another_machine_is_read_by_names_where_the_folder_is_given(tm
     path = tmp_path / "list.txt"
     path.write_text("".join(f"D:\\shots\\{name}\n" for name in NAMES))
     told = []
-    assert [record.path.name for record in read_unlabeled(path, tmp_path / "images", report=told.extend)] == NAMES
+    assert [record.path.name for record in read_unlabeled(path, tmp_path / "images", on_fault=told.extend)] == NAMES
     assert [(fault.kind, fault.harmless) for fault in told] == [("image found by its name", True)] * 6
     with pytest.raises(InputError, match="line 1: there is no image file"):
         read_unlabeled(path)

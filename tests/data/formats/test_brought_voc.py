@@ -22,7 +22,7 @@ TRAIN = parts(scenes())[0]
 def read(path, **options):
     """The data set, and the kinds of what was read in another way than it stands there; a fault is none here."""
     told = []
-    annotations = read_annotations(path, report=told.extend, **options)
+    annotations = read_annotations(path, on_fault=told.extend, **options)
     assert [fault.message for fault in told if not fault.harmless] == []
     return annotations, {fault.kind for fault in told}
 
@@ -324,7 +324,7 @@ REFUSED = {
     "shares": (each_xml(share), r"these look like shares of the image"),
     "400 digits": (in_xml(("<xmin>", f"<xmin>{'9' * 400}")), r"000001\.xml, object 1 needs a bndbox"),
     "5,000 digits": (in_xml(("<xmin>", f"<xmin>{'9' * 5000}")), r"000001\.xml, object 1 needs a bndbox"),
-    "another XML": (whole_xml("<mapper><map/></mapper>"), r"000001\.xml is no annotation file of VOC: .*<mapper>"),
+    "another XML": (whole_xml("<mapper><map/></mapper>"), r"000001\.xml is not an annotation file of VOC: .*<mapper>"),
     "deep nesting": (whole_xml("<annotation>" * 200_000), r"000001\.xml can't be read as XML"),
     "entities": (whole_xml(f"{ENTITIES}]><annotation>&j;</annotation>"), r"000001\.xml can't be read as XML"),
     "a file from outside": (

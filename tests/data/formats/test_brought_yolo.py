@@ -17,7 +17,7 @@ LABEL = "labels/train/000001.txt"
 def read(path, images=None, **options):
     """The data set, and the kinds of what was read in another way than it stands there; a fault is none here."""
     told = []
-    annotations = read_annotations(AnnotationSource(Path(path), images), report=told.extend, **options)
+    annotations = read_annotations(AnnotationSource(Path(path), images), on_fault=told.extend, **options)
     assert [fault.message for fault in told if not fault.harmless] == []
     return annotations, {fault.kind for fault in told}
 

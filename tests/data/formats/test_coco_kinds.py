@@ -28,7 +28,7 @@ def sound(tmp_path_factory):
 def read(path, images=None):
     """Boxes by image name, class names, and the sentences."""
     notes = Notes()
-    data = labeled_images(read_annotations(AnnotationSource(path, images), report=notes))
+    data = labeled_images(read_annotations(AnnotationSource(path, images), on_fault=notes))
     boxes = {image.path.name: own.tolist() for image, own in zip(data.images, data.boxes, strict=True)}
     sizes = {image.path.name: (image.width, image.height) for image in data.images}
     return boxes, sizes, [category.name for category in data.categories], notes.sentences
@@ -108,8 +108,8 @@ READ = {
     "sizes as 64.0": (everywhere("images", "width", float), ""),
     "ids as text": (all_ids(str), ""),
     "ids as 3.0": (all_ids(float), ""),
-    "ids that are names": (all_ids(lambda id_: f"a{id_}"), "image id 'a10' is no number: they are numbered"),
-    "ids of 400 digits": (all_ids(lambda id_: 10**400 + id_), "is no number: they are numbered"),
+    "ids that are names": (all_ids(lambda id_: f"a{id_}"), "image id 'a10' is not a number: they are numbered"),
+    "ids of 400 digits": (all_ids(lambda id_: 10**400 + id_), "is not a number: they are numbered"),
     "image ids as text in annotations alone": (everywhere("annotations", "image_id", str), ""),
     "polygons without boxes": (outlined(polygon), "it is the box around its segmentation"),
     "masks without boxes": (outlined(runs), "it is the box around its segmentation"),
@@ -252,7 +252,7 @@ def test_a_name_that_several_files_have_is_refused_unless_its_folder_says_which(
             with pytest.raises(InputError, match="give its folder with --images"):
                 read(path, images)
         else:
-            found = read_annotations(AnnotationSource(path, images), report=Notes())
+            found = read_annotations(AnnotationSource(path, images), on_fault=Notes())
             assert {record.path.parent.name for record in found.records} == {matched}
 
 

@@ -100,9 +100,9 @@ def outcome(read):
 
 def use(path, format):
     """Reads as training does, with every fault refused, and as the check does, with every fault passed over."""
-    for report in (Notes(), lambda faults: None):
+    for on_fault in (Notes(), lambda faults: None):
         annotations = outcome(
-            lambda report=report: read_annotations(AnnotationSource(path, format=format), report=report)
+            lambda on_fault=on_fault: read_annotations(AnnotationSource(path, format=format), on_fault=on_fault)
         )
         if annotations is not None:
             data = outcome(lambda annotations=annotations: labeled_images(annotations, bad_boxes="fix"))

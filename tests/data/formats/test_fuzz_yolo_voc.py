@@ -103,7 +103,7 @@ def outcome(call):
 
 
 def read_whole(folder):
-    outcome(lambda: labeled_images(read_annotations(folder, report=lambda _: None), bad_boxes="fix"))
+    outcome(lambda: labeled_images(read_annotations(folder, on_fault=lambda _: None), bad_boxes="fix"))
     outcome(lambda: labeled_images(read_annotations(folder)))
     outcome(lambda: read_unlabeled(folder))
 

@@ -251,14 +251,14 @@ def test_faults_are_reported_and_reading_goes_on(tmp_path):
     (path / "Annotations" / "000001.xml").write_text("<annotation>")
     (path / "JPEGImages" / "000002.jpg").unlink()
     faults = []
-    annotations = read_annotations(path, report=faults.extend)
+    annotations = read_annotations(path, on_fault=faults.extend)
     assert [fault.kind for fault in faults] == ["unreadable annotation file", "missing image file"]
     assert len(annotations.records) == 6
 
     path = write_yolo(tmp_path / "yolo", "folders")
     (path / "labels" / "000001.txt").write_text(f"{yolo_lines(scenes()[0])}9 .5 .5 .1 .1\n0 x\n")
     faults.clear()
-    assert len(read_annotations(path, report=faults.extend).records) == 8
+    assert len(read_annotations(path, on_fault=faults.extend).records) == 8
     assert [fault.kind for fault in faults] == ["unknown category", "box of no four numbers"]
 
 
@@ -267,6 +267,6 @@ def test_a_data_set_of_which_nothing_is_sound_is_read_as_no_images(tmp_path):
     for file in (path / "images").iterdir():
         file.write_text("no image")
     faults = []
-    data = labeled_images(read_annotations(path, report=faults.extend))
+    data = labeled_images(read_annotations(path, on_fault=faults.extend))
     assert len(faults) == 8
     assert (data.images, data.boxes, data.labels) == ([], [], [])

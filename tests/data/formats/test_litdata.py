@@ -222,7 +222,7 @@ def test_what_is_no_data_set_of_images_is_one_sentence(call, coco, stream, folde
         writer[number] = number
     writer.done()
     writer.merge()
-    assert "numbers, image 1 is no image file's bytes" in refused(tmp_path / "numbers")
+    assert "numbers, image 1 is not an image file's bytes" in refused(tmp_path / "numbers")
     assert "as a LitData data set, can't be read" in refused(f"local:{tmp_path}/none")
     assert "goes with no other unlabeled images" in refused(stream, folder)
     (tmp_path / "broken").mkdir()

@@ -72,14 +72,14 @@ def test_wrong_lines_are_named_when_they_are_opened(tmp_path, monkeypatch):
     messages = (
         r"list\.txt, line 1: there is no image file .*missing\.png",
         r"list\.txt, line 3: '\.\./a\.png' leaves the image folder: write its absolute path",
-        r"list\.txt, line 4 is no UTF-8 text",
+        r"list\.txt, line 4 is not UTF-8 text",
         r"list\.txt, line 5: .* can't be read as an image",
     )
     for position, message in enumerate(messages):
         with pytest.raises(InputError, match=message):
             found[position]
     path.write_bytes(bytes(range(256)) * 1000)
-    with pytest.raises(InputError, match="is no text list of images"):
+    with pytest.raises(InputError, match="is not a text list of images"):
         open_unlabeled(path)
 
 

@@ -28,7 +28,7 @@ def images(tmp_path):
 
 def read(path, images=None, **options):
     notes = Notes()
-    annotations = read_annotations(AnnotationSource(path, images, **options), report=notes)
+    annotations = read_annotations(AnnotationSource(path, images, **options), on_fault=notes)
     data = labeled_images(annotations)
     found = {}
     for image, boxes, labels in zip(data.images, data.boxes, data.labels, strict=True):
@@ -227,7 +227,7 @@ REFUSED = {
     "a table without labels": ("x.csv", "image,xmin,ymin,xmax,ymax\na.png,1,2,3,4\n", r"lacks label"),
     "shares": ("x.csv", "image,xmin,ymin,xmax,ymax,label\na.png,.1,.2,.3,.4,dog\n", r"look like shares"),
     "words in a table": ("x.csv", "image,xmin,ymin,xmax,ymax,label\na.png,a,2,3,4,dog\n", r"line 2 needs numbers"),
-    "a table that is no text": ("x.csv", b"\x81\x8d\x8f\x00", r"x\.csv"),
+    "a table that is not a text": ("x.csv", b"\x81\x8d\x8f\x00", r"x\.csv"),
     "LabelMe of no objects": ("x.json", json.dumps(labelme("a.png", [])), r"names no classes"),
     "LabelMe with words": (
         "x.json",

@@ -5,7 +5,7 @@ import shutil
 
 import pytest
 
-from denseteacher.check.data import read_parts
+from denseteacher.check.data import read_checked_data
 from denseteacher.data.config import DataConfig
 from denseteacher.data.formats import read_annotations, read_unlabeled, write_split
 from denseteacher.data.open import draw_split, open_data
@@ -16,7 +16,7 @@ from support.published_datasets import parts, scenes, write_coco_published, writ
 def counts(config):
     """Images labeled, unlabeled and to validate on; a check sees the same ones."""
     data = open_data(config)
-    checked, _ = read_parts(config)
+    checked, _ = read_checked_data(config)
     found = [len(data.labeled.images), len(data.unlabeled), len(data.validation.images)]
     assert found == [len(checked.labeled.images), len(checked.unlabeled), len(checked.validation.images)]
     return found

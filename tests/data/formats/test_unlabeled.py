@@ -154,7 +154,7 @@ def test_faults_of_images_are_reported_and_the_rest_is_listed(tmp_path):
     write_unlabeled(tmp_path)
     (tmp_path / "000003.png").write_text("no image")
     faults = []
-    found = read_unlabeled(tmp_path, report=faults.extend)
+    found = read_unlabeled(tmp_path, on_fault=faults.extend)
     assert [record.id for record in found] == [1, 2, 3, 4, 5]
     assert [(fault.kind, "000003.png" in fault.message) for fault in faults] == [("unreadable image", True)]
     Image.new("RGB", (4, 4)).save(tmp_path / "000003.png")

@@ -34,7 +34,7 @@ class AffineView(Config):
     """
 
     probability: Share = 1.0
-    """Of a change other than the flip, which has its own."""
+    """Probability of a change other than the flip, which has its own."""
     rotation: float = Field(30.0, ge=0, le=180)
     """Largest angle either way, in degrees."""
     translation: float = Field(0.1, ge=0, le=1)
@@ -44,7 +44,7 @@ class AffineView(Config):
     scale: tuple[PositiveFloat, PositiveFloat] = (1.0, 1.0)
     """Smallest and largest factor of the zoom; its logarithm is uniform."""
     flip: Share = 0.0
-    """Of exchanging left and right."""
+    """Probability of exchanging left and right."""
 
     @model_validator(mode="after")
     def _check_scale(self) -> Self:
@@ -55,7 +55,7 @@ class AffineView(Config):
     def __call__(
         self, images: ImageBatch, *, seed: int, step: int, samples: Sequence[int]
     ) -> tuple[ImageBatch, Tensor]:
-        """Moved views of a batch, as new pixels on the same canvas, and how boxes get there.
+        """Moves the views of a batch: new pixels on the same canvas, and how boxes get there.
 
         An image's view depends on its pixels and its key alone: not on its batch and, but for rounding, not on
         its canvas.

@@ -76,7 +76,7 @@ def cut_out(images: ImageBatch, targets: Targets, true: Tensor, *, classes: int,
         true: (B, G) bool, whether a box is ground truth.
         classes: Number of classes.
         count: How many to cut out; where there are fewer, the rest is masked out.
-        side: Of the square that they are resized to, in pixels.
+        side: Side of the square that they are resized to, in pixels.
     """
     batch, room = targets.mask.shape
     image = torch.arange(batch, device=targets.mask.device).repeat_interleave(room)

@@ -170,7 +170,7 @@ def shifted_sum(padded: Tensor, weights: Sequence[Amount], dim: int) -> Tensor:
 
 
 def _add_product(total: Tensor, values: Tensor, factor: Amount) -> Tensor:
-    """In place total + values * factor, which either way is rounded alike."""
+    """Computes total + values * factor in place, which either way is rounded alike."""
     return total.add_(values, alpha=factor) if isinstance(factor, float) else total.addcmul_(values, _per_image(factor))
 
 
@@ -190,7 +190,7 @@ def luma(images: Tensor) -> Tensor:
 
 
 def blend(images: Tensor, base: Tensor, factor: Amount) -> Tensor:
-    """In place ``factor`` parts of the images and 1 - ``factor`` parts of a base that broadcasts to them."""
+    """Blends ``factor`` parts of the images, in place, with 1 - ``factor`` parts of a base that broadcasts to them."""
     return images.mul_(_per_image(factor)).add_(base * (1 - _per_image(factor))).clamp_(0, 255)
 
 

@@ -46,7 +46,7 @@ class Erasing(Config):
     """One round of random erasing (Zhong et al., 2020), drawn as torchvision's ``RandomErasing`` draws it."""
 
     probability: Share
-    """Of erasing a rectangle in this round."""
+    """Probability of erasing a rectangle in this round."""
     area: tuple[Share, Share]
     """Smallest and largest share of the image's area."""
     ratio: tuple[PositiveFloat, PositiveFloat]
@@ -97,17 +97,17 @@ class StrongView(Config):
     brightness: NonNegativeFloat = 0.4
     """NonNegativeFloat v: the factor is from 1 - v to 1 + v, and not below 0."""
     contrast: NonNegativeFloat = 0.4
-    """As for brightness."""
+    """Largest change of the factor, as for brightness."""
     saturation: NonNegativeFloat = 0.4
-    """As for brightness."""
+    """Largest change of the factor, as for brightness."""
     hue: float = Field(0.1, ge=0, le=0.5)
     """Largest shift, in turns."""
     jitter_probability: Share = 0.8
-    """Of changing brightness, contrast, saturation and hue, all four."""
+    """Probability of changing brightness, contrast, saturation and hue, all four."""
     grayscale_probability: Share = 0.2
-    """Of taking all color away."""
+    """Probability of taking all color away."""
     blur_probability: Share = 0.5
-    """Of a Gaussian blur."""
+    """Probability of a Gaussian blur."""
     blur_sigma: tuple[PositiveFloat, PositiveFloat] = (0.1, 2.0)
     """Smallest and largest standard deviation in pixels."""
     erasings: tuple[Erasing, ...] = (

@@ -14,7 +14,7 @@ from denseteacher.data.formats.annotations import (
     Content,
     Fault,
     Notes,
-    Report,
+    OnFault,
     labeled_images,
     refuse,
     with_categories,
@@ -42,7 +42,7 @@ __all__ = [
     "Fault",
     "Format",
     "Notes",
-    "Report",
+    "OnFault",
     "SplitFiles",
     "labeled_images",
     "open_unlabeled",
@@ -79,7 +79,7 @@ def read_annotations(
     role: Role = "labeled",
     fallback: Path | None = None,
     check_files: bool = True,
-    report: Report = refuse,
+    on_fault: OnFault = refuse,
 ) -> Annotations:
     """Reads a labeled data set of any format.
 
@@ -88,10 +88,10 @@ def read_annotations(
         role: What the data is for, which says what part is read where the source does not.
         fallback: Where the image files of a COCO JSON or ``.odgt`` are looked for if they are not near it.
         check_files: Look for the image files of a COCO JSON; other formats always need them.
-        report: Told about faults of entries; the default raises.
+        on_fault: Called for faults of entries; the default raises.
 
     Raises:
-        InputError: If there is no data set of a known format, or it has a fault and ``report`` raises.
+        InputError: If there is no data set of a known format, or it has a fault and ``on_fault`` raises.
     """
     path, images, format, subset = AnnotationSource(source) if isinstance(source, Path) else source
     subsets = (subset,) if subset is not None else _SUBSETS[role]
@@ -104,17 +104,17 @@ def read_annotations(
     found: Annotations
     if chosen == "voc":
         by_preference = _VOC_VALIDATION if subset is None and role == "validation" else subsets
-        found = read_voc(path, images, subsets=by_preference, report=report)
+        found = read_voc(path, images, subsets=by_preference, on_fault=on_fault)
     elif chosen == "yolo":
-        found = read_yolo(path, images, subsets=subsets, report=report)
+        found = read_yolo(path, images, subsets=subsets, on_fault=on_fault)
     elif chosen in _READERS:
         read, pattern = _READERS[chosen]
         file = path if pattern is None else _file_in(path, pattern, subsets)
-        found = read(file, images, fallback=fallback, report=report)
+        found = read(file, images, fallback=fallback, on_fault=on_fault)
     else:
         file = _file_in(path, "*.json", subsets)
-        found = read_coco(file, images, fallback=fallback, check_files=check_files, report=report)
-    return with_sound_names(found, report)
+        found = read_coco(file, images, fallback=fallback, check_files=check_files, on_fault=on_fault)
+    return with_sound_names(found, on_fault)
 
 
 def read_labeled(

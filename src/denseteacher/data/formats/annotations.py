@@ -44,12 +44,13 @@ class Fault(NamedTuple):
     """Whether the entry is read all the same, since it can mean one thing only."""
 
 
-Report = Callable[[Sequence[Fault]], None]
-"""Told faults of one kind. Where it returns, reading goes on without the entries, or with the harmless ones."""
+OnFault = Callable[[Sequence[Fault]], None]
+"""A function that is called with the faults of one kind. Where it returns, reading goes on without the entries, or
+with the harmless ones."""
 
 
 def refuse(faults: Sequence[Fault]) -> None:
-    """The report for those who want to use the data.
+    """The ``on_fault`` of those who want to use the data.
 
     Raises:
         InputError: About the first fault that is not harmless, if there is any.
@@ -64,7 +65,7 @@ def _with_count(message: str, count: int) -> str:
 
 
 class Notes:
-    """A report that refuses faults as ``refuse`` does, and keeps a sentence on each kind of the harmless ones."""
+    """An ``on_fault`` that refuses as ``refuse`` does, and keeps a sentence on each kind of the harmless faults."""
 
     def __init__(self, bad_images: Literal["error", "skip"] = "error") -> None:
         """Nothing is noted yet.
@@ -77,7 +78,7 @@ class Notes:
         self._messages: dict[tuple[str, bool], list[str]] = {}
 
     def __call__(self, faults: Sequence[Fault]) -> None:
-        """See ``Report``."""
+        """See ``OnFault``."""
         serious = [fault for fault in faults if not fault.harmless]
         skipped = [fault for fault in serious if self._skips and fault.kind in IMAGE_FAULTS]
         try:
@@ -100,7 +101,7 @@ class Notes:
 
 def is_number(value: Any) -> bool:
     """Whether a value of a JSON is a number that can be a coordinate."""
-    if isinstance(value, int):  # of 400 digits perhaps, which are no float
+    if isinstance(value, int):  # of 400 digits perhaps, which are not float
         return not isinstance(value, bool) and abs(value) <= _LARGEST
     return isinstance(value, float) and math.isfinite(value) and abs(value) <= _LARGEST
 
@@ -148,7 +149,7 @@ class Annotations(NamedTuple):
     """A labeled data set, whatever format it came in."""
 
     path: Path
-    """As the user named it."""
+    """Path as the user named it."""
     format: Format
     content: Content
     """``images``, ``annotations`` and ``categories`` as in a COCO file. Regions to ignore (crowds, masks) have
@@ -206,14 +207,14 @@ def with_categories(annotations: Annotations, categories: Sequence[Category]) ->
     return annotations._replace(content=content)
 
 
-def with_sound_names(annotations: Annotations, report: Report = refuse) -> Annotations:
+def with_sound_names(annotations: Annotations, on_fault: OnFault = refuse) -> Annotations:
     """The data set with class names that can be shown in one line.
 
     Control characters and line breaks become spaces, half characters (lone surrogates) the replacement character;
     spaces at the ends go.
 
     Raises:
-        InputError: If a class has no name then, and ``report`` raises.
+        InputError: If a class has no name then, and ``on_fault`` raises.
     """
     cleaned, changed, nameless = [], [], []
     for category in annotations.content["categories"]:
@@ -225,8 +226,8 @@ def with_sound_names(annotations: Annotations, report: Report = refuse) -> Annot
         elif plain != name:
             changed.append(f"{annotations.path}: the class name {name[:80]!r} is read as {plain[:80]!r}")
         cleaned.append(category if plain == name else category | {"name": plain})
-    report([Fault("class without a name", message) for message in nameless])
-    report([Fault("class name that is cleaned", message, harmless=True) for message in changed])
+    on_fault([Fault("class without a name", message) for message in nameless])
+    on_fault([Fault("class name that is cleaned", message, harmless=True) for message in changed])
     return annotations._replace(content=annotations.content | {"categories": cleaned})
 
 
@@ -258,7 +259,7 @@ def share_faults(path: Path, boxes: Sequence[Sequence[float]]) -> list[Fault]:
 
 
 def labeled_images(
-    annotations: Annotations, *, bad_boxes: Literal["error", "fix"] = "error", report: Report = refuse
+    annotations: Annotations, *, bad_boxes: Literal["error", "fix"] = "error", on_fault: OnFault = refuse
 ) -> LabeledImages:
     """What training needs: boxes by image, without the regions to ignore.
 
@@ -266,7 +267,7 @@ def labeled_images(
         annotations: A data set.
         bad_boxes: ``error`` refuses a box without area or more than a pixel outside of its image; ``fix`` cuts
             boxes to their image and drops what has no area then.
-        report: Told about bad boxes, unless they are to be fixed.
+        on_fault: Called for bad boxes, unless they are to be fixed.
     """
     records, classes = annotations.records, annotations.categories
     objects = [one for one in annotations.content["annotations"] if not one.get("iscrowd", 0)]
@@ -276,9 +277,9 @@ def labeled_images(
     labels = np.fromiter((label_of[one["category_id"]] for one in objects), np.int64, len(objects))
     checked = _checked_boxes(objects, records, owner)
     if bad_boxes == "error":
-        report(list(_box_faults(annotations.path, objects, records, owner, checked.empty, "box without area")))
+        on_fault(list(_box_faults(annotations.path, objects, records, owner, checked.empty, "box without area")))
         outside = checked.outside & ~checked.empty
-        report(list(_box_faults(annotations.path, objects, records, owner, outside, "box outside of its image")))
+        on_fault(list(_box_faults(annotations.path, objects, records, owner, outside, "box outside of its image")))
     kept = np.flatnonzero(~checked.empty)
     order = kept[np.argsort(owner[kept], kind="stable")]
     cuts = np.searchsorted(owner[order], np.arange(1, len(records)))

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from denseteacher.data.formats.annotations import Annotations, Content, Report, refuse, share_faults
+from denseteacher.data.formats.annotations import Annotations, Content, OnFault, refuse, share_faults
 from denseteacher.data.formats.coco_entries import Ids, Known, sound_annotations, sound_categories, sound_images
 from denseteacher.data.formats.files import find_image_folder
 from denseteacher.data.formats.image_names import leaves_folder
@@ -20,7 +20,7 @@ def read_coco(
     *,
     fallback: Path | None = None,
     check_files: bool = True,
-    report: Report = refuse,
+    on_fault: OnFault = refuse,
 ) -> Annotations:
     """Reads a labeled COCO data set.
 
@@ -29,22 +29,24 @@ def read_coco(
         images: Folder of the image files; searched for near the JSON if not given.
         fallback: Where they are looked for if they are not near the JSON.
         check_files: Look for the image files.
-        report: Told about faults of entries.
+        on_fault: Called for faults of entries.
 
     Raises:
-        InputError: If the file is no COCO JSON.
+        InputError: If the file is not a COCO JSON.
     """
     content = load_json(path)
     for key in ("images", "annotations", "categories"):
         if not isinstance(content.get(key), list):
             raise InputError(_no_coco(path, content, key))
-    listed, image_ids = sound_images(path, content["images"], report)
-    categories, category_ids = sound_categories(path, content["categories"], report)
+    listed, image_ids = sound_images(path, content["images"], on_fault)
+    categories, category_ids = sound_categories(path, content["categories"], on_fault)
     if not listed or not categories:
         raise InputError(f"{path} lists no {'categories' if listed else 'images'}")
     all_ids = {image["id"] for image in listed}
     found = (
-        find_listed(path, listed, images, fallback, report) if check_files else _likely(path, listed, images, report)
+        find_listed(path, listed, images, fallback, on_fault)
+        if check_files
+        else _likely(path, listed, images, on_fault)
     )
     known = Known(
         {image["id"]: image["file_name"] for image in found.entries},
@@ -54,8 +56,8 @@ def read_coco(
         category_ids,
     )
     known = known._replace(dropped=known.dropped - known.images.keys())
-    annotations = sound_annotations(path, content["annotations"], known, report)
-    report(share_faults(path, [one["bbox"] for one in annotations if not one["iscrowd"]]))
+    annotations = sound_annotations(path, content["annotations"], known, on_fault)
+    on_fault(share_faults(path, [one["bbox"] for one in annotations if not one["iscrowd"]]))
     content |= {"images": found.entries, "categories": categories, "annotations": annotations}
     return Annotations(path, "coco", content, found.folder)
 
@@ -66,7 +68,7 @@ def _numbers(images: Sequence[Any], ids: Ids) -> set[int]:
 
 
 def read_image_info(
-    path: Path, images: Path | None = None, *, fallback: Path | None = None, report: Report = refuse
+    path: Path, images: Path | None = None, *, fallback: Path | None = None, on_fault: OnFault = refuse
 ) -> list[ImageRecord]:
     """The images of a COCO JSON, with or without annotations, by rising id; see ``read_coco``.
 
@@ -75,11 +77,11 @@ def read_image_info(
     """
     content = load_json(path)
     if not isinstance(content.get("images"), list) or not content["images"]:
-        raise InputError(f"{path} is no COCO image info: it has no list 'images'")
-    listed, _ = sound_images(path, content["images"], report)
+        raise InputError(f"{path} is not a COCO image info: it has no list 'images'")
+    listed, _ = sound_images(path, content["images"], on_fault)
     if not listed:
         raise InputError(f"{path} lists no images")
-    folder, entries = find_listed(path, listed, images, fallback, report)
+    folder, entries = find_listed(path, listed, images, fallback, on_fault)
     return Annotations(path, "coco", {"images": entries}, folder).records
 
 
@@ -91,7 +93,7 @@ def load_json(path: Path) -> Content:
     """
 
     def no_number(name: str) -> NoReturn:
-        raise ValueError(f"{name} is no number of JSON")
+        raise ValueError(f"{name} is not a number of JSON")
 
     try:
         content = json.loads(path.read_bytes(), parse_constant=no_number)
@@ -102,7 +104,7 @@ def load_json(path: Path) -> Content:
     except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"{path} can't be read as JSON: {str(error).splitlines()[0][:200]}") from error
     if not isinstance(content, dict):
-        raise InputError(f"{path} is no COCO JSON: it holds a {type(content).__name__}, not an object")
+        raise InputError(f"{path} is not a COCO JSON: it holds a {type(content).__name__}, not an object")
     return content
 
 
@@ -121,10 +123,10 @@ def _no_coco(path: Path, content: Mapping[str, Any], missing: str) -> str:
         )
     if {"classes", "tags"} <= content.keys():
         return f"{path} is the meta.json of Supervisely: export the project by Supervisely's app Export to COCO"
-    return f"{path} is no COCO annotation file: it has no list {missing!r}"
+    return f"{path} is not a COCO annotation file: it has no list {missing!r}"
 
 
-def _likely(path: Path, listed: list[Entry], images: Path | None, report: Report) -> ListedImages:
+def _likely(path: Path, listed: list[Entry], images: Path | None, on_fault: OnFault) -> ListedImages:
     """The images in their folder, or where it would be if they are not there."""
     try:
         folder = find_image_folder(
@@ -132,4 +134,4 @@ def _likely(path: Path, listed: list[Entry], images: Path | None, report: Report
         )
     except InputError:
         folder = images or path.parent
-    return ListedImages(folder, with_sizes(path, folder, listed, report))
+    return ListedImages(folder, with_sizes(path, folder, listed, on_fault))

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from denseteacher.data.formats.annotations import Fault, Report, as_number, brief, is_number
+from denseteacher.data.formats.annotations import Fault, OnFault, as_number, brief, is_number
 from denseteacher.data.formats.listed_images import Entry, as_side
 from denseteacher.data.formats.outlines import Box, box_of_segmentation
 
@@ -19,7 +19,7 @@ class Ids:
     """Whole numbers for the ids of one kind of entry, however these are written."""
 
     def __init__(self, values: Iterable[Any]) -> None:
-        """Numbers all in their order where one of them is a text that is no whole number."""
+        """Numbers all in their order where one of them is a text that is not a whole number."""
         known = [plain for plain in map(_plain_id, values) if plain is not None]
         self._numbers: dict[int | str, int] | None = None
         if any(isinstance(one, str) for one in known):
@@ -57,7 +57,7 @@ def as_flag(value: Any) -> int | None:
     return _FLAGS.get(str(value).strip().lower()) if isinstance(value, bool | int | float | str) else None
 
 
-def sound_images(path: Path, images: Sequence[Any], report: Report) -> tuple[list[Entry], Ids]:
+def sound_images(path: Path, images: Sequence[Any], on_fault: OnFault) -> tuple[list[Entry], Ids]:
     """The images with a whole-number id and a name with plain slashes, and their ids.
 
     A width or height that is not a size is left out.
@@ -79,9 +79,9 @@ def sound_images(path: Path, images: Sequence[Any], report: Report) -> tuple[lis
             sound.append(image)
         else:
             sound.append(image | {"id": number, "file_name": name} | sides)
-    report(faults)
-    _say_numbered(path, "image", ids, images, report)
-    return _unique(path, "image", sound, report), ids
+    on_fault(faults)
+    _say_numbered(path, "image", ids, images, on_fault)
+    return _unique(path, "image", sound, on_fault), ids
 
 
 def _name(image: Mapping[str, Any]) -> str | None:
@@ -89,7 +89,7 @@ def _name(image: Mapping[str, Any]) -> str | None:
     return found.replace("\\", "/") if found is not None and "\\" in found else found
 
 
-def sound_categories(path: Path, categories: Sequence[Any], report: Report) -> tuple[list[Entry], Ids]:
+def sound_categories(path: Path, categories: Sequence[Any], on_fault: OnFault) -> tuple[list[Entry], Ids]:
     """The classes with a whole-number id and a name, and their ids."""
     ids = Ids(category.get("id") for category in categories if isinstance(category, dict))
     faults, sound = [], []
@@ -101,25 +101,25 @@ def sound_categories(path: Path, categories: Sequence[Any], report: Report) -> t
             faults.append(Fault("category entry", message))
         else:
             sound.append(category | {"id": number, "name": name if isinstance(name, str) else str(name)})
-    report(faults)
-    _say_numbered(path, "category", ids, categories, report)
-    return _unique(path, "category", sound, report), ids
+    on_fault(faults)
+    _say_numbered(path, "category", ids, categories, on_fault)
+    return _unique(path, "category", sound, on_fault), ids
 
 
-def _say_numbered(path: Path, kind: str, ids: Ids, entries: Sequence[Any], report: Report) -> None:
+def _say_numbered(path: Path, kind: str, ids: Ids, entries: Sequence[Any], on_fault: OnFault) -> None:
     if ids.counted:
         first = next(
             entry["id"] for entry in entries if isinstance(entry, dict) and isinstance(_plain_id(entry.get("id")), str)
         )
-        message = f"{path}: the {kind} id {brief(first)} is no number: they are numbered in their order, from 1"
-        report([Fault(f"{kind} id that is no number", message, harmless=True)])
+        message = f"{path}: the {kind} id {brief(first)} is not a number: they are numbered in their order, from 1"
+        on_fault([Fault(f"{kind} id that is not a number", message, harmless=True)])
 
 
-def _unique(path: Path, kind: str, entries: list[Entry], report: Report) -> list[Entry]:
+def _unique(path: Path, kind: str, entries: list[Entry], on_fault: OnFault) -> list[Entry]:
     """The first entry of each id."""
     first = {entry["id"]: entry for entry in reversed(entries)}
     twice = {entry["id"] for entry in entries if first[entry["id"]] is not entry}
-    report([Fault(f"{kind} id twice", f"{path}: {kind} id {id_} stands twice") for id_ in sorted(twice)])
+    on_fault([Fault(f"{kind} id twice", f"{path}: {kind} id {id_} stands twice") for id_ in sorted(twice)])
     return [entry for entry in entries if first[entry["id"]] is entry]
 
 
@@ -135,7 +135,7 @@ class Known(NamedTuple):
     category_ids: Ids
 
 
-def sound_annotations(path: Path, annotations: Sequence[Any], known: Known, report: Report) -> list[Entry]:
+def sound_annotations(path: Path, annotations: Sequence[Any], known: Known, on_fault: OnFault) -> list[Entry]:
     """The annotations without a fault, each with listed ids, four numbers as ``bbox``, and ``iscrowd`` 0 or 1."""
     faults: dict[str, list[Fault]] = {}
     sound = []
@@ -150,7 +150,7 @@ def sound_annotations(path: Path, annotations: Sequence[Any], known: Known, repo
                 fault._replace(message=f"{_called(path, one, known)} {fault.message}")
             )
     for kind in faults.values():
-        report(kind)
+        on_fault(kind)
     return sound
 
 
@@ -181,7 +181,7 @@ def _sound_annotation(one: Any, known: Known) -> tuple[Entry | None, list[Fault]
         return None, [Fault("annotation entry", f"has the iscrowd {brief(one['iscrowd'])}, where 0 or 1 is needed")]
     if isinstance(one.get("iscrowd"), str | bool):
         message = f"has the iscrowd {brief(one['iscrowd'])}, which is read as {crowd}"
-        said.append(Fault("iscrowd that is no number", message, harmless=True))
+        said.append(Fault("iscrowd that is not a number", message, harmless=True))
     return _tidied(one, {"image_id": image, "category_id": category, "bbox": box, "iscrowd": crowd}), said
 
 

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from denseteacher.data.formats.annotations import Annotations, Fault, Report, as_number, brief, refuse
+from denseteacher.data.formats.annotations import Annotations, Fault, OnFault, as_number, brief, refuse
 from denseteacher.data.formats.listed_images import Entry, as_side
 from denseteacher.data.formats.objects_by_name import NamedObject, named_annotations
 from denseteacher.errors import InputError
@@ -40,7 +40,7 @@ _DELIMITERS = ",;\t|"
 
 
 def read_csv(
-    path: Path, images: Path | None = None, *, fallback: Path | None = None, report: Report = refuse
+    path: Path, images: Path | None = None, *, fallback: Path | None = None, on_fault: OnFault = refuse
 ) -> Annotations:
     """Reads a table whose columns its first line names, or which has one of the two usual orders without such a line.
 
@@ -51,10 +51,10 @@ def read_csv(
         path: The table.
         images: Folder of the images; found near the table if not given.
         fallback: Where they are looked for if they are not near it.
-        report: Told about faults of entries.
+        on_fault: Called for faults of entries.
 
     Raises:
-        InputError: If it is no such table.
+        InputError: If it is not a such table.
     """
     rows = _rows(path)
     if not rows:
@@ -73,9 +73,9 @@ def read_csv(
         entry = entries.setdefault(name, {"id": len(entries) + 1, "file_name": name, **sides})
         if any(cells.get(key) for key in ("label", *_SIDES)):
             objects.append(NamedObject(entry["id"], cells.get("label", ""), _box(cells), source))
-    report(faults)
+    on_fault(faults)
     return named_annotations(
-        path, "csv", list(entries.values()), objects, images=images, fallback=fallback, report=report
+        path, "csv", list(entries.values()), objects, images=images, fallback=fallback, on_fault=on_fault
     )
 
 
@@ -113,7 +113,7 @@ def _text(path: Path, content: bytes) -> str:
 
 
 def _layout(path: Path, rows: Sequence[tuple[int, Sequence[str]]]) -> tuple[dict[str, int], int]:
-    """The places of the columns, and the first row that is no heading."""
+    """The places of the columns, and the first row that is not a heading."""
     heading = [cell.strip().lower().replace(" ", "_") for cell in rows[0][1]]
     found = {
         column: min(heading.index(name) for name in names if name in heading)
@@ -129,6 +129,6 @@ def _layout(path: Path, rows: Sequence[tuple[int, Sequence[str]]]) -> tuple[dict
             return {name: place for place, name in enumerate(order)}, 0
     missing = ", ".join(name for name in _NEEDED if name not in found)
     raise InputError(
-        f"{path} is no table of boxes that is known: its first line should name the columns {', '.join(_NEEDED)}, "
+        f"{path} is not a table of boxes that is known: its first line should name the columns {', '.join(_NEEDED)}, "
         f"and lacks {missing}; it has {brief(','.join(heading))}"
     )

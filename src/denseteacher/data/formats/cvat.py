@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from xml.etree import ElementTree
 
-from denseteacher.data.formats.annotations import Annotations, Fault, Report, as_number, refuse
+from denseteacher.data.formats.annotations import Annotations, Fault, OnFault, as_number, refuse
 from denseteacher.data.formats.listed_images import Entry, as_side
 from denseteacher.data.formats.objects_by_name import NamedObject, named_annotations
 from denseteacher.data.formats.outlines import Box, box_of_ellipse, box_of_points, box_of_turned
@@ -31,7 +31,7 @@ def is_cvat(path: Path) -> bool:
 
 
 def read_cvat(
-    path: Path, images: Path | None = None, *, fallback: Path | None = None, report: Report = refuse
+    path: Path, images: Path | None = None, *, fallback: Path | None = None, on_fault: OnFault = refuse
 ) -> Annotations:
     """Reads boxes, and the boxes around polygons, masks, ellipses and turned boxes.
 
@@ -39,10 +39,10 @@ def read_cvat(
         path: The XML, or its folder.
         images: Folder of the images; found near the XML if not given.
         fallback: Where they are looked for if they are not near it.
-        report: Told about faults of entries.
+        on_fault: Called for faults of entries.
 
     Raises:
-        InputError: If it is no such file.
+        InputError: If it is not a such file.
     """
     file = path / _FILE if path.is_dir() else path
     root = _root(file)
@@ -52,7 +52,7 @@ def read_cvat(
     for number, image in enumerate(root.iter("image"), 1):
         name = (image.get("name") or "").replace("\\", "/")
         if not name:
-            report([Fault("image entry", f"{file}: image {number} has no name")])
+            on_fault([Fault("image entry", f"{file}: image {number} has no name")])
             continue
         sides = {side: as_side(image.get(side)) for side in ("width", "height")}
         entries.append({"id": number, "file_name": name, **sides})
@@ -64,7 +64,7 @@ def read_cvat(
                 objects += _objects(shape, number, source)
     if not entries and root.find("track") is not None:
         raise InputError(f"{file} holds the tracks of a video: export the task from CVAT as COCO 1.0, with its images")
-    report(passed)
+    on_fault(passed)
     classes = [(name.text or "").strip() for name in root.iterfind("meta//labels/label/name")]
     return named_annotations(
         file,
@@ -74,7 +74,7 @@ def read_cvat(
         classes=[*filter(None, classes)],
         images=images,
         fallback=fallback,
-        report=report,
+        on_fault=on_fault,
     )
 
 
@@ -92,7 +92,7 @@ def _root(file: Path) -> ElementTree.Element:
     if root.tag == "annotation":
         raise InputError(f"{file} is the XML of one image in VOC's format: name the folder that it is in")
     if root.tag != "annotations":
-        raise InputError(f"{file} is no XML of CVAT: its root is {root.tag[:50]!r}, not 'annotations'")
+        raise InputError(f"{file} is not an XML of CVAT: its root is {root.tag[:50]!r}, not 'annotations'")
     return root
 
 

@@ -134,7 +134,7 @@ def listed_file(name: str, folder: Path) -> Path:
 
 def no_list(path: Path) -> str:
     """What is wrong with a file of unlabeled images that is none."""
-    return f"{path} is no text list of images, no COCO JSON, no tar file and no folder"
+    return f"{path} is not a text list of images, a COCO JSON, a tar file or a folder"
 
 
 def text_lines(file: Path, refusal: str) -> list[tuple[int, str]]:

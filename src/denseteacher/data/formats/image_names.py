@@ -15,7 +15,7 @@ _PREFIX, _UPLOAD = re.compile(r"^(?=[0-9]*[a-f])[0-9a-f]{8}-"), re.compile(r"^[0
 
 
 def leaves_folder(name: str) -> bool:
-    """Whether a name is no plain path inside the folder that it is relative to."""
+    """Whether a name is not a plain path inside the folder that it is relative to."""
     parts = name.replace("\\", "/").split("/")
     return name.startswith(("/", "\\", "~")) or ".." in parts or "\0" in name or ":" in parts[0]
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from denseteacher.data.formats.annotations import Annotations, Fault, Report, as_number, brief, refuse
+from denseteacher.data.formats.annotations import Annotations, Fault, OnFault, as_number, brief, refuse
 from denseteacher.data.formats.files import images_below
 from denseteacher.data.formats.listed_images import Entry, as_side
 from denseteacher.data.formats.objects_by_name import NamedObject, named_annotations
@@ -36,7 +36,7 @@ def _is_labelme(file: Path) -> bool:
 
 
 def read_labelme(
-    path: Path, images: Path | None = None, *, fallback: Path | None = None, report: Report = refuse
+    path: Path, images: Path | None = None, *, fallback: Path | None = None, on_fault: OnFault = refuse
 ) -> Annotations:
     """Reads rectangles, and the boxes around polygons, circles, masks and turned boxes.
 
@@ -44,7 +44,7 @@ def read_labelme(
         path: The folder, searched with all below it; or one of its files.
         images: Folder of the images; beside the JSON files if not given.
         fallback: Where they are looked for if they are not there.
-        report: Told about faults of entries.
+        on_fault: Called for faults of entries.
 
     Raises:
         InputError: If it holds no such files.
@@ -69,9 +69,9 @@ def read_labelme(
             else:
                 objects.append(found)
     for kind in faults.values():
-        report(kind)
+        on_fault(kind)
     own = base if images is None and images_below(base) else images
-    return named_annotations(path, "labelme", entries, objects, images=own, fallback=fallback, report=report)
+    return named_annotations(path, "labelme", entries, objects, images=own, fallback=fallback, on_fault=on_fault)
 
 
 def _content(file: Path) -> dict[str, Any] | str:
@@ -81,7 +81,7 @@ def _content(file: Path) -> dict[str, Any] | str:
     except (OSError, ValueError, RecursionError) as error:
         return f"{file} can't be read as JSON: {str(error)[:200]}"
     if not isinstance(content, dict) or not isinstance(content.get("shapes"), list):
-        return f"{file} is no file of LabelMe: it has no list 'shapes'"
+        return f"{file} is not a file of LabelMe: it has no list 'shapes'"
     return content
 
 

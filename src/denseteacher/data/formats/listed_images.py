@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from denseteacher.data.formats.annotations import Fault, Report, as_number
+from denseteacher.data.formats.annotations import Fault, OnFault, as_number
 from denseteacher.data.formats.files import TRIED, find_image_folder, sizes_or_errors, usual_places
 from denseteacher.data.formats.image_names import ImageIndex, is_file_below, leaves_folder
 from denseteacher.errors import InputError
@@ -20,11 +20,11 @@ class ListedImages(NamedTuple):
 
     folder: Path
     entries: list[Entry]
-    """Their ``file_name`` is below the folder."""
+    """Entries of images, whose ``file_name`` is below the folder."""
 
 
 def find_listed(
-    path: Path, entries: Sequence[Entry], images: Path | None, fallback: Path | None, report: Report
+    path: Path, entries: Sequence[Entry], images: Path | None, fallback: Path | None, on_fault: OnFault
 ) -> ListedImages:
     """Finds the files of images, and reads the sizes that the file of annotations does not say.
 
@@ -37,17 +37,17 @@ def find_listed(
         entries: The images.
         images: Folder of the images, if it is known.
         fallback: Where they are looked for if they are not near the file.
-        report: Told about images that are missing or read otherwise than they are named.
+        on_fault: Called for images that are missing or read otherwise than they are named.
 
     Raises:
-        InputError: If there are no images at all in any place, or ``report`` raises.
+        InputError: If there are no images at all in any place, or ``on_fault`` raises.
     """
     folder, index = _folder(path, entries, images, fallback)
-    found = _found(path, folder, index, entries, report)
-    return ListedImages(folder, with_sizes(path, folder, found, report))
+    found = _found(path, folder, index, entries, on_fault)
+    return ListedImages(folder, with_sizes(path, folder, found, on_fault))
 
 
-def with_sizes(path: Path, folder: Path, entries: Sequence[Entry], report: Report) -> list[Entry]:
+def with_sizes(path: Path, folder: Path, entries: Sequence[Entry], on_fault: OnFault) -> list[Entry]:
     """The images with width and height, read from the headers of their files where their entries have none."""
     unsized = [entry for entry in entries if not _is_sized(entry)]
     sizes = sizes_or_errors((folder / entry["file_name"], None) for entry in unsized)
@@ -63,8 +63,8 @@ def with_sizes(path: Path, folder: Path, entries: Sequence[Entry], report: Repor
         sides = f"the width {str(entry.get('width'))[:40]} and the height {str(entry.get('height'))[:40]}"
         message = f"{path}: image {entry['id']} ({entry['file_name']}) has {sides}: its file says how large it is"
         said.append(Fault("size read from the file", message, harmless=True))
-    report(unreadable)
-    report(said)
+    on_fault(unreadable)
+    on_fault(said)
     return [
         entry if _is_sized(entry) else read[entry["id"]] for entry in entries if _is_sized(entry) or entry["id"] in read
     ]
@@ -103,7 +103,9 @@ def _indices(path: Path, images: Path | None, fallback: Path | None) -> Iterator
         yield ImageIndex.below(fallback)
 
 
-def _found(path: Path, folder: Path, index: ImageIndex | None, entries: Sequence[Entry], report: Report) -> list[Entry]:
+def _found(
+    path: Path, folder: Path, index: ImageIndex | None, entries: Sequence[Entry], on_fault: OnFault
+) -> list[Entry]:
     names = [entry["file_name"] for entry in entries]
     placed: list[str | None] = [name if is_file_below(folder, name) else None for name in names]
     if None in placed:
@@ -129,7 +131,7 @@ def _found(path: Path, folder: Path, index: ImageIndex | None, entries: Sequence
         if fault.harmless:
             kept.append(entry | {"file_name": place})
     for kind in faults.values():
-        report(kind)
+        on_fault(kind)
     return kept
 
 

@@ -53,7 +53,7 @@ def is_stream(place: Path | str) -> bool:
 class StreamedImages(UnopenedImages):
     """The images of a LitData data set, each item of which is an image file's bytes, or a dict with them as ``image``.
 
-    This is no iterator, whose state a run would have to save: any process can ask for any image at any time.
+    This is not an iterator, whose state a run would have to save: any process can ask for any image at any time.
     """
 
     def __init__(self, source: Path | str) -> None:
@@ -90,7 +90,7 @@ class StreamedImages(UnopenedImages):
         fields = item if isinstance(item, dict) else {"image": item}
         content = fields.get("image")
         if not isinstance(content, bytes | bytearray | memoryview):
-            raise InputError(f"{name} is no image file's bytes, nor a dict that has them under 'image'")
+            raise InputError(f"{name} is not an image file's bytes, nor a dict that has them under 'image'")
         file = fields.get("name", b"")
         if isinstance(file, bytes | bytearray | memoryview) and file:
             name = f"{name} ({bytes(file).decode(errors='replace')})"

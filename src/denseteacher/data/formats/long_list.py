@@ -61,7 +61,7 @@ class LongList(UnopenedImages):
             file = listed_file(name.decode(), self.folder)
             height, width = image_size(file)
         except UnicodeDecodeError as error:
-            raise InputError(f"{self.path}, line {number} is no UTF-8 text") from error
+            raise InputError(f"{self.path}, line {number} is not UTF-8 text") from error
         except InputError as error:
             raise InputError(f"{self.path}, line {number}: {error}") from error
         return ImageRecord(position + 1, file, width, height)

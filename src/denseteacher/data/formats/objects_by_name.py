@@ -1,11 +1,11 @@
-"""From objects that carry the name of their class to annotations as in a COCO file."""
+"""Objects that carry the name of their class, made into annotations as in a COCO file."""
 
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from denseteacher.data.choices import Format
-from denseteacher.data.formats.annotations import Annotations, Fault, Report, is_number, share_faults
+from denseteacher.data.formats.annotations import Annotations, Fault, OnFault, is_number, share_faults
 from denseteacher.data.formats.listed_images import Entry, find_listed
 from denseteacher.errors import InputError
 
@@ -33,7 +33,7 @@ def named_annotations(
     classes: Sequence[str] = (),
     images: Path | None,
     fallback: Path | None,
-    report: Report,
+    on_fault: OnFault,
 ) -> Annotations:
     """A data set of which the image files are found and the classes numbered from 1.
 
@@ -45,22 +45,24 @@ def named_annotations(
         classes: The classes in the order of the data set; those it does not name follow by name.
         images: Folder of the images; found near ``path`` if not given.
         fallback: Where they are looked for if they are not near it.
-        report: Told about faults of entries.
+        on_fault: Called for faults of entries.
 
     Raises:
-        InputError: If there are no images, or ``report`` raises.
+        InputError: If there are no images, or ``on_fault`` raises.
     """
     if not entries:
         raise InputError(f"{path} lists no images")
     sound = [one for one in objects if one.label.strip() and len(one.box) == 4 and all(map(is_number, one.box))]
     others = [one for one in objects if not one.label.strip()]
-    report([Fault("annotation entry", f"{one.source} has no label") for one in others])
+    on_fault([Fault("annotation entry", f"{one.source} has no label") for one in others])
     wrong = [one for one in objects if one.label.strip() and not (len(one.box) == 4 and all(map(is_number, one.box)))]
-    report([Fault("box of no four numbers", f"{one.source} needs numbers of pixels for its corners") for one in wrong])
-    folder, found = find_listed(path, entries, images, fallback, report)
+    on_fault(
+        [Fault("box of no four numbers", f"{one.source} needs numbers of pixels for its corners") for one in wrong]
+    )
+    folder, found = find_listed(path, entries, images, fallback, on_fault)
     kept = {entry["id"] for entry in found}
     sound = [one for one in sound if one.image in kept]
-    report(share_faults(path, [one.box for one in sound]))
+    on_fault(share_faults(path, [one.box for one in sound]))
     names = list(dict.fromkeys([*classes, *sorted({one.label for one in sound})]))
     numbers = {name: number for number, name in enumerate(names, 1)}
     content: dict[str, Any] = {

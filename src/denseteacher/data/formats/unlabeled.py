@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from denseteacher.data.formats.annotations import Fault, Report, refuse
+from denseteacher.data.formats.annotations import Fault, OnFault, refuse
 from denseteacher.data.formats.coco import read_image_info
 from denseteacher.data.formats.files import (
     File,
@@ -36,9 +36,9 @@ _COMPRESSED = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
 
 
 def open_unlabeled(
-    path: Path | str, images: Path | None = None, *, fallback: Path | None = None, report: Report = refuse
+    path: Path | str, images: Path | None = None, *, fallback: Path | None = None, on_fault: OnFault = refuse
 ) -> Sequence[ImageRecord]:
-    """As ``read_unlabeled``, without opening all of very many images.
+    """Reads as ``read_unlabeled``, without opening all of very many images.
 
     That are those of a text list where it names ``LONG_LIST`` or more, and those of a LitData data set, which
     ``path`` may be too: its folder or its URL.
@@ -51,11 +51,11 @@ def open_unlabeled(
         listed = LongList(path, images or path.parent)
         if len(listed) >= LONG_LIST:
             return listed
-    return read_unlabeled(path, images, fallback=fallback, report=report)
+    return read_unlabeled(path, images, fallback=fallback, on_fault=on_fault)
 
 
 def read_unlabeled(
-    path: Path, images: Path | None = None, *, fallback: Path | None = None, report: Report = refuse
+    path: Path, images: Path | None = None, *, fallback: Path | None = None, on_fault: OnFault = refuse
 ) -> list[ImageRecord]:
     """Lists unlabeled images; their sizes come from their headers.
 
@@ -66,17 +66,17 @@ def read_unlabeled(
             out.
         images: Folder that a list's or a JSON's paths are relative to; beside the file if not given.
         fallback: Where the images of a JSON are looked for if they are not near it.
-        report: Told about images that are missing or can't be read.
+        on_fault: Called for images that are missing or can't be read.
 
     Raises:
-        InputError: If there is nothing at ``path``, no image in it, or ``report`` raises.
+        InputError: If there is nothing at ``path``, no image in it, or ``on_fault`` raises.
     """
     if path.suffix.lower() == ".json" and is_file(path):
-        return read_image_info(path, images, fallback=fallback, report=report)
-    return _records(_files(path, images, report), report)
+        return read_image_info(path, images, fallback=fallback, on_fault=on_fault)
+    return _records(_files(path, images, on_fault), on_fault)
 
 
-def _files(path: Path, images: Path | None, report: Report) -> list[File]:
+def _files(path: Path, images: Path | None, on_fault: OnFault) -> list[File]:
     refuse_irregular(path)
     if not os.path.lexists(path) and _WILD.search(str(path)):
         return _matching(path)
@@ -87,7 +87,7 @@ def _files(path: Path, images: Path | None, report: Report) -> list[File]:
     if is_voc(path):
         return [(file, None) for file in _voc_images(path, images)]
     if path.is_file():
-        files = [path] if is_image(path.name) else listed_images(path, images, report)
+        files = [path] if is_image(path.name) else listed_images(path, images, on_fault)
         return [(file, None) for file in files]
     found = images_below(path)
     shards = sorted(file for file in path.iterdir() if file.name.endswith((".tar", *_COMPRESSED)))
@@ -124,7 +124,7 @@ def _is_wide(path: Path) -> bool:
         return stream.read(2) in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
 
-def _records(files: Sequence[File], report: Report) -> list[ImageRecord]:
+def _records(files: Sequence[File], on_fault: OnFault) -> list[ImageRecord]:
     records: list[ImageRecord] = []
     faults = []
     for (path, member), size in zip(files, sizes_or_errors(files), strict=True):
@@ -133,7 +133,7 @@ def _records(files: Sequence[File], report: Report) -> list[ImageRecord]:
         else:
             height, width = size
             records.append(ImageRecord(len(records) + 1, path, width, height, member))
-    report(faults)
+    on_fault(faults)
     return records
 
 
@@ -152,17 +152,17 @@ def _voc_images(path: Path, images: Path | None) -> list[Path]:
     return [folder / name for name in found if name is not None]
 
 
-def listed_images(path: Path, images: Path | None = None, report: Report = refuse) -> list[Path]:
+def listed_images(path: Path, images: Path | None = None, on_fault: OnFault = refuse) -> list[Path]:
     """The image files that a text list names, one a line; blank lines and those that begin with # are left out.
 
     Args:
         path: The list.
         images: Folder that its paths are relative to; beside the list if not given. A path of another machine stands
             for the only image of its name in there.
-        report: Told about files that are missing, or found by their name.
+        on_fault: Called for files that are missing, or found by their name.
 
     Raises:
-        InputError: If it is no text list, or ``report`` raises.
+        InputError: If it is not a text list, or ``on_fault`` raises.
     """
     files: list[Path] = []
     index: ImageIndex | None = None
@@ -181,10 +181,10 @@ def listed_images(path: Path, images: Path | None = None, report: Report = refus
             index = ImageIndex.below(images)
         found = index.find(listed_name(name)) if index is not None else None
         if index is None or found is None:
-            report([Fault("missing image file", f"{path}, line {number}: there is no image file {file}")])
+            on_fault([Fault("missing image file", f"{path}, line {number}: there is no image file {file}")])
             continue
         said = f"{path}, line {number}: {name!r} is read as {index.root / found}, found by its name"
-        report([Fault("image found by its name", said, harmless=True)])
+        on_fault([Fault("image found by its name", said, harmless=True)])
         files.append(index.root / found)
     if not files:
         raise InputError(f"the list {path} names no images")

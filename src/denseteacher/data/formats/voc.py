@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
-from denseteacher.data.formats.annotations import Annotations, Content, Fault, Report, refuse, share_faults
+from denseteacher.data.formats.annotations import Annotations, Content, Fault, OnFault, refuse, share_faults
 from denseteacher.data.formats.files import image_named, is_file
 from denseteacher.data.formats.image_names import ImageIndex
 from denseteacher.data.formats.voc_folders import (
@@ -41,12 +41,12 @@ VOC_CLASSES = (
     *("aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow"),
     *("diningtable", "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor"),
 )
-"""In the order that everybody numbers them in, which is that of their letters."""
+"""Class names in the order that everybody numbers them in, which is that of their letters."""
 _LARGEST_MAP = 1_000_000  # bytes
 
 
 def read_voc(
-    path: Path, images: Path | None = None, *, subsets: Sequence[str] = (), report: Report = refuse
+    path: Path, images: Path | None = None, *, subsets: Sequence[str] = (), on_fault: OnFault = refuse
 ) -> Annotations:
     """Reads a VOC data set.
 
@@ -60,7 +60,7 @@ def read_voc(
         images: Folder of the images; ``JPEGImages`` or ``Images`` beside ``Annotations``, or where the XML files are,
             if not given.
         subsets: Names of image sets, by preference, for a folder that has them; all XML files where it has none.
-        report: Told about faults of entries.
+        on_fault: Called for faults of entries.
 
     Raises:
         InputError: If there is no such data set.
@@ -75,9 +75,9 @@ def read_voc(
         raise InputError(f"{path} names no images: {annotations} should hold XML files")
     names = _Names(annotations).of(names)
     twice = sorted(name for name, times in Counter(names).items() if times > 1)
-    report([Fault("image id twice", f"{path}: the image {name} stands twice in its image set") for name in twice])
-    content = _content(annotations, place, list(dict.fromkeys(names)), report)
-    report(share_faults(path, [one.pop("corners") for one in content["annotations"]]))
+    on_fault([Fault("image id twice", f"{path}: the image {name} stands twice in its image set") for name in twice])
+    content = _content(annotations, place, list(dict.fromkeys(names)), on_fault)
+    on_fault(share_faults(path, [one.pop("corners") for one in content["annotations"]]))
     occurring = {one["name"] for one in content["annotations"]}
     folders = [annotations] if part is None else [path / one.name for one in sorted(path.iterdir())]
     occurring |= _classes_elsewhere(folders, {annotations / f"{name}.xml" for name in names})
@@ -112,32 +112,32 @@ class _Names:
         return found[0] if len(found) == 1 else name
 
 
-def _content(annotations: Path, place: Path, names: list[str], report: Report) -> Content:
+def _content(annotations: Path, place: Path, names: list[str], on_fault: OnFault) -> Content:
     images: list[dict[str, Any]] = []
     objects: list[dict[str, Any]] = []
-    finder = _Images(place, report)
+    finder = _Images(place, on_fault)
     for name in names:
         file = annotations / f"{name}.xml"
         try:
-            root = read_xml(file if os.path.lexists(file) else annotations / f"{name}.XML", report)
+            root = read_xml(file if os.path.lexists(file) else annotations / f"{name}.XML", on_fault)
         except FileNotFoundError:
-            report([Fault("missing annotation file", f"there is no annotation file {file}")])
+            on_fault([Fault("missing annotation file", f"there is no annotation file {file}")])
             continue
         except InputError as error:
-            report([Fault("unreadable annotation file", str(error))])
+            on_fault([Fault("unreadable annotation file", str(error))])
             continue
         image = finder.image(root, file, name, len(images) + 1)
         if image is not None:
             images.append(image)
-            objects += read_objects(root, file, image["id"], report)
+            objects += read_objects(root, file, image["id"], on_fault)
     return {"images": images, "annotations": objects}
 
 
 class _Images:
     """Finds the images of XML files."""
 
-    def __init__(self, place: Path, report: Report) -> None:
-        self._place, self._report = place, report
+    def __init__(self, place: Path, on_fault: OnFault) -> None:
+        self._place, self._report = place, on_fault
         self._index: ImageIndex | None = None
         self._taken: dict[str, Path] = {}
 

@@ -35,7 +35,7 @@ def voc_folder(path: Path) -> Path:
     """
     if path.is_file():
         if not is_voc(path):
-            raise InputError(f"{path} is no image set of VOC: name the folder with Annotations and JPEGImages")
+            raise InputError(f"{path} is not an image set of VOC: name the folder with Annotations and JPEGImages")
         return path.parents[1] if path.parent.name.lower() == "imagesets" else path.parents[2]
     years = [] if child_folder(path, "Annotations") is not None else _years(path)
     if len(years) > 1:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
-from denseteacher.data.formats.annotations import Fault, Report
+from denseteacher.data.formats.annotations import Fault, OnFault
 from denseteacher.data.formats.outlines import box_of_points, box_of_turned
 from denseteacher.errors import InputError
 from denseteacher.files import decode_text, read_regular
@@ -23,12 +23,12 @@ _DECLARED = re.compile(rb"^\s*<\?xml[^>]{0,200}?encoding\s*=\s*[\"']([A-Za-z0-9.
 _ENCODINGS = re.compile(r"utf-8|ascii|iso8859-\d+|cp\d+|gbk|gb2312|gb18030|big5|shift_jis|euc_(jp|kr)|koi8-[ru]")
 
 
-def read_xml(file: Path, report: Report) -> ElementTree.Element:
+def read_xml(file: Path, on_fault: OnFault) -> ElementTree.Element:
     """The root of an annotation file.
 
     Args:
         file: In UTF-8, in the encoding that it states, or in GBK or Latin-1.
-        report: Told where the encoding had to be found out.
+        on_fault: Called where the encoding had to be found out.
 
     Raises:
         FileNotFoundError: If it is not there.
@@ -44,9 +44,9 @@ def read_xml(file: Path, report: Report) -> ElementTree.Element:
         raise InputError(f"{file} can't be read as XML: {str(error)[:200]}") from error
     if found is not None:
         said = f"{file} is not in the encoding that it states, or UTF-8 where it states none, and read as {found}"
-        report([Fault("annotation file of another encoding", said, harmless=True)])
+        on_fault([Fault("annotation file of another encoding", said, harmless=True)])
     if root.tag.lower() != "annotation":
-        raise InputError(f"{file} is no annotation file of VOC: it holds <{root.tag[:80]}>, not <annotation>")
+        raise InputError(f"{file} is not an annotation file of VOC: it holds <{root.tag[:80]}>, not <annotation>")
     return root
 
 
@@ -75,14 +75,14 @@ def stated_size(root: ElementTree.Element) -> tuple[int, int] | None:
     return (int(height), int(width)) if sound else None
 
 
-def read_objects(root: ElementTree.Element, file: Path, image: int, report: Report) -> list[dict[str, Any]]:
+def read_objects(root: ElementTree.Element, file: Path, image: int, on_fault: OnFault) -> list[dict[str, Any]]:
     """The objects of a file.
 
     Args:
         root: Its root.
         file: Its path, for messages.
         image: Id of its image.
-        report: Told about faults of objects.
+        on_fault: Called for faults of objects.
 
     Returns:
         Annotations with their class as ``name``, and ``corners`` as they are written.
@@ -99,14 +99,14 @@ def read_objects(root: ElementTree.Element, file: Path, image: int, report: Repo
             drawn = _box_around(element) if element.find("bndbox/xmin") is None else None
             if drawn is None:
                 wanted = f"{source} needs a bndbox with the numbers {', '.join(_SIDES)}"
-                report([Fault("box of no four numbers", wanted)])
+                on_fault([Fault("box of no four numbers", wanted)])
                 continue
             box = drawn
             corners = [box[0], box[1], box[0] + box[2], box[1] + box[3]]
             said = f"{source} has an outline or a turned box in place of a bndbox: the box around it is read"
-            report([Fault("outline in place of a box", said, harmless=True)])
+            on_fault([Fault("outline in place of a box", said, harmless=True)])
         if not name:
-            report([Fault("annotation entry", f"{source} has no name")])
+            on_fault([Fault("annotation entry", f"{source} has no name")])
             continue
         difficult = (element.findtext("difficult") or "").strip().lower() in ("1", "true", "yes")
         entry = {"image_id": image, "name": name, "bbox": box, "iscrowd": 0, "difficult": int(difficult)}

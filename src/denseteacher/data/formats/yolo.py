@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from denseteacher.data.formats.annotations import Annotations, Fault, Report, refuse
+from denseteacher.data.formats.annotations import Annotations, Fault, OnFault, refuse
 from denseteacher.data.formats.files import is_file, sizes_or_errors
 from denseteacher.data.formats.yolo_lines import read_objects
 from denseteacher.data.formats.yolo_places import find_images, is_yolo
@@ -16,7 +16,7 @@ __all__ = ["is_yolo", "read_yolo"]
 
 
 def read_yolo(
-    path: Path, images: Path | None = None, *, subsets: Sequence[str] = (), report: Report = refuse
+    path: Path, images: Path | None = None, *, subsets: Sequence[str] = (), on_fault: OnFault = refuse
 ) -> Annotations:
     """Reads a YOLO data set: a line is a class number and a box as center and size, in shares of the image's size.
 
@@ -30,12 +30,12 @@ def read_yolo(
         images: Folder of the images, where ``path`` is the folder of the text files; folder that the places in a YAML
             are relative to, where that is not its own.
         subsets: Keys of the YAML, or folders below ``images``, by preference.
-        report: Told about faults of entries.
+        on_fault: Called for faults of entries.
 
     Raises:
         InputError: If there is no such data set.
     """
-    source = find_images(path, images, subsets, report)
+    source = find_images(path, images, subsets, on_fault)
     # not resolve(): where 'images' is a symbolic link, 'labels' is beside the link
     named = [Path(os.path.abspath(file)) for file in source.images]  # noqa: PTH100
     labels = dict(zip(named, source.labels, strict=True))
@@ -46,16 +46,16 @@ def read_yolo(
             f"{next(iter(labels.values()))}"
         )
     twice = sorted(file for file, times in Counter(named).items() if times > 1)
-    report([Fault("image id twice", f"{path}: the image {file} stands twice in its lists") for file in twice])
+    on_fault([Fault("image id twice", f"{path}: the image {file} stands twice in its lists") for file in twice])
     sizes = sizes_or_errors((file, None) for file in labels)
-    report([Fault("unreadable image", str(size)) for size in sizes if isinstance(size, InputError)])
+    on_fault([Fault("unreadable image", str(size)) for size in sizes if isinstance(size, InputError)])
     listed: list[dict[str, Any]] = []
     objects: list[dict[str, Any]] = []
     for (file, label), size in zip(labels.items(), sizes, strict=True):
         if not isinstance(size, InputError):
             name = str(file.relative_to(root))
             listed.append({"id": len(listed) + 1, "file_name": name, "width": size[1], "height": size[0]})
-            objects += read_objects(label, listed[-1], source.classes, report)
+            objects += read_objects(label, listed[-1], source.classes, on_fault)
     count = max((one["category_id"] for one in objects), default=-1) + 1
     names = source.classes.names or [str(number) for number in range(count)]
     for number, one in enumerate(objects, 1):

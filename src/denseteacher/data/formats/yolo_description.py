@@ -80,7 +80,7 @@ def _has_parts(file: Path) -> bool:
 def _read_yaml(file: Path) -> Description:
     content = parse_yaml(yaml_text(file), str(file), as_text=True)
     if not isinstance(content, dict) or "names" not in content:
-        raise InputError(f"{file} is no YOLO data set: it has no key 'names'")
+        raise InputError(f"{file} is not a YOLO data set: it has no key 'names'")
     names = _class_names(file, content["names"])
     _check_count(file, content.get("nc", ""), names)
     parts = {}

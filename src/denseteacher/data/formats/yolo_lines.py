@@ -5,7 +5,7 @@ import os
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from denseteacher.data.formats.annotations import Fault, Report
+from denseteacher.data.formats.annotations import Fault, OnFault
 from denseteacher.data.formats.files import text_lines
 from denseteacher.errors import InputError
 
@@ -22,31 +22,31 @@ class Classes(NamedTuple):
     """How many keypoints follow a box, and of how many numbers each; None where there are none."""
 
 
-def read_objects(file: Path, image: dict[str, Any], classes: Classes, report: Report) -> list[dict[str, Any]]:
+def read_objects(file: Path, image: dict[str, Any], classes: Classes, on_fault: OnFault) -> list[dict[str, Any]]:
     """The objects of a text file, which needs not be there.
 
     Args:
         file: The text file of an image.
         image: Its entry, with ``id``, ``width`` and ``height``.
         classes: What its numbers mean.
-        report: Told about faults of lines.
+        on_fault: Called for faults of lines.
     """
     found: list[dict[str, Any]] = []
     try:
         lines = text_lines(file, f"{file} can't be read as text") if os.path.lexists(file) else []
     except InputError as error:
-        report([Fault("unreadable annotation file", str(error))])
+        on_fault([Fault("unreadable annotation file", str(error))])
         return found
     for number, line in lines:
         source = f"{file}, line {number}"
         numbers = _numbers(line)
         fault = _line_fault(numbers, classes)
         if fault is not None:
-            report([Fault(fault.kind, f"{source}: {line[:60]!r} {fault.message}")])
+            on_fault([Fault(fault.kind, f"{source}: {line[:60]!r} {fault.message}")])
             continue
         if len(numbers) == 6:
             read = "has a sixth number (a confidence or a track's number), which is left out"
-            report([Fault("line of six numbers", f"{source}: {line[:60]!r} {read}", harmless=True)])
+            on_fault([Fault("line of six numbers", f"{source}: {line[:60]!r} {read}", harmless=True)])
         shares = numbers[1:5] if len(numbers) == 6 or classes.keypoints is not None else numbers[1:]
         box = _box(shares, image["width"], image["height"])
         found.append(

@@ -7,7 +7,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from denseteacher.data.formats.annotations import Fault, Report
+from denseteacher.data.formats.annotations import Fault, OnFault
 from denseteacher.data.formats.files import (
     child_folder,
     image_named,
@@ -55,21 +55,21 @@ def is_yolo(path: Path) -> bool:
     return any(child_folder(path / part, "labels") is not None for part in PARTS) or _has_label_files(path)
 
 
-def find_images(path: Path, images: Path | None, subsets: Sequence[str], report: Report) -> Source:
+def find_images(path: Path, images: Path | None, subsets: Sequence[str], on_fault: OnFault) -> Source:
     """The images that a path stands for.
 
     Args:
         path: As in ``read_yolo``.
         images: As there.
         subsets: As there.
-        report: Told about faults of entries.
+        on_fault: Called for faults of entries.
 
     Raises:
         InputError: If nothing says where they are, or there are none.
     """
     described = describe(path)
     if described is not None:
-        source = _of_description(described, images, subsets, report)
+        source = _of_description(described, images, subsets, on_fault)
     else:
         source = _of_folders(path, images, subsets)
     if not source.images:
@@ -81,11 +81,11 @@ def find_images(path: Path, images: Path | None, subsets: Sequence[str], report:
         raise InputError(f"{path}: two classes have the name {twice[0]!r}: give each class a name of its own")
     if names is None:
         said = f"{path}: no file says what the classes are called, so they are called by their numbers"
-        report([Fault("classes without names", said, harmless=True)])
+        on_fault([Fault("classes without names", said, harmless=True)])
     return source
 
 
-def _of_description(described: Description, images: Path | None, subsets: Sequence[str], report: Report) -> Source:
+def _of_description(described: Description, images: Path | None, subsets: Sequence[str], on_fault: OnFault) -> Source:
     file, parts = described.file, described.parts
     subset = next((key for key in subsets if parts.get(key)), None)
     if subset is None:
@@ -95,8 +95,8 @@ def _of_description(described: Description, images: Path | None, subsets: Sequen
         )
     if described.classes.keypoints is not None:
         said = f"{file}: 'kpt_shape' says that keypoints follow the boxes; they are left out"
-        report([Fault("keypoints", said, harmless=True)])
-    places = _Places(file, described.base, images, report)
+        on_fault([Fault("keypoints", said, harmless=True)])
+    places = _Places(file, described.base, images, on_fault)
     found: list[Path] = []
     labels: list[Path] = []
     for place in parts[subset]:
@@ -109,8 +109,8 @@ def _of_description(described: Description, images: Path | None, subsets: Sequen
 class _Places:
     """The places that a description names, which lie below its own folder or the one of ``--images``."""
 
-    def __init__(self, file: Path, base: str, images: Path | None, report: Report) -> None:
-        self._file, self._report = file, report
+    def __init__(self, file: Path, base: str, images: Path | None, on_fault: OnFault) -> None:
+        self._file, self._report = file, on_fault
         # not resolve(): a symbolic link that lies in the folder is followed, and 'labels' is beside the link
         self._allowed = [Path(os.path.abspath(one)) for one in (images, file.parent) if one is not None]  # noqa: PTH100
         below = [Path(os.path.normpath(self._allowed[-1] / listed_name(base)))]

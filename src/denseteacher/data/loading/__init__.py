@@ -1,1 +1,1 @@
-"""From lists of images to the batches of steps."""
+"""Lists of images, made into the batches of steps."""

@@ -53,9 +53,9 @@ class PlannedView(NamedTuple):
     """A weak view whose image is not read yet."""
 
     position: int
-    """Of the image in its list."""
+    """Position of the image in its list."""
     sample: int
-    """Of the image in the global batch."""
+    """Position of the image in the global batch."""
     record: ImageRecord
     geometry: Geometry
 
@@ -251,7 +251,7 @@ class StepsWithStrongViews(Dataset[LoadedStep | InputError]):
         self.steps = steps
 
     def __getitem__(self, step: int) -> LoadedStep | InputError:
-        """As ``StepDataset`` gives it, with ``batch``."""
+        """The step as ``StepDataset`` gives it, with ``batch``."""
         loaded = self.steps[step]
         if isinstance(loaded, InputError):
             return loaded

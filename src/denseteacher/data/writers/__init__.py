@@ -30,7 +30,7 @@ def write_annotations(to: LabelFormat, data: LabeledImages, scores: Scores, fold
     Args:
         to: The format; the writers say what is written.
         data: Images with boxes and labels.
-        scores: Of the boxes; COCO and Label Studio keep them.
+        scores: Scores of the boxes; COCO and Label Studio keep them.
         folder: An empty folder.
 
     Returns:

@@ -21,7 +21,7 @@ class PlacedImages(NamedTuple):
 
     folder: Path
     names: list[PurePosixPath]
-    """Below the folder."""
+    """Names of the files, below the folder."""
 
 
 class Entry(NamedTuple):
@@ -29,7 +29,7 @@ class Entry(NamedTuple):
 
     record: ImageRecord
     name: PurePosixPath
-    """Its file in ``PlacedImages``."""
+    """File of the image in ``PlacedImages``."""
     boxes: list[list[float]]
     """xyxy pixels."""
     labels: list[int]

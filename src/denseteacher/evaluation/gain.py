@@ -6,11 +6,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from denseteacher.files import write_json
-from denseteacher.report.line_chart import Chart
-from denseteacher.visualization.figure import BLUE, FAINT, VERMILLION, as_svg, new_figure, page_style
 
 _NOTHING = 0.05  # AP; what is printed as 0.0
-_MOST_DRAWN = 20  # classes
 
 
 class BestTeacher(NamedTuple):
@@ -53,7 +50,7 @@ class UnlabeledGain(NamedTuple):
     with_: BestTeacher
     """The run."""
     classes: list[ClassGain]
-    """By falling gain."""
+    """Classes by falling gain."""
     interval: tuple[float, float] | None = None
     """Where the gain in AP lies in 95 of 100 resamplings of the validation images; None where none were made."""
     resamples: int = 0
@@ -141,29 +138,3 @@ def read_gain(file: Path) -> UnlabeledGain | None:
 def by_falling_gain(classes: Sequence[ClassGain]) -> list[ClassGain]:
     """The largest gain first; classes without objects to find last."""
     return sorted(classes, key=lambda one: (one.gain is None, -(one.gain or 0.0)))
-
-
-def gain_chart(gain: UnlabeledGain) -> Chart | None:
-    """A bar a class from its AP without the unlabeled images to that with them; None where there is none to draw.
-
-    Of many classes those that gain and lose most.
-    """
-    known = [one for one in gain.classes if one.gain is not None]
-    half = _MOST_DRAWN // 2
-    shown = known if len(known) <= _MOST_DRAWN else [*known[:half], *known[-half:]]
-    if not shown:
-        return None
-    with page_style():
-        figure = new_figure(4.2, 0.9 + 0.28 * len(shown))
-        axes = figure.add_subplot()
-        values = [one.gain or 0.0 for one in shown]
-        axes.barh(range(len(shown)), values, color=[BLUE if value >= 0 else VERMILLION for value in values], height=0.6)
-        axes.axvline(0, color=FAINT, linewidth=0.8)
-        axes.set_yticks(range(len(shown)), [one.name for one in shown])
-        axes.set_ylim(len(shown) - 0.4, -0.6)  # the first on top
-        axes.set(xlabel="gain in AP")
-        axes.tick_params(axis="y", length=0)
-        axes.grid(axis="x")
-        axes.set_axisbelow(True)
-    title = "Gain by class" if len(shown) == len(known) else f"Gain of the {half} first and last classes"
-    return Chart(title, as_svg(figure, f"{title}, in AP; the numbers stand in the table"))

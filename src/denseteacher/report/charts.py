@@ -1,0 +1,237 @@
+"""The charts of a page: how runs were trained, how well classes are found, what unlabeled images were worth."""
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from denseteacher.evaluation.arrays import Ints
+from denseteacher.evaluation.diagnostics import RECALLS, Curve, mean_precision
+from denseteacher.evaluation.gain import UnlabeledGain
+from denseteacher.evaluation.summary import RunEvaluation
+from denseteacher.training.metrics_log import last_evaluation, median_step_seconds, metric_series, smooth
+from denseteacher.visualization.boxes import SHOWN_ABOVE
+from denseteacher.visualization.figure import (
+    BLUE,
+    FAINT,
+    GREEN,
+    VERMILLION,
+    Chart,
+    Line,
+    Series,
+    as_svg,
+    line_chart,
+    new_figure,
+    page_style,
+)
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+_STUDENT_STYLE = 3  # dotted
+_LOSSES = {"sup": "Losses on labeled images", "unsup": "Losses on unlabeled images"}
+_EVALUATED = ("teacher", "student")
+_MOST_POINTS = 300
+_MOST_NUMBERED = 20  # classes; the cells of larger matrices have no room for counts
+_DARK = 0.6  # share of a row from which on its cell needs light text
+_MOST_DRAWN = 20  # classes
+_NAMES = {
+    "pseudo/locations": ("Locations learned from", "an unlabeled image"),
+    "pseudo/score": ("Teacher's score where it teaches", "mean"),
+    "pseudo/boxes": ("Pseudo-boxes", "an unlabeled image"),
+    "pseudo/reliable_boxes": ("Pseudo-boxes in a reliable place", "an unlabeled image"),
+    "pseudo/remembered": ("Pseudo-boxes with those remembered", "an unlabeled image"),
+    "pseudo/threshold": ("Threshold of the pseudo-boxes", "mean over classes"),
+    "consistency/locations": ("Locations compared", "an image"),
+}
+_OPTIMIZER = {
+    "lr": ("Learning rate", "rate"),
+    "gradient_norm": ("Norm of the gradient, before clipping", "norm"),
+    "step_seconds": ("Time of a step", "seconds"),
+    "images_per_second": ("Images trained on", "a second"),
+    "mfu": ("Share of the device's peak that the networks use (MFU)", "share"),
+}
+
+
+class ShownRun(NamedTuple):
+    """One run to show."""
+
+    label: str
+    rows: list[dict[str, Any]]
+    """Rows of ``metrics.jsonl``."""
+    burn_in: int | None = None
+    evaluation: RunEvaluation | None = None
+    """Evaluation of its best teacher."""
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """The last evaluation: ``step``, ``teacher/AP``, ...; empty where nothing was evaluated."""
+        return last_evaluation(self.rows)
+
+    @property
+    def step_seconds(self) -> float | None:
+        """Median over the second half of the run."""
+        return median_step_seconds(self.rows)
+
+
+def precision_charts(runs: Sequence[ShownRun]) -> list[Chart]:
+    """AP of teachers and students."""
+    lines = [
+        Line(role if len(runs) == 1 else f"{run.label}, {role}", series, number, style)
+        for number, run in enumerate(runs)
+        for role, style in zip(_EVALUATED, (0, _STUDENT_STYLE), strict=True)
+        if (series := metric_series(run.rows, f"{role}/AP"))[0]
+    ]
+    return [_chart(runs, lines, "AP on the validation images", "AP")] if lines else []
+
+
+def loss_charts(runs: Sequence[ShownRun]) -> list[Chart]:
+    """The weighted losses: each of one run, their sums of several."""
+    charts = []
+    for prefix, title in _LOSSES.items():
+        if len(runs) == 1:
+            keys = [key for key in _keys(runs) if key.startswith(f"{prefix}/")]
+            lines = [Line(key.partition("/")[2], _trend(runs[0].rows, key), at, at) for at, key in enumerate(keys)]
+        else:
+            lines = _lines(runs, [_summed(run.rows, prefix) for run in runs])
+        if lines:
+            charts.append(_chart(runs, lines, title, "weighted loss" if len(runs) == 1 else "sum of weighted losses"))
+    return charts
+
+
+def pseudo_label_charts(runs: Sequence[ShownRun]) -> list[Chart]:
+    """Whatever the methods watch of their unlabeled side, a figure each."""
+    known = (*_LOSSES, *_EVALUATED, "labeled")
+    watched = [key for key in _keys(runs) if "/" in key and key.partition("/")[0] not in known]
+    return _charts(runs, {key: _NAMES.get(key, (key, "value")) for key in watched})
+
+
+def optimizer_charts(runs: Sequence[ShownRun]) -> list[Chart]:
+    """Learning rate, gradients, speed."""
+    return _charts(runs, _OPTIMIZER)
+
+
+def precision_recall_chart(curves: Mapping[str, Curve]) -> Chart:
+    """``precision_recall_figure`` for the page."""
+    title = "Precision against recall, IoU 0.5"
+    return Chart(title, as_svg(precision_recall_figure(curves), f"{title}, of each class and in the mean"))
+
+
+def confusion_chart(matrix: Ints, names: Sequence[str]) -> Chart:
+    """``confusion_figure`` for the page."""
+    alt = f"Confusion matrix of {len(names)} classes and the background; the most frequent mistakes stand below"
+    return Chart(f"Confusion, scores above {SHOWN_ABOVE}", as_svg(confusion_figure(matrix, names), alt))
+
+
+def precision_recall_figure(curves: Mapping[str, Curve]) -> "Figure":
+    """The mean over the classes in bold, the best and the worst class by name, all others faint."""
+    ranked = sorted(curves, key=lambda name: float(curves[name].precision.mean()))
+    with page_style():
+        figure = new_figure(4.2, 4.4)
+        axes = figure.add_subplot()
+        for name in ranked[1:-1]:
+            axes.plot(RECALLS, curves[name].precision, color=FAINT, linewidth=0.8, alpha=0.6)
+        if len(ranked) > 1:
+            for name, what, color, style in ((ranked[-1], "best", GREEN, "-."), (ranked[0], "worst", VERMILLION, "--")):
+                axes.plot(RECALLS, curves[name].precision, style, color=color, label=_legend(what, name, curves))
+        mean = mean_precision(curves)
+        axes.plot(RECALLS, mean, color=BLUE, linewidth=2.6, label=f"mean, AP50 {100 * mean.mean():.1f}")
+        axes.set(xlabel="recall", ylabel="precision", xlim=(0, 1), ylim=(0, 1.02))
+        axes.grid()
+        figure.legend(loc="outside lower left", ncols=1, frameon=False)
+    return figure
+
+
+def confusion_figure(matrix: Ints, names: Sequence[str]) -> "Figure":
+    """Rows of the truth, each as shares of its sum; the last row and column are the background.
+
+    Args:
+        matrix: (K + 1, K + 1) counts.
+        names: Names of the K classes.
+    """
+    labels = [*names, "background"]
+    shares = matrix / np.maximum(matrix.sum(1, keepdims=True), 1)
+    side = min(max(4.2, 0.22 * len(labels) + 1.5), 24)
+    with page_style():
+        figure = new_figure(side, side)
+        axes = figure.add_subplot()
+        axes.imshow(shares, cmap="Blues", vmin=0, vmax=1, interpolation="nearest")
+        axes.set_xticks(range(len(labels)), labels, rotation=90)
+        axes.set_yticks(range(len(labels)), labels)
+        axes.set(xlabel="prediction", ylabel="truth")
+        axes.tick_params(length=0, labelsize="small" if len(labels) <= _MOST_NUMBERED else "xx-small")
+        for spine in axes.spines.values():
+            spine.set_visible(False)
+        if len(labels) <= _MOST_NUMBERED + 1:
+            _write_counts(axes, matrix, shares)
+    return figure
+
+
+def gain_chart(gain: UnlabeledGain) -> Chart | None:
+    """A bar a class from its AP without the unlabeled images to that with them; None where there is none to draw.
+
+    Of many classes those that gain and lose most.
+    """
+    known = [one for one in gain.classes if one.gain is not None]
+    half = _MOST_DRAWN // 2
+    shown = known if len(known) <= _MOST_DRAWN else [*known[:half], *known[-half:]]
+    if not shown:
+        return None
+    with page_style():
+        figure = new_figure(4.2, 0.9 + 0.28 * len(shown))
+        axes = figure.add_subplot()
+        values = [one.gain or 0.0 for one in shown]
+        axes.barh(range(len(shown)), values, color=[BLUE if value >= 0 else VERMILLION for value in values], height=0.6)
+        axes.axvline(0, color=FAINT, linewidth=0.8)
+        axes.set_yticks(range(len(shown)), [one.name for one in shown])
+        axes.set_ylim(len(shown) - 0.4, -0.6)  # the first on top
+        axes.set(xlabel="gain in AP")
+        axes.tick_params(axis="y", length=0)
+        axes.grid(axis="x")
+        axes.set_axisbelow(True)
+    title = "Gain by class" if len(shown) == len(known) else f"Gain of the {half} first and last classes"
+    return Chart(title, as_svg(figure, f"{title}, in AP; the numbers stand in the table"))
+
+
+def _charts(runs: Sequence[ShownRun], names: Mapping[str, tuple[str, str]]) -> list[Chart]:
+    found = {key: _lines(runs, [_trend(run.rows, key) for run in runs]) for key in names}
+    return [_chart(runs, lines, *names[key]) for key, lines in found.items() if lines]
+
+
+def _chart(runs: Sequence[ShownRun], lines: Sequence[Line], title: str, ylabel: str) -> Chart:
+    return line_chart(lines, title=title, ylabel=ylabel, burn_in=runs[-1].burn_in)
+
+
+def _lines(runs: Sequence[ShownRun], series: Sequence[Series]) -> list[Line]:
+    """A line for each run that has values."""
+    return [Line(run.label, one, at, at) for at, (run, one) in enumerate(zip(runs, series, strict=True)) if one[0]]
+
+
+def _keys(runs: Sequence[ShownRun]) -> list[str]:
+    return list(dict.fromkeys(key for run in runs for row in run.rows for key in row))
+
+
+def _summed(rows: Sequence[Mapping[str, Any]], prefix: str) -> Series:
+    totals = []
+    for row in rows:
+        terms = [value for key, value in row.items() if key.startswith(f"{prefix}/") and value is not None]
+        totals += [{"step": row["step"], "sum": sum(terms)}] if terms else []
+    return _trend(totals, "sum")
+
+
+def _trend(rows: Sequence[Mapping[str, Any]], key: str) -> Series:
+    """A noisy metric, smoothed, and of a long run no more points than can be seen."""
+    steps, values = metric_series(rows, key)
+    stride = max(1, len(steps) // _MOST_POINTS)
+    return steps[::stride], smooth(values, window=max(9, len(values) // 40))[::stride]
+
+
+def _legend(what: str, name: str, curves: Mapping[str, Curve]) -> str:
+    return f"{what}: {name}, {100 * curves[name].precision.mean():.1f}"
+
+
+def _write_counts(axes: Any, matrix: Ints, shares: Any) -> None:
+    for (row, column), count in np.ndenumerate(matrix):
+        if count:
+            color = "#ffffff" if shares[row, column] > _DARK else "#1c2431"  # not INK: cells don't follow the page
+            axes.text(column, row, str(count), ha="center", va="center", color=color, fontsize="x-small")
