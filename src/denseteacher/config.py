@@ -5,11 +5,11 @@ from typing import Annotated
 from pydantic import BaseModel, ConfigDict, Field
 
 Share = Annotated[float, Field(ge=0, le=1)]
-"""Of a whole, or a probability."""
+"""A share of a whole, or a probability."""
 ShortSide = Annotated[int, Field(gt=0, le=8192)]
 """Pixels that the shorter side of an image is resized to."""
 MaxSide = Annotated[int, Field(gt=0, le=1_000_000)]
-"""Pixels that the longer side has at most; what is far above any image is no bound."""
+"""Pixels that the longer side has at most; what is far above any image is not a bound."""
 
 
 class Config(BaseModel):

@@ -117,7 +117,7 @@ def parse_json(text: str) -> Any:
         return content
 
     def refused(name: str) -> Any:
-        raise ValueError(f"{name} is no number of JSON")
+        raise ValueError(f"{name} is not a number of JSON")
 
     try:
         content = json.loads(text, object_pairs_hook=unique, parse_constant=refused)

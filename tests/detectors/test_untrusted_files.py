@@ -157,7 +157,7 @@ TEXTS = {
 @pytest.mark.parametrize("text", TEXTS.values(), ids=TEXTS)
 def test_what_is_no_card_is_refused(text, whole, tmp_path):
     path = write(tmp_path / "d.safetensors", text, whole[2])
-    with pytest.raises(InputError, match=r"d\.safetensors is no detector file"):
+    with pytest.raises(InputError, match=r"d\.safetensors is not a detector file"):
         load(path)
 
 
@@ -257,7 +257,7 @@ def test_every_flipped_bit_is_noticed(whole, tmp_path):
             assert str(damaged) in str(error)  # noqa: PT017
         else:
             accepted.append(bit)
-    # JSON has two spellings of some characters, and the padding behind it is no content
+    # JSON has two spellings of some characters, and the padding behind it is not a content
     for bit in accepted:
         assert bit < 8 * header
         detector, card = load_detector(path)
@@ -350,8 +350,8 @@ NO_STATE_DICTS = {
     "null": (save_as(None), "it holds a NoneType"),
     "null inside": (save_as({"state_dict": None}), "it holds a NoneType"),
     "a list inside": (save_as({"model": [1]}), "it holds a list"),
-    "text": (lambda path: path.write_text("no weights"), "no state dict of tensors, or a damaged one"),
-    "nothing": (lambda path: path.write_bytes(b""), "no state dict of tensors, or a damaged one"),
+    "text": (lambda path: path.write_text("no weights"), "not a state dict of tensors, or a damaged one"),
+    "nothing": (lambda path: path.write_bytes(b""), "not a state dict of tensors, or a damaged one"),
     "compressed": (compressed, "unpacks to more than it holds"),
     "a pipe": (os.mkfifo, "there is no file"),
     "a folder": (lambda path: path.mkdir(), "there is no file"),
@@ -382,7 +382,7 @@ def test_pretrained_weights_may_be_safetensors_or_wrapped(tmp_path):
     for name in ("w.safetensors", "w.pth"):
         assert all(torch.equal(value, weights[key]) for key, value in body(tmp_path / name).body.state_dict().items())
     (tmp_path / "long.safetensors").write_bytes((2**40).to_bytes(8, "little") + b"{}")
-    with pytest.raises(InputError, match="no safetensors file"):
+    with pytest.raises(InputError, match="not a safetensors file"):
         body(tmp_path / "long.safetensors")
 
 
@@ -402,7 +402,7 @@ def test_an_initial_detector_is_compared_before_it_is_built(tmp_path, alone):
     with pytest.raises(InputError, match=r"wide\.pth holds another architecture"):
         find_initial(FCOSConfig(init=str(tmp_path / "wide.pth")))
     torch.save(tiny, tmp_path / "tiny.pth")
-    with pytest.raises(InputError, match=r"tiny\.pth is no FCOS or RetinaNet of torchvision's"):
+    with pytest.raises(InputError, match=r"tiny\.pth is not an FCOS or RetinaNet of torchvision's"):
         find_initial(FCOSConfig(init=str(tmp_path / "tiny.pth")))
 
 
@@ -412,7 +412,7 @@ def test_a_checkpoint_is_data_too(tmp_path):
     with pytest.raises(InputError, match="unpacks to more than it holds"):
         folder.load(tmp_path / "step_00000001.pt")
     os.mkfifo(tmp_path / "step_00000002.pt")
-    with pytest.raises(InputError, match="no regular file"):
+    with pytest.raises(InputError, match="not a regular file"):
         folder.load(tmp_path / "step_00000002.pt")
-    with pytest.raises(InputError, match="no regular file"):
+    with pytest.raises(InputError, match="not a regular file"):
         read_state_dict(tmp_path / "step_00000002.pt")

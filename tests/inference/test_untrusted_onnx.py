@@ -170,13 +170,13 @@ def test_other_arrays_are_refused(changes, message, tmp_path):
 
 
 RESULTS = {
-    "nan": ({"rows": [[[1.0, 2, 3, float("nan"), 0.5, 0]]]}, "no detections"),
-    "infinite": ({"rows": [[[1.0, 2, 3, float("inf"), 0.5, 0]]]}, "no detections"),
-    "class": ({"rows": [[[1.0, 2, 3, 4, 0.5, 7]]]}, "no detections"),
-    "class below": ({"rows": [[[1.0, 2, 3, 4, 0.5, -1]]]}, "no detections"),
-    "count": ({"counts": [5]}, "no detections"),
-    "count below": ({"counts": [-1]}, "no detections"),
-    "images": ({"rows": ROWS * 2, "counts": [1, 1]}, "no detections"),
+    "nan": ({"rows": [[[1.0, 2, 3, float("nan"), 0.5, 0]]]}, "not detections"),
+    "infinite": ({"rows": [[[1.0, 2, 3, float("inf"), 0.5, 0]]]}, "not detections"),
+    "class": ({"rows": [[[1.0, 2, 3, 4, 0.5, 7]]]}, "not detections"),
+    "class below": ({"rows": [[[1.0, 2, 3, 4, 0.5, -1]]]}, "not detections"),
+    "count": ({"counts": [5]}, "not detections"),
+    "count below": ({"counts": [-1]}, "not detections"),
+    "images": ({"rows": ROWS * 2, "counts": [1, 1]}, "not detections"),
 }
 
 
@@ -258,7 +258,7 @@ def test_messages_in_one_another_end(tmp_path):
     for _ in range(1000):  # an attribute's graph's node's attribute's ...
         data = field(0x0A, field(0x2A, field(0x32, data)))
     (tmp_path / "deep.onnx").write_bytes(field(0x3A, data))
-    with pytest.raises(InputError, match="no ONNX file"):
+    with pytest.raises(InputError, match="not an ONNX file"):
         OnnxPredictor.load(tmp_path / "deep.onnx")
 
 

@@ -91,7 +91,7 @@ class OneStageConfig(Config, ABC):
     )
 
     score_floor: float = Field(0.05, ge=0, lt=1)
-    """Class scores at or below are no detections. Published numbers use 0.05; others report with 0.001."""
+    """Class scores at or below are not detections. Published numbers use 0.05; others report with 0.001."""
     top_k: int = Field(1000, gt=0, le=1_000_000)
     """Candidates a level before NMS."""
     nms_threshold: float = Field(0.6, gt=0, le=1)

@@ -78,7 +78,7 @@ def load_detector(path: Path, *, score_floor: float | None = None) -> tuple[Pyra
 
     Raises:
         InputError: If the file is missing, damaged or no detector of this package, its tensors are not those of the
-            detector that it describes, one of them is not finite, or the floor is no score.
+            detector that it describes, one of them is not finite, or the floor is not a score.
     """
     if score_floor is not None and not 0 <= score_floor < 1:
         raise InputError(f"a score floor is at least 0 and below 1, not {score_floor:g}")
@@ -108,9 +108,11 @@ def _described(path: Path, metadata: Mapping[str, str]) -> tuple[dict[str, Any],
     try:
         description = parse_json(metadata[_HEADER_KEY])
     except ValueError as error:
-        raise InputError(f"{path} is no detector file of denseteacher, or is damaged: {error}") from error
+        raise InputError(f"{path} is not a detector file of denseteacher, or is damaged: {error}") from error
     if not isinstance(description, dict):
-        raise InputError(f"{path} is no detector file of denseteacher, or is damaged: its description is no mapping")
+        raise InputError(
+            f"{path} is not a detector file of denseteacher, or is damaged: its description is not a mapping"
+        )
     return description, description.pop(_HASH_KEY, None)
 
 
@@ -121,7 +123,7 @@ def _card(path: Path, description: dict[str, Any]) -> DetectorCard:
         first = error.errors(include_url=False, include_context=False)[0]
         where = ".".join(str(one) for one in first["loc"])[:100]
         raise InputError(
-            f"{path} is no detector file of this denseteacher, or is damaged: {where!r}: {first['msg']}"
+            f"{path} is not a detector file of this denseteacher, or is damaged: {where!r}: {first['msg']}"
         ) from error
 
 

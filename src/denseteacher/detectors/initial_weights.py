@@ -212,7 +212,7 @@ def _from_torchvision(file: Path, tensors: Mapping[str, Tensor], *, source: str)
     except InputError as error:
         raise InputError(f"{file}: {error}") from error
     if found is None:
-        raise InputError(f"{file} is no FCOS or RetinaNet of torchvision's")
+        raise InputError(f"{file} is not an FCOS or RetinaNet of torchvision's")
     require_fitting(lambda: found.config.build(found.num_classes), kinds_of(found.weights), source=str(file))
     require_finite(found.weights, source=str(file))
     weights = found.weights

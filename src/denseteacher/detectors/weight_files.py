@@ -36,7 +36,7 @@ class TensorKind(NamedTuple):
     """What is known of a tensor before it is read."""
 
     dtype: torch.dtype | None
-    """None where a network can't have it."""
+    """Type of the values; None where a network can't have it."""
     shape: tuple[int, ...]
 
 
@@ -57,7 +57,7 @@ def open_weights(path: Path) -> Iterator[WeightFile]:
         InputError: If it is none, here or while it is read.
     """
     require_regular(path)
-    damaged = InputError(f"{path} is no safetensors file, or is damaged")
+    damaged = InputError(f"{path} is not a safetensors file, or is damaged")
     with path.open("rb") as stream:
         if int.from_bytes(stream.read(8), "little") > _MOST_HEADER:
             raise damaged
@@ -98,7 +98,7 @@ def state_dict_in(path: Path, content: Any) -> dict[str, Tensor]:
     for key in _WRAPPERS:
         content = content[key] if isinstance(content, dict) and key in content else content
     if not isinstance(content, dict):
-        raise InputError(f"{path} is no state dict of tensors: it holds a {type(content).__name__}")
+        raise InputError(f"{path} is not a state dict of tensors: it holds a {type(content).__name__}")
     return {key: value for key, value in content.items() if isinstance(key, str) and _is_plain(value)}
 
 
@@ -114,12 +114,12 @@ def read_pickled(path: Path) -> Any:
         return torch.load(path, map_location="cpu", weights_only=True)
     except OSError as error:
         raise InputError(f"{path} can't be read: {error.strerror or error}") from error
-    except Exception as error:  # bytes that are no checkpoint make the unpickler raise anything
-        raise InputError(f"{path} is no state dict of tensors, or a damaged one") from error
+    except Exception as error:  # bytes that are not a checkpoint make the unpickler raise anything
+        raise InputError(f"{path} is not a state dict of tensors, or a damaged one") from error
 
 
 def require_regular(path: Path) -> None:
-    """Refuses what is no regular file: a pipe has no end, and is waited for without one.
+    """Refuses what is not a regular file: a pipe has no end, and is waited for without one.
 
     Raises:
         InputError: If it is one, or there is nothing.
@@ -129,7 +129,7 @@ def require_regular(path: Path) -> None:
     except OSError as error:
         raise InputError(f"{path} can't be read: {error.strerror or error}") from error
     if not stat.S_ISREG(mode):
-        reason = "Is a directory" if stat.S_ISDIR(mode) else "it is no regular file"
+        reason = "Is a directory" if stat.S_ISDIR(mode) else "it is not a regular file"
         raise InputError(f"{path} can't be read: {reason}")
 
 
@@ -145,7 +145,7 @@ def require_stored(path: Path) -> None:
         with zipfile.ZipFile(path) as archive:
             entries = archive.infolist()
     except (OSError, zipfile.BadZipFile, ValueError, NotImplementedError) as error:
-        raise InputError(f"{path} is no state dict of tensors, or a damaged one") from error
+        raise InputError(f"{path} is not a state dict of tensors, or a damaged one") from error
     compressed = any(entry.compress_type != zipfile.ZIP_STORED for entry in entries)
     if compressed or sum(entry.file_size for entry in entries) > path.stat().st_size:
         raise InputError(f"{path} unpacks to more than it holds: torch did not write it")
@@ -156,7 +156,7 @@ def require_fitting(build: Callable[[], nn.Module], kinds: Mapping[str, TensorKi
 
     Args:
         build: Makes the network.
-        kinds: Of the tensors; there may be more.
+        kinds: Kinds of the tensors; there may be more.
         source: Where they are from, for messages.
 
     Raises:
@@ -198,7 +198,7 @@ def require_like(weights: Mapping[str, Tensor], own: Mapping[str, Tensor], *, so
 
     Args:
         weights: Those of ``own`` among others.
-        own: Of the network.
+        own: Own of the network.
         source: Where the weights are from, for messages.
 
     Raises:

@@ -11,7 +11,7 @@ from denseteacher.errors import InputError
 from denseteacher.files import parse_json
 
 METADATA_KEY = "denseteacher"
-"""Of the entry in an ONNX file's metadata that holds an ``OnnxCard`` as JSON."""
+"""Key of the entry in an ONNX file's metadata that holds an ``OnnxCard`` as JSON."""
 _HASH_KEY = "sha256"
 _SHOWN = 80  # characters of a value
 
@@ -20,7 +20,7 @@ class OnnxCard(NamedTuple):
     """What an exported file says about itself."""
 
     version: str
-    """Of denseteacher, which wrote it."""
+    """Version of denseteacher that wrote it."""
     categories: list[tuple[int, str]]
     """(id, name) of each class, by class index."""
     short_side: int
@@ -29,11 +29,11 @@ class OnnxCard(NamedTuple):
     multiple: int
     """Height and width of the canvas are multiples of this."""
     score_floor: float
-    """Class scores at or below are no detections."""
+    """Class scores at or below are not detections."""
     nms: bool
     """Whether it gives detections, or boxes and scores at every location."""
     trained: dict[str, str | int | float]
-    """Where the detector comes from: recipe, step, teacher or student, AP."""
+    """Source of the detector: recipe, step, teacher or student, AP."""
 
 
 def write_card(card: OnnxCard, network: str) -> str:
@@ -46,7 +46,7 @@ def read_card(path: str | Path, entry: str, network: str | None) -> OnnxCard:
 
     Args:
         path: The file, for messages.
-        entry: Of the metadata.
+        entry: Entry of the metadata.
         network: Hash of the network; None takes any.
 
     Raises:

@@ -33,12 +33,12 @@ _INSIDE: dict[str, dict[int, str]] = {
 class _Field(NamedTuple):
     number: int
     begin: int
-    """Of the field, its number included."""
+    """Start of the field, its number included."""
     start: int
-    """Of the content."""
+    """Start of the content."""
     end: int
     value: int
-    """Of a whole number."""
+    """Value of a whole number."""
 
 
 def require_closed(path: Path) -> str:
@@ -50,7 +50,7 @@ def require_closed(path: Path) -> str:
         Its ``network_hash``.
 
     Raises:
-        InputError: If it does, or is no ONNX file.
+        InputError: If it does, or is not an ONNX file.
     """
     try:
         with path.open("rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as data:
@@ -72,7 +72,7 @@ def require_closed(path: Path) -> str:
                         raise ValueError("too many operators")
             return network_hash(data)
     except ValueError as error:  # an empty file can't be mapped either
-        raise InputError(f"{path} is no ONNX file that onnxruntime can read, or is damaged") from error
+        raise InputError(f"{path} is not an ONNX file that onnxruntime can read, or is damaged") from error
     except OSError as error:
         raise InputError(f"{path} can't be read: {error.strerror or error}") from error
 
@@ -81,7 +81,7 @@ def network_hash(data: bytes | mmap.mmap) -> str:
     """SHA-256 of all of an ONNX file but its metadata, in which it stands.
 
     Raises:
-        ValueError: If it is no ONNX file.
+        ValueError: If it is not an ONNX file.
     """
     sha256 = hashlib.sha256()
     for field in _fields(data, 0, len(data)):

@@ -23,7 +23,7 @@ _Arrays = Mapping[str, tuple[str, Sequence[int | str | None]]]
 """Types and shapes by name."""
 _INPUTS: _Arrays = {"pixels": ("tensor(uint8)", (None, 3, None, None)), "sizes": ("tensor(int64)", (None, 2))}
 _OUTPUTS: _Arrays = {"detections": ("tensor(float)", (None, None, _ROW)), "counts": ("tensor(int64)", (None,))}
-"""None is any length."""
+"""Names, types and shapes of what it gives; None is any length."""
 
 
 class OnnxDetections(NamedTuple):
@@ -72,7 +72,7 @@ class OnnxPredictor:
             entry = session.get_modelmeta().custom_metadata_map.get(METADATA_KEY)
             inputs, outputs = _arrays(session.get_inputs()), _arrays(session.get_outputs())
         except ValueError as error:  # names that are no UTF-8
-            raise InputError(f"{path} is no ONNX file that onnxruntime can read, or is damaged") from error
+            raise InputError(f"{path} is not an ONNX file that onnxruntime can read, or is damaged") from error
         if entry is None:
             raise InputError(
                 f"{path} says nothing of classes and image sizes: give a file that denseteacher export wrote"
@@ -135,7 +135,7 @@ class OnnxPredictor:
             and ((labels >= 0) & (labels < len(self.card.categories))).all()
         ):
             raise InputError(
-                "the ONNX file gives numbers that are no detections: it is damaged, export the detector anew"
+                "the ONNX file gives numbers that are not detections: it is damaged, export the detector anew"
             )
         return rows, counts
 
