@@ -112,7 +112,7 @@ def test_a_file_from_before_keeps_imagenets(tmp_path):
         assert torch.equal(loaded(images).logits, detector.eval()(images).logits)
     damaged = content | {"detector": "fcos"}
     save_file(detector.state_dict(), file, metadata={"denseteacher": json.dumps(damaged)})
-    with pytest.raises(InputError, match="no detector file"):
+    with pytest.raises(InputError, match="not a detector file"):
         load_detector(file)
 
 
