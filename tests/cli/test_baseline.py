@@ -17,11 +17,11 @@ from denseteacher.evaluation.gain import (
     ClassGain,
     UnlabeledGain,
     by_falling_gain,
-    gain_chart,
     read_gain,
     write_gain,
 )
 from denseteacher.recipes.schema import load_recipe
+from denseteacher.report.charts import gain_chart
 from denseteacher.runs.baseline import measure_gain
 from denseteacher.runs.evaluate import read_detections, read_evaluation
 from denseteacher.runs.folder import RunFolder
