@@ -125,7 +125,9 @@ class OnnxPredictor:
                 "export the detector anew"
             ) from error
         if rows.shape[0] != len(pixels) or rows.shape[2:] != (_ROW,) or counts.shape != (len(pixels),):
-            raise InputError(f"the ONNX file gives arrays of shapes {rows.shape} and {counts.shape}, which are not detections")
+            raise InputError(
+                f"the ONNX file gives arrays of shapes {rows.shape} and {counts.shape}, which are not detections"
+            )
         used = np.arange(rows.shape[1]) < counts[:, None]
         labels = rows[used][:, -1]
         if not (
