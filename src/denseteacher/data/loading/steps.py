@@ -1,8 +1,12 @@
 """Two endless streams, labeled and unlabeled, as one loader of whole steps."""
 
+import os
 import signal
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from copy import copy
+from multiprocessing.queues import Queue
 from typing import NamedTuple, Self
 
 import torch
@@ -296,8 +300,35 @@ def step_loader(
         num_workers=workers,
         pin_memory=pin_memory,
         prefetch_factor=2 if workers else None,
-        worker_init_fn=ignore_signals,
+        worker_init_fn=begin_worker,
     )
+
+
+def begin_worker(number: int) -> None:
+    """What a loader process does first."""
+    ignore_signals(number)
+    # a batch that can't be sent, for lack of open files or shared memory, would be waited for without end
+    Queue._on_queue_feeder_error = _die  # type: ignore[attr-defined]
+
+
+def _die(queue: object, error: Exception, batch: object) -> None:
+    os._exit(1)
+
+
+@contextmanager
+def loader_deaths_awaited() -> Iterator[None]:
+    """Lets the death of a loader process be noticed where its batch is waited for.
+
+    Torch raises an error in the middle of whatever the main process does, which may be half of a step.
+    """
+    if threading.current_thread() is not threading.main_thread() or not hasattr(signal, "SIGCHLD"):
+        yield  # others may not set handlers
+        return
+    previous = signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGCHLD, previous if previous is not None else signal.SIG_DFL)
 
 
 def ignore_signals(_: int) -> None:
