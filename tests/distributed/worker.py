@@ -36,10 +36,10 @@ def told_fit(trainer, notes=()):
     return fit(trainer, notes)
 
 
-def fatal_save(trainer, name="step"):
-    save(trainer, name)  # all processes leave it together, with the checkpoint written
+def fatal_save(trainer, names):
+    save(trainer, names)  # all processes leave it together, with the checkpoint written
     first_try = os.environ.get("TORCHELASTIC_RESTART_COUNT") == "0"
-    if "DIES" in os.environ and first_try and name == "step" and trainer.runtime.rank == 1:
+    if "DIES" in os.environ and first_try and "step" in names and trainer.runtime.rank == 1:
         os.kill(os.getpid(), signal.SIGKILL)
 
 
