@@ -96,7 +96,9 @@ def test_an_evaluation_that_fails_at_the_end_leaves_detectors_and_is_done_by_a_r
 ):
     with monkeypatch.context() as patch:
         at_evaluation(patch, 3, fail(error))
-        with pytest.raises(RunError, match=f"the run is trained and its detectors are in .*the evaluation failed {says}"):
+        with pytest.raises(
+            RunError, match=f"the run is trained and its detectors are in .*the evaluation failed {says}"
+        ):
             run("run")
     folder = tmp_path / "run"
     state = last_state(folder)

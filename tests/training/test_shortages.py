@@ -42,7 +42,10 @@ def caused(error, cause):
     [
         (MemoryError(), "memory ran out:"),
         (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 1.27 GiB. GPU"), "(Tried to allocate 1.27 GiB)"),
-        (RuntimeError("[enforce] DefaultCPUAllocator: can't allocate memory: you tried to allocate 64 bytes."), "memory"),
+        (
+            RuntimeError("[enforce] DefaultCPUAllocator: can't allocate memory: you tried to allocate 64 bytes."),
+            "memory",
+        ),
         (OSError(12, "Cannot allocate memory"), "memory ran out"),
         (OSError(24, "Too many open files", "a.jpg"), "ulimit -n 4096"),
         (RuntimeError("received 0 items of ancdata"), "ulimit -n 4096"),
@@ -149,7 +152,7 @@ def last_labeled(result):
     return yaml.safe_load((result.folder / "recipe.yaml").read_text())["data"]["labeled"]
 
 
-@pytest.mark.parametrize("room", [3, 12])
+@pytest.mark.parametrize("room", [9, 30])
 def test_too_few_open_files_are_a_sentence_and_no_hang(coco, tmp_path, room):
     """So many more than a process has when it begins to train."""
     code = f"""
@@ -172,5 +175,6 @@ cli.main()
     assert done.returncode in (1, 2)
     last = [line for line in done.stderr.splitlines() if line.startswith("denseteacher: ")]
     assert len(last) == 1
-    assert "open" in last[0] or "a loader process died" in last[0]
+    assert "open" in last[0]
+    assert "Traceback" not in done.stderr
     assert resource.getrlimit(resource.RLIMIT_NOFILE)[0] > 100

@@ -4,12 +4,14 @@ import json
 import time
 from collections.abc import Callable, Generator, Sequence
 from contextlib import closing, suppress
+from traceback import clear_frames
 from typing import Any, NamedTuple
 
 from denseteacher.data.loading.steps import (
     LoadedStep,
     StepDataset,
     StepsWithStrongViews,
+    begin_loading,
     loader_deaths_awaited,
     loads_strong_views,
     step_loader,
@@ -227,11 +229,13 @@ class Trainer:
         Raises:
             RunError: In place of an error that says what the machine had too little of.
         """
+        shortage = explain_shortage(error)
+        if shortage is not None:  # what the error holds on to may be what there is too little of
+            clear_frames(error.__traceback__)
         whole = self.student_teacher.is_whole and self.runtime.world_size == 1  # others are in the middle of a step
         if whole and self.step > self._saved:
             with suppress(Exception):
                 self._save(["step"])
-        shortage = explain_shortage(error)
         if shortage is not None:
             known = f"the run is saved at step {self._saved}" if self._saved >= 0 else "nothing is saved yet"
             raise RunError(f"after step {self.step} {shortage}; {known}") from error
@@ -241,7 +245,7 @@ class Trainer:
         if self.step >= self.max_steps:
             return
         loads = loads_strong_views(self.runtime.device, self.workers)
-        loader = iter(
+        loader = begin_loading(
             step_loader(
                 StepsWithStrongViews(self.dataset) if loads else self.dataset,
                 range(self.step, self.max_steps),

@@ -6,8 +6,9 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from copy import copy
+from multiprocessing import active_children
 from multiprocessing.queues import Queue
-from typing import NamedTuple, Self
+from typing import NamedTuple, Self, TypeVar
 
 import torch
 from torch import Tensor
@@ -24,6 +25,10 @@ from denseteacher.data.randomness import Draw, keyed_uniforms
 from denseteacher.data.records import ImageRecord, LabeledImages, UnopenedImages
 from denseteacher.errors import InputError
 from denseteacher.structures import METHOD_RANDOM, ImageBatch, LabeledBatch, SemiBatch, Targets, UnlabeledBatch, to
+
+T = TypeVar("T")
+_FILES_A_WORKER = 6
+"""Descriptors that the main process needs to start a loader process: those of its pipes."""
 
 
 class UnlabeledViews(NamedTuple):
@@ -302,6 +307,27 @@ def step_loader(
         prefetch_factor=2 if workers else None,
         worker_init_fn=begin_worker,
     )
+
+
+def begin_loading(loader: DataLoader[T]) -> Iterator[T]:
+    """Starts the loader processes, all or none of them.
+
+    Raises:
+        OSError: If the machine has too little for them.
+    """
+    files = [os.open(os.devnull, os.O_RDONLY)]
+    try:  # torch can't take back a process that it has started when the pipes of the next one are refused
+        files += [os.dup(files[0]) for _ in range(_FILES_A_WORKER * loader.num_workers)]
+    finally:
+        for file in files:
+            os.close(file)
+    before = set(active_children())
+    try:
+        return iter(loader)
+    except BaseException:
+        for child in set(active_children()) - before:
+            child.kill()  # it ignores other signals, and nobody will tell it to leave
+        raise
 
 
 def begin_worker(number: int) -> None:
