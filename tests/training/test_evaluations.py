@@ -106,7 +106,7 @@ def test_an_evaluation_that_fails_at_the_end_leaves_detectors_and_is_done_by_a_r
     assert state["step"] == 4
     for name in ("detector", "last_teacher", "last_student"):
         assert denseteacher.load(folder / f"{name}.safetensors").class_names == ["red", "green", "blue"]
-    resumed = run("run", resume=True)
+    run("run", resume=True)
     assert_same(last_state(whole.folder), last_state(folder))
     assert (folder / "detector.safetensors").read_bytes() == (whole.folder / "detector.safetensors").read_bytes()
 

@@ -101,7 +101,7 @@ def test_a_half_done_step_is_not_saved(run, monkeypatch, tmp_path):
         original(teacher, decay)
 
     monkeypatch.setattr(Teacher, "update", update)
-    with pytest.raises(RunError, match="after step 2 memory ran out.*; nothing is saved yet"):
+    with pytest.raises(RunError, match=r"after step 2 memory ran out.*; nothing is saved yet"):
         run("run")
     assert last_state(tmp_path / "run") is None
 

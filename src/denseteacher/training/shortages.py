@@ -23,7 +23,7 @@ _SENTENCES = {
     "processes": "no further process or thread could be started{detail}: lower runtime.workers, or raise ulimit -u",
     "worker": (
         "a loader process died{detail}, as where the system takes one away because memory runs out, or a batch can't "
-        "be sent because too many files are open: lower runtime.workers, or give the run more memory or files (ulimit -n)"
+        "be sent because too many files are open: lower runtime.workers, or allow more memory or files (ulimit -n)"
     ),
 }
 

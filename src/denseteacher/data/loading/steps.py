@@ -2,6 +2,7 @@
 
 import os
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -335,9 +336,10 @@ def begin_worker(number: int) -> None:
     ignore_signals(number)
     # a batch that can't be sent, for lack of open files or shared memory, would be waited for without end
     Queue._on_queue_feeder_error = _die  # type: ignore[attr-defined]
+    sys.excepthook = _die  # of the thread that hands out shared memory, which would try again and again
 
 
-def _die(queue: object, error: Exception, batch: object) -> None:
+def _die(*_: object) -> None:
     os._exit(1)
 
 
