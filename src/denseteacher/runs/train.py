@@ -24,6 +24,7 @@ from denseteacher.runs.build import (
     finish_run,
     new_student,
 )
+from denseteacher.runs.damage import damage_explained
 from denseteacher.runs.folder import RunFolder, choose_folder, goes_on_by_itself, require_free, with_detector_of
 from denseteacher.runs.owner import FolderLock
 from denseteacher.training.launcher import Launch, find_launch
@@ -151,7 +152,8 @@ def prepare_run(
     data, ratio = open_data(recipe.data), recipe.method.selected_share
     begun = folder if resume else burn_in_from
     if begun is not None:
-        require_same_data(begun.split, data.split, data.labeled.categories, unlabeled=resume)
+        with damage_explained(begun.split):
+            require_same_data(begun.split, data.split, data.labeled.categories, unlabeled=resume)
     recipe, initial, notes = with_detector_of(recipe, begun, by_hand), None, list[str]()
     if begun is None or (resume and not folder.has_checkpoint):  # nothing else has the weights
         recipe, initial, notes = find_start(recipe, by_hand)
