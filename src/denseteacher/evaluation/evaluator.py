@@ -9,7 +9,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from denseteacher.data.augment.weak import EvalView, pad_batch
 from denseteacher.data.images import load_image
-from denseteacher.data.loading.steps import begin_loading, begin_worker
+from denseteacher.data.loading.workers import begin_loading, begin_worker
 from denseteacher.data.open import Validation
 from denseteacher.data.records import Category, ImageRecord
 from denseteacher.detectors import DenseDetector

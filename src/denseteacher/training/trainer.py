@@ -11,11 +11,10 @@ from denseteacher.data.loading.steps import (
     LoadedStep,
     StepDataset,
     StepsWithStrongViews,
-    begin_loading,
-    loader_deaths_awaited,
     loads_strong_views,
     step_loader,
 )
+from denseteacher.data.loading.workers import begin_loading, loader_deaths_awaited
 from denseteacher.errors import InputError, RunError
 from denseteacher.files import write_bytes
 from denseteacher.training.evaluations import Callbacks, Evaluations, first_line
@@ -237,8 +236,9 @@ class Trainer:
             with suppress(Exception):
                 self._save(["step"])
         if shortage is not None:
-            known = f"the run is saved at step {self._saved}" if self._saved >= 0 else "nothing is saved yet"
-            raise RunError(f"after step {self.step} {shortage}; {known}") from error
+            if self._saved < 0:
+                raise RunError(f"after step {self.step} {shortage}; nothing is saved yet") from error
+            raise RunError(f"after step {self.step} {shortage}; the run is saved at step {self._saved}") from error
 
     def _stream(self) -> Generator[LoadedStep | InputError, None, None]:
         """The steps still to do; measures how long each was waited for."""

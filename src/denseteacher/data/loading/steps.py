@@ -1,15 +1,8 @@
 """Two endless streams, labeled and unlabeled, as one loader of whole steps."""
 
-import os
-import signal
-import sys
-import threading
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from copy import copy
-from multiprocessing import active_children
-from multiprocessing.queues import Queue
-from typing import NamedTuple, Self, TypeVar
+from typing import NamedTuple, Self
 
 import torch
 from torch import Tensor
@@ -21,15 +14,12 @@ from denseteacher.data.augment.weak import Geometry, fill_canvas, move_boxes, pa
 from denseteacher.data.config import DataConfig
 from denseteacher.data.images import load_image
 from denseteacher.data.loading.samplers import LabeledSampler, LookingSampler, is_portrait, unlabeled_sampler
+from denseteacher.data.loading.workers import begin_worker
 from denseteacher.data.open import TrainingData
 from denseteacher.data.randomness import Draw, keyed_uniforms
 from denseteacher.data.records import ImageRecord, LabeledImages, UnopenedImages
 from denseteacher.errors import InputError
 from denseteacher.structures import METHOD_RANDOM, ImageBatch, LabeledBatch, SemiBatch, Targets, UnlabeledBatch, to
-
-T = TypeVar("T")
-_FILES_A_WORKER = 6
-"""Descriptors that the main process needs to start a loader process: those of its pipes."""
 
 
 class UnlabeledViews(NamedTuple):
@@ -308,65 +298,6 @@ def step_loader(
         prefetch_factor=2 if workers else None,
         worker_init_fn=begin_worker,
     )
-
-
-def begin_loading(loader: DataLoader[T]) -> Iterator[T]:
-    """Starts the loader processes, all or none of them.
-
-    Raises:
-        OSError: If the machine has too little for them.
-    """
-    files = [os.open(os.devnull, os.O_RDONLY)]
-    try:  # torch can't take back a process that it has started when the pipes of the next one are refused
-        files += [os.dup(files[0]) for _ in range(_FILES_A_WORKER * loader.num_workers)]
-    finally:
-        for file in files:
-            os.close(file)
-    before = set(active_children())
-    try:
-        return iter(loader)
-    except BaseException:
-        for child in set(active_children()) - before:
-            child.kill()  # it ignores other signals, and nobody will tell it to leave
-        raise
-
-
-def begin_worker(number: int) -> None:
-    """What a loader process does first."""
-    ignore_signals(number)
-    # a batch that can't be sent, for lack of open files or shared memory, would be waited for without end
-    Queue._on_queue_feeder_error = _die  # type: ignore[attr-defined]
-    sys.excepthook = _die  # of the thread that hands out shared memory, which would try again and again
-
-
-def _die(*_: object) -> None:
-    os._exit(1)
-
-
-@contextmanager
-def loader_deaths_awaited() -> Iterator[None]:
-    """Lets the death of a loader process be noticed where its batch is waited for.
-
-    Torch raises an error in the middle of whatever the main process does, which may be half of a step.
-    """
-    if threading.current_thread() is not threading.main_thread() or not hasattr(signal, "SIGCHLD"):
-        yield  # others may not set handlers
-        return
-    previous = signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGCHLD, previous if previous is not None else signal.SIG_DFL)
-
-
-def ignore_signals(_: int) -> None:
-    """A signal to the whole process group must not take the loader from under the run's last step.
-
-    Whoever iterates must therefore let go of the iterator in the end: then the workers leave by themselves,
-    as they do when the main process dies.
-    """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
 @record_function("strong views")
