@@ -108,9 +108,9 @@ class Trainer:
             check(found["recipe"])
             self._restore(found, source=str(checkpoints.folder.parent))
             self._saved = self.step
-            self._lacks_burn_in = self.step == self.student_teacher.method.burn_in_steps and (
-                self.step not in checkpoints.files(BURN_IN)
-            )
+            has_burn_in = self.step in checkpoints.files(BURN_IN)
+            at_its_end = self.step == self.student_teacher.method.burn_in_steps
+            self._lacks_burn_in = not self.runtime.all_true(has_burn_in or not at_its_end)
         elif self._passed_over:
             raise InputError(f"no checkpoint in {checkpoints.folder} is whole ({'; '.join(self._passed_over)})")
 
@@ -319,8 +319,8 @@ class Trainer:
         for name in names:
             if self.runtime.is_main:
                 self.files.checkpoints.save(self.step, self.state(), name=name)
-                self._saved = self.step
             self.runtime.barrier()
+            self._saved = self.step
 
     def state(self) -> dict[str, Any]:
         """All that a bitwise resume needs."""
