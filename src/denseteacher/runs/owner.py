@@ -1,6 +1,7 @@
 """One process owns a run folder: who it is stands in a file there."""
 
 import errno
+import fcntl
 import json
 import os
 import socket
@@ -11,11 +12,6 @@ from typing import Any, NamedTuple
 
 from denseteacher.errors import InputError
 from denseteacher.files import refusal_explained
-
-try:
-    import fcntl
-except ImportError:  # not on Windows
-    fcntl = None  # type: ignore[assignment]
 
 
 class Owner(NamedTuple):
@@ -124,8 +120,6 @@ def _opened_alone(file: Path, *, create: bool = True) -> Iterator[int]:
 
 
 def _wait_alone(stream: int) -> None:
-    if fcntl is None:
-        return
     try:
         fcntl.flock(stream, fcntl.LOCK_EX)
     except OSError as error:

@@ -56,7 +56,7 @@ def loader_deaths_awaited() -> Iterator[None]:
 
     Torch raises an error in the middle of whatever the main process does, which may be half of a step.
     """
-    if threading.current_thread() is not threading.main_thread() or not hasattr(signal, "SIGCHLD"):
+    if threading.current_thread() is not threading.main_thread():
         yield  # others may not set handlers
         return
     previous = signal.signal(signal.SIGCHLD, signal.SIG_DFL)
