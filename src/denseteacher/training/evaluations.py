@@ -101,6 +101,7 @@ class Evaluations:
                 tell(f"step {self.student_teacher.step}: {self.error}; training is not affected")
             else:
                 self._remember(metrics, tell)
+        self.pending = not self.runtime.all_true(not (self.pending and self.runtime.is_main))
         return self.runtime.all_true(done)
 
     def _measure(self) -> dict[str, float]:
