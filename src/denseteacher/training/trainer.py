@@ -276,8 +276,9 @@ class Trainer:
         """The step's numbers at every ``log_every``-th step, which waits for the device; else nothing."""
         if not self._is_log_step:
             return {}
-        values = self.student_teacher.values | {"skipped_steps": self.student_teacher.nonfinite_steps}
-        return {name: float(value) for name, value in values.items()}
+        skipped = int(self.student_teacher.nonfinite_steps)
+        values = {name: float(value) for name, value in self.student_teacher.values.items()}
+        return values | ({"skipped_steps": float(skipped)} if skipped else {})
 
     def _report(self, display: ProgressDisplay, loaded: LoadedStep, values: dict[str, float]) -> None:
         """Writes the numbers of a logged step."""
