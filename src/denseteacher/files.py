@@ -19,6 +19,8 @@ from denseteacher.errors import InputError, RunError
 _HIGH_BYTES = re.compile(rb"[\x80-\xff]+")
 _GBK_FIRST = 0xA1  # both bytes of every letter of GB 2312, the common part of GBK
 
+_HALF_WRITTEN = ".*.tmp"
+
 
 @contextmanager
 def refusal_explained(path: Path, action: str = "written") -> Iterator[None]:
@@ -65,6 +67,19 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], None]) -> None:
             _sync_folder(path.parent)
         finally:
             temporary.unlink(missing_ok=True)
+
+
+def sweep(folder: Path) -> None:
+    """Removes what a process that was killed has left of ``write_atomically`` in a folder.
+
+    Args:
+        folder: One that no other process writes to; it needs not exist.
+
+    Raises:
+        OSError: If the file system refuses.
+    """
+    for path in folder.glob(_HALF_WRITTEN):
+        path.unlink(missing_ok=True)
 
 
 def write_bytes(path: Path, content: bytes) -> None:

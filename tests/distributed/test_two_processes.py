@@ -179,3 +179,19 @@ def test_torchrun_goes_on_from_the_last_checkpoint_when_a_process_dies(two, squa
     assert (tmp_path / "run" / name).read_bytes() == (two / name).read_bytes()  # weights, teacher, optimizer
     losses = [[row.get("loss") for row in read_metrics(run / "metrics.jsonl")] for run in (tmp_path / "run", two)]
     assert losses[0] == losses[1]
+
+
+def test_a_signal_during_an_evaluation_ends_both_processes_and_a_resume_evaluates_first(squares, tmp_path):
+    arguments = command(squares, tmp_path / "run", "--val", squares, "--devices", 2)
+    arguments += ["--set", "schedule.evaluate_every=3", "--set", "schedule.log_every=2"]
+    stopped = start([sys.executable, *arguments], STOPS="yes")
+    _, err = stopped.communicate(timeout=200)
+    assert stopped.returncode == 1
+    assert "stopped by SIGTERM after step 3, all is saved" in " ".join(err.split())
+    state = CheckpointFolder(tmp_path / "run" / "checkpoints").load_newest()
+    assert state["pending"]
+    assert state["step"] == 3
+    assert not (tmp_path / "run" / "run.lock").exists()
+    finish(start([sys.executable, *arguments, "--resume"]))
+    steps = [row["step"] for row in read_metrics(tmp_path / "run" / "metrics.jsonl") if "teacher/AP" in row]
+    assert steps == [3, 6]

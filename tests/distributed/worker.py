@@ -11,12 +11,14 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 from denseteacher import cli
+from denseteacher.evaluation.evaluator import Evaluator
 from denseteacher.training.student_teacher import StudentTeacher
 from denseteacher.training.trainer import Trainer
 
 WATCHED = 4  # a step with unlabeled images, after a checkpoint
 # registered first, so called last
 atexit.register(lambda: print("in a group at exit:", torch.distributed.is_initialized()))
+evaluate = Evaluator.__call__
 train_step, fit, save = StudentTeacher.train_step, Trainer.fit, Trainer._save
 
 
@@ -36,13 +38,20 @@ def told_fit(trainer, notes=()):
     return fit(trainer, notes)
 
 
-def fatal_save(trainer, name="step"):
-    save(trainer, name)  # all processes leave it together, with the checkpoint written
+def fatal_save(trainer, names):
+    save(trainer, names)  # all processes leave it together, with the checkpoint written
     first_try = os.environ.get("TORCHELASTIC_RESTART_COUNT") == "0"
-    if "DIES" in os.environ and first_try and name == "step" and trainer.runtime.rank == 1:
+    if "DIES" in os.environ and first_try and "step" in names and trainer.runtime.rank == 1:
         os.kill(os.getpid(), signal.SIGKILL)
 
 
+def stopped_evaluation(evaluator, detector, device):
+    if "STOPS" in os.environ:
+        signal.raise_signal(signal.SIGTERM)
+    return evaluate(evaluator, detector, device)
+
+
+Evaluator.__call__ = stopped_evaluation
 StudentTeacher.train_step, Trainer.fit, Trainer._save = watched_step, told_fit, fatal_save
 if __name__ == "__main__":
     cli.main()

@@ -253,7 +253,7 @@ def test_a_full_disk_leaves_the_earlier_checkpoint(
         assert re.search(r"[\d,]{4,} bytes are free", message)
         _assert_is(folder.load_newest(_fail), 1)
         if not replaced:
-            folder._remove_leftovers()
+            folder.sweep()
             assert _names(tmp_path) == before
         assert not any(".tmp" in name for name in _names(tmp_path))
     disk.room = 10**9

@@ -9,7 +9,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from denseteacher.data.augment.weak import EvalView, pad_batch
 from denseteacher.data.images import load_image
-from denseteacher.data.loading.steps import ignore_signals
+from denseteacher.data.loading.workers import begin_loading, begin_worker
 from denseteacher.data.open import Validation
 from denseteacher.data.records import Category, ImageRecord
 from denseteacher.detectors import DenseDetector
@@ -58,9 +58,9 @@ def detect_images(
         batch_size=None,
         num_workers=workers,
         pin_memory=device.type == "cuda",
-        worker_init_fn=ignore_signals,
+        worker_init_fn=begin_worker,
     )
-    stream = iter(loader)
+    stream = begin_loading(loader)
     try:
         for records in batches:
             batch = next(stream)

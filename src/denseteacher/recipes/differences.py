@@ -19,6 +19,8 @@ MAY_CHANGE = (
     "schedule.log_every",
     "schedule.preview_every",
     "schedule.keep_checkpoints",
+    "schedule.max_nonfinite",
+    "schedule.max_nonfinite_share",
 )
 """What a continued run may have different: none of it says what the losses are. Where they are computed may change
 them in the last digits, as another machine does; their precision stays."""

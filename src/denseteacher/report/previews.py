@@ -11,7 +11,7 @@ from PIL import Image
 
 from denseteacher.data.loading.steps import LoadedStep, StepDataset, with_strong_views
 from denseteacher.detectors import DenseDetector
-from denseteacher.errors import InputError
+from denseteacher.files import write_atomically
 from denseteacher.methods import Method
 from denseteacher.structures import Detections, ImageBatch, SemiBatch, Targets, take, to
 from denseteacher.visualization.boxes import SHOWN_ABOVE, draw_boxes, draw_detections, fitted, picture_sheet
@@ -135,7 +135,7 @@ def begin_previews(
     try:
         views = first_views(dataset)
         write_first_views(folder, views, names)
-    except (InputError, OSError) as error:
+    except Exception as error:
         warnings.warn(f"there are no previews: {error}", stacklevel=2)
         return None
     if views.unlabeled is None:
@@ -152,7 +152,8 @@ def write_first_views(folder: Path, views: SemiBatch, names: list[str]) -> None:
         names: Names of the classes.
 
     Raises:
-        OSError: If the disk refuses.
+        OSError: If the folder can't be made.
+        RunError: If the disk refuses.
     """
     labeled, unlabeled = views
     sheets: dict[str, tuple[ImageBatch, Targets | None]] = {
@@ -165,7 +166,8 @@ def write_first_views(folder: Path, views: SemiBatch, names: list[str]) -> None:
         sheets["unlabeled_strong"] = unlabeled.strong, None if moved else unlabeled.hidden_targets
     folder.mkdir(parents=True, exist_ok=True)
     for name, (images, targets) in sheets.items():
-        _sheet(images, targets, names).save(folder / f"{name}.jpg", quality=88)
+        sheet = _sheet(images, targets, names)
+        write_atomically(folder / f"{name}.jpg", partial(sheet.save, format="JPEG", quality=88))
 
 
 def teacher_sheet(

@@ -1,5 +1,6 @@
 """The objects of a run, built from its recipe, and what a run leaves at its end."""
 
+import traceback
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
@@ -20,16 +21,18 @@ from denseteacher.detectors import (
     save_detector,
     take_over,
 )
-from denseteacher.errors import InputError
+from denseteacher.errors import InputError, RunError
 from denseteacher.evaluation.evaluator import Evaluator
-from denseteacher.files import write_bytes
+from denseteacher.files import write_bytes, write_text
 from denseteacher.recipes.schema import Recipe
 from denseteacher.report.previews import begin_previews
 from denseteacher.runs.folder import RunFolder
 from denseteacher.runs.report import evaluate_run, report_run
+from denseteacher.training.evaluations import Callbacks, Preview, first_line
 from denseteacher.training.runtime import Runtime
+from denseteacher.training.shortages import explain_shortage
 from denseteacher.training.student_teacher import StudentTeacher
-from denseteacher.training.trainer import Callbacks, Preview, Progress, Trainer
+from denseteacher.training.trainer import Progress, Trainer
 
 
 def build_steps(recipe: Recipe, data: TrainingData, rank: int = 0, world_size: int = 1) -> StepDataset:
@@ -195,7 +198,11 @@ def _card(recipe: Recipe, data: TrainingData, role: str, step: int, metrics: Map
 
 
 def finish_run(recipe: Recipe, data: TrainingData, trainer: Trainer, progress: Progress, folder: RunFolder) -> None:
-    """Writes the last teacher and student, the evaluation of the best teacher, and the report."""
+    """Writes the last teacher and student, the evaluation of the best teacher, and the report.
+
+    Raises:
+        RunError: If the evaluation or the report fails, after all else is written.
+    """
     student_teacher = trainer.student_teacher
     for role, module, file in (
         ("teacher", student_teacher.ema.module, folder.last_teacher),
@@ -204,7 +211,25 @@ def finish_run(recipe: Recipe, data: TrainingData, trainer: Trainer, progress: P
         save_detector(file, module.state_dict(), _card(recipe, data, role, progress.step, progress.metrics))
     if not progress.best:  # nothing was evaluated, so the last teacher is the one to use
         write_bytes(folder.detector, folder.last_teacher.read_bytes())
-    if data.validation is not None:
-        evaluator = build_evaluator(recipe, data.validation, data.labeled.categories)
-        evaluate_run(folder, evaluator, file=data.validation.path, step=int(progress.best.get("step", progress.step)))
-    report_run(folder, recipe, data)
+    if progress.evaluation_error is not None:
+        raise RunError(_saved_but(folder, progress.evaluation_error))
+    try:
+        if data.validation is not None:
+            evaluator = build_evaluator(recipe, data.validation, data.labeled.categories)
+            best_step = int(progress.best.get("step", progress.step))
+            evaluate_run(folder, evaluator, file=data.validation.path, step=best_step)
+        report_run(folder, recipe, data)
+    except RunError:
+        raise
+    except Exception as error:
+        write_text(folder.failure, "".join(traceback.format_exception(error)))
+        known = str(error) if isinstance(error, InputError) else explain_shortage(error)
+        reason = known or f"{type(error).__name__}: {first_line(error)}; see {folder.failure}"
+        raise RunError(_saved_but(folder, f"its evaluation or report failed ({reason})")) from error
+
+
+def _saved_but(folder: RunFolder, what: str) -> str:
+    """That a run is trained to its end, and what has failed after."""
+    return (
+        f"the run is trained and its detectors are in {folder}, but {what}; once that is mended, repeat with --resume"
+    )

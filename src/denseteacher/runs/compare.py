@@ -29,7 +29,7 @@ def compare_runs(runs: Sequence[str | Path], *, output: str | Path | None = None
         output: HTML file to write; none if not given.
 
     Raises:
-        InputError: If there are fewer than two runs, or one is missing or not finished.
+        InputError: If there are fewer than two runs, or one is missing, damaged or not finished.
         RunError: If the page can't be written.
     """
     folders = [Path(run) for run in runs]
@@ -40,7 +40,13 @@ def compare_runs(runs: Sequence[str | Path], *, output: str | Path | None = None
     finished = [_finished(RunFolder(folder), label) for folder, label in zip(folders, labels, strict=True)]
     differences, notes = recipe_differences(finished), _notes(finished)
     if output is not None:
-        _write_page(Path(output), finished, differences, notes)
+        try:
+            _write_page(Path(output), finished, differences, notes)
+        except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
+            raise InputError(
+                f"no page can be made of {', '.join(map(str, folders))}: a file in one of them does not fit the others "
+                f"({type(error).__name__}: {error})"
+            ) from error
     return Comparison(finished, differences, notes)
 
 

@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 from denseteacher.data.open import open_data
 from denseteacher.errors import InputError
+from denseteacher.files import refusal_explained
 from denseteacher.recipes.schema import load_recipe
 from denseteacher.runs.folder import RunFolder
 from denseteacher.runs.report import finished_run, report_runs
@@ -29,9 +30,11 @@ def run_demo(output: Path, *, steps: int, overrides: list[str]) -> DemoOutcome:
 
     Raises:
         InputError: If ``output`` holds something already.
+        RunError: If it can't be written to.
     """
-    if not RunFolder(output).is_free:
-        raise InputError(f"{output} is not empty: choose another --output; nothing was changed")
+    with refusal_explained(output, "used as a folder"):
+        if not RunFolder(output).is_free:
+            raise InputError(f"{output} is not empty: choose another --output; nothing was changed")
     shared = [*scaled_to(steps), *overrides]
     dense = train_run("digits", shared, output=output / "dense_teacher")
     if dense.stopped_by is None:

@@ -4,12 +4,15 @@ import csv
 import io
 import json
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
+
+from pydantic import TypeAdapter
 
 from denseteacher.evaluation.diagnostics import confusion_matrix, match_arrays, precision_recall
-from denseteacher.evaluation.summary import ClassScore, RunEvaluation
+from denseteacher.evaluation.summary import RunEvaluation
 from denseteacher.files import write_json, write_text
 from denseteacher.report.charts import confusion_figure, precision_recall_figure
+from denseteacher.runs.damage import damage_explained
 from denseteacher.runs.folder import RunFolder
 from denseteacher.visualization.boxes import SHOWN_ABOVE
 from denseteacher.visualization.figure import save_png
@@ -35,26 +38,51 @@ def _plain_cell(name: str) -> str:
     return f"'{name}" if name.startswith(("=", "+", "-", "@", "\t", "\r")) else name
 
 
+class _Result(NamedTuple):
+    """A COCO result."""
+
+    image_id: int
+    category_id: int
+    bbox: tuple[float, float, float, float]
+    score: float
+
+
 def read_evaluation(folder: RunFolder) -> RunEvaluation | None:
-    """The evaluation of a run; None where it was not evaluated, or by a version that wrote none."""
+    """The evaluation of a run; None where it was not evaluated, or by a version that wrote none.
+
+    Raises:
+        InputError: If its file is damaged.
+    """
     file = folder.evaluation
     if not file.is_file():
         return None
-    content = json.loads(file.read_text(encoding="utf-8"))
-    return RunEvaluation(**content | {"classes": [ClassScore(**one) for one in content["classes"]]})
+    with damage_explained(file):
+        found = TypeAdapter(RunEvaluation).validate_json(file.read_bytes())
+        if not found.classes:
+            raise ValueError
+    return found
 
 
 def read_detections(folder: RunFolder) -> list[dict[str, Any]] | None:
-    """The COCO results that a run's evaluation is from; None where it has none."""
+    """The COCO results that a run's evaluation is from; None where it has none.
+
+    Raises:
+        InputError: If their file is damaged.
+    """
     file = folder.detections
-    return list(json.loads(file.read_text(encoding="utf-8"))) if file.is_file() else None
+    if not file.is_file():
+        return None
+    with damage_explained(file):
+        results: list[dict[str, Any]] = json.loads(file.read_bytes())
+        TypeAdapter(list[_Result]).validate_python(results)
+    return results
 
 
 def write_figures(folder: RunFolder, truth: Mapping[str, Any], results: Sequence[Mapping[str, Any]]) -> None:
     """Writes ``pr_curve.png`` and ``confusion_matrix.png``.
 
     Raises:
-        OSError: If the disk refuses.
+        RunError: If the disk refuses.
     """
     matched = match_arrays(truth, results)
     matrix = confusion_matrix(matched.arrays, score=SHOWN_ABOVE)

@@ -1,6 +1,7 @@
 """Run folders: what their files are called, choosing one, and describing the run in it."""
 
 import platform
+import re
 from collections.abc import Collection, Sequence
 from importlib import metadata
 from pathlib import Path
@@ -21,8 +22,10 @@ from denseteacher.detectors import (
     with_options,
 )
 from denseteacher.errors import InputError
-from denseteacher.files import write_json, write_text
+from denseteacher.files import refusal_explained, sweep, write_json, write_text
 from denseteacher.recipes.schema import Recipe, dump_recipe, load_recipe
+from denseteacher.runs.damage import damage_explained
+from denseteacher.runs.owner import FolderLock
 from denseteacher.training.checkpoint import CheckpointFolder
 from denseteacher.training.launcher import may_be_restarted
 from denseteacher.training.metrics_log import MetricsLog, read_metrics
@@ -45,6 +48,7 @@ class RunFolder:
             path: The folder, which may be new.
         """
         self.path = path
+        self.lock = path / "run.lock"  # while a process trains here
         # what the run is
         self.recipe_file = path / "recipe.yaml"
         self.split = path / "split.json"
@@ -55,6 +59,7 @@ class RunFolder:
         self.tensorboard = path / "tensorboard"
         self.previews = path / "previews"
         self.nonfinite = path / "nonfinite.json"
+        self.failure = path / "failure.txt"
         self.detector = path / DETECTOR_FILE  # of the best teacher
         self.burn_in_detector = path / "burn_in_detector.safetensors"  # of the best one of the burn-in
         self.last_teacher = path / "last_teacher.safetensors"
@@ -89,8 +94,19 @@ class RunFolder:
 
     @property
     def is_free(self) -> bool:
-        """Whether a new run may have the folder: it is not there, or empty."""
-        return not self.path.exists() or (self.path.is_dir() and not any(self.path.iterdir()))
+        """Whether a new run may have the folder: it is not there, empty, or what a run that was killed left at once.
+
+        Raises:
+            OSError: If the folder can't be looked at.
+        """
+        if not self.path.exists():
+            return True
+        if not self.path.is_dir():
+            return False
+        found = {path.name for path in self.path.iterdir()}
+        begun = {file.name for file in (self.lock, self.split, self.environment, self.init)}
+        # without its lock they are somebody else's
+        return not found or (self.lock.name in found and all(name in begun or _is_half(name) for name in found))
 
     @property
     def is_finished(self) -> bool:
@@ -125,7 +141,10 @@ class RunFolder:
 
     def recipe_content(self) -> dict[str, Any]:
         """The recipe as it was written, perhaps by a version that had other keys."""
-        content: dict[str, Any] = read_yaml(self.recipe_file)
+        with damage_explained(self.recipe_file):
+            content: dict[str, Any] = read_yaml(self.recipe_file)
+            if not isinstance(content, dict) or not isinstance(content.get("detector"), dict):
+                raise ValueError
         return content
 
     def rows(self) -> list[dict[str, Any]]:
@@ -140,9 +159,43 @@ class RunFolder:
         """
         files = list(self.checkpoints().files(BURN_IN).values())
         if not files:
-            raise InputError(f"{self} holds no burn-in checkpoint: its method has no burn-in, or it did not get so far")
+            raise InputError(f"{self} holds no burn-in checkpoint: {self._why_no_burn_in()}")
         detector = self.burn_in_detector if self.burn_in_detector.is_file() else None
         return BurnIn(files[-1], detector, self.rows())
+
+    def _why_no_burn_in(self) -> str:
+        if not self.exists:
+            return "there is no run in it"
+        method = self.recipe().method
+        if not method.burn_in_steps:
+            return f"its method {method.name!r} has no burn-in"
+        steps = int(method.burn_in_steps)
+        done = max([*self.checkpoints().files(), *(row["step"] for row in self.rows())], default=0)
+        if done < steps:
+            return f"it has done {done:,} of the {steps:,} steps of its burn-in; train on with --resume --output {self}"
+        return "it started from another run's, which is the one to give, or the file was removed"
+
+    def claim(self) -> FolderLock:
+        """Makes this process the one that trains here, and removes what one that was killed left half written.
+
+        Returns:
+            What to release in the end.
+
+        Raises:
+            InputError: If another process trains here.
+            RunError: If the disk refuses.
+        """
+        lock = FolderLock(self.lock)
+        lock.take()
+        try:
+            with refusal_explained(self.path):
+                for folder in (self.path, self.previews, self.baseline.path):
+                    sweep(folder)
+                self.checkpoints().sweep()
+        except BaseException:
+            lock.release()
+            raise
+        return lock
 
     def training_files(self, keep: int) -> TrainingFiles:
         """What a trainer writes.
@@ -151,7 +204,7 @@ class RunFolder:
             keep: Checkpoints to keep.
         """
         log = MetricsLog(self.metrics, tensorboard=self.tensorboard, previews=self.previews)
-        return TrainingFiles(self.checkpoints(keep), log, self.detector, self.nonfinite)
+        return TrainingFiles(self.checkpoints(keep), log, self.detector, self.nonfinite, self.failure)
 
     def describe(
         self, recipe: Recipe, split: Split, categories: Sequence[Category], start: TakenOver | None = None
@@ -161,6 +214,14 @@ class RunFolder:
         Raises:
             RunError: If the disk refuses.
         """
+        try:
+            self._describe(recipe, split, categories, start)
+        except BaseException:  # or the folder would neither be free nor hold a run
+            for file in (self.split, self.environment, self.init):
+                file.unlink(missing_ok=True)
+            raise
+
+    def _describe(self, recipe: Recipe, split: Split, categories: Sequence[Category], start: TakenOver | None) -> None:
         write_split_ids(split, self.split, categories)
         environment = {
             "python": platform.python_version(),
@@ -174,6 +235,11 @@ class RunFolder:
         write_text(self.recipe_file, dump_recipe(recipe))  # last: with it the folder holds a run
 
 
+def _is_half(name: str) -> bool:
+    """Whether a file of this name is a half-written one."""
+    return name.startswith(".") and name.endswith(".tmp")
+
+
 def choose_folder(name: str, output: str | Path | None, *, resume: bool) -> RunFolder:
     """The folder of a new run, which must be free, or of the one to continue, which must be there.
 
@@ -184,20 +250,33 @@ def choose_folder(name: str, output: str | Path | None, *, resume: bool) -> RunF
 
     Raises:
         InputError: If the folder is not free, or holds no run to continue.
+        RunError: If the folder can't be one, or can't be looked at.
     """
     if output is not None:
         folder = RunFolder(Path(output))
     else:
-        numbers = [int(path.name.removeprefix(f"{name}-")) for path in Path("runs").glob(f"{name}-[0-9]*")]
-        newest = max(numbers, default=0)
+        known = (re.fullmatch(rf"{re.escape(name)}-(\d+)", path.name) for path in Path("runs").glob("*"))
+        newest = max((int(match[1]) for match in known if match), default=0)
         folder = RunFolder(Path("runs") / f"{name}-{newest if resume else newest + 1}")
-    if resume and not folder.exists:
-        raise InputError(f"there is no run to resume in {folder}: give its folder with --output")
-    if not resume and not folder.is_free:
+    with refusal_explained(folder.path, "used as a run folder"):
+        if resume and not folder.exists:
+            raise InputError(f"there is no run to resume in {folder}: give its folder with --output")
+        if not resume:
+            require_free(folder)
+    return folder
+
+
+def require_free(folder: RunFolder) -> None:
+    """Sees whether a new run may have a folder.
+
+    Raises:
+        InputError: If it may not.
+        OSError: If the folder can't be looked at.
+    """
+    if not folder.is_free:
         raise InputError(
             f"{folder} is not empty: continue its run with --resume, or choose another --output; nothing was changed"
         )
-    return folder
 
 
 def goes_on_by_itself(output: str | Path | None) -> bool:
@@ -213,7 +292,8 @@ def goes_on_by_itself(output: str | Path | None) -> bool:
         return False
     if output is None:
         raise InputError("torchrun or SLURM restarts this run, which must find its folder then: give it with --output")
-    return RunFolder(Path(output)).exists
+    with refusal_explained(Path(output), "used as a run folder"):
+        return RunFolder(Path(output)).exists
 
 
 def with_detector_of(recipe: Recipe, begun: RunFolder | None, by_hand: Collection[str]) -> Recipe:

@@ -25,6 +25,7 @@ from denseteacher.report.charts import ShownRun, confusion_chart, precision_reca
 from denseteacher.report.gallery import Picture, unlabeled_row, validation_row
 from denseteacher.report.page import Report, write_report
 from denseteacher.report.previews import first_views, unlabeled_examples
+from denseteacher.runs.damage import damage_explained
 from denseteacher.runs.evaluate import read_detections, read_evaluation, write_evaluation, write_figures
 from denseteacher.runs.folder import RunFolder
 from denseteacher.visualization.boxes import SHOWN_ABOVE
@@ -66,20 +67,28 @@ def evaluate_run(folder: RunFolder, evaluator: Evaluator, *, file: Path, step: i
     write_evaluation(folder, describe_evaluation(evaluator.ground_truth, found, file=file, step=step), results)
     try:
         write_figures(folder, evaluator.ground_truth, results)
-    except OSError as error:  # a picture is no reason to lose a report
-        warnings.warn(f"the figures of {folder} can't be written: {error}", stacklevel=2)
+    except Exception as error:  # a picture is no reason to lose a report
+        warnings.warn(f"the figures of {folder} can't be made: {error}", stacklevel=2)
 
 
 def finished_run(folder: RunFolder, recipe: Recipe, label: str) -> FinishedRun:
-    """A run as a page shows it."""
+    """A run as a page shows it.
+
+    Raises:
+        InputError: If one of its files is damaged.
+    """
     burn_in = None if recipe.method.burn_in_steps is None else int(recipe.method.burn_in_steps)
     shown = ShownRun(label, folder.rows(), burn_in, read_evaluation(folder))
-    return FinishedRun(folder, recipe, shown, *read_split_sizes(folder.split))
+    with damage_explained(folder.split):
+        sizes = read_split_sizes(folder.split)
+    return FinishedRun(folder, recipe, shown, *sizes)
 
 
 def report_run(folder: RunFolder, recipe: Recipe, data: TrainingData) -> None:
     """Writes the ``report.html`` of one run; beside its baseline where that is finished."""
-    run, gain = finished_run(folder, recipe, recipe.method.name), read_gain(folder.gain)
+    run = finished_run(folder, recipe, recipe.method.name)
+    with damage_explained(folder.gain):
+        gain = read_gain(folder.gain)
     runs = [run]
     if gain is not None:
         runs.insert(0, finished_run(folder.baseline, folder.baseline.recipe(), "baseline"))
@@ -221,4 +230,5 @@ def _facts(runs: Sequence[FinishedRun], *, comparable: bool, gain: UnlabeledGain
 def _environment(folder: RunFolder) -> str:
     """The environment file of a run folder, readable; empty where it has none."""
     file = folder.environment
-    return json.dumps(json.loads(file.read_text()), indent=2) if file.is_file() else ""
+    with damage_explained(file):
+        return json.dumps(json.loads(file.read_text(encoding="utf-8")), indent=2) if file.is_file() else ""

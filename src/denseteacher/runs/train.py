@@ -7,6 +7,7 @@ from typing import NamedTuple
 from denseteacher.check import notes_before_run
 from denseteacher.data.open import TrainingData, open_data
 from denseteacher.data.splits import require_same_data
+from denseteacher.errors import InputError, RunError
 from denseteacher.evaluation.gain import UnlabeledGain
 from denseteacher.hardware import this_machine
 from denseteacher.methods import Method
@@ -23,7 +24,9 @@ from denseteacher.runs.build import (
     finish_run,
     new_student,
 )
-from denseteacher.runs.folder import RunFolder, choose_folder, goes_on_by_itself, with_detector_of
+from denseteacher.runs.damage import damage_explained
+from denseteacher.runs.folder import RunFolder, choose_folder, goes_on_by_itself, require_free, with_detector_of
+from denseteacher.runs.owner import FolderLock
 from denseteacher.training.launcher import Launch, find_launch
 from denseteacher.training.runtime import Runtime
 from denseteacher.training.trainer import Trainer
@@ -93,17 +96,21 @@ def train_run(
     by_hand = keys_by_hand("detector", str(recipe), overrides)
     source = None if burn_in_from is None else RunFolder(burn_in_from)
     run = prepare_run(config, by_hand, folder, resume=resume, burn_in_from=source, launch=launch)
-    progress = run.trainer.fit(run.notes)
-    if run.runtime.is_main and progress.stopped_by is None and not (baseline and is_reported(folder)):
-        finish_run(run.recipe, run.data, run.trainer, progress, folder)
-    result = TrainResult(folder.path, *progress, run.runtime.is_main)
-    config, data, runtime = run[:3]
-    del run  # the device has no memory for two trainers
-    if not baseline or progress.stopped_by is not None:
-        return result
-    baseline_progress, gain = train_baseline(folder, config, data, runtime, burn_in_from=source)
-    second = TrainResult(folder.baseline.path, *baseline_progress, runtime.is_main)
-    return result._replace(stopped_by=second.stopped_by, baseline=second, gain=gain)
+    lock = run.lock
+    try:
+        progress = run.trainer.fit(run.notes)
+        if run.runtime.is_main and progress.stopped_by is None and not (baseline and is_reported(folder)):
+            finish_run(run.recipe, run.data, run.trainer, progress, folder)
+        result = TrainResult(folder.path, *progress[:4], run.runtime.is_main)
+        config, data, runtime = run[:3]
+        del run  # the device has no memory for two trainers
+        if not baseline or progress.stopped_by is not None:
+            return result
+        baseline_progress, gain = train_baseline(folder, config, data, runtime, burn_in_from=source)
+        second = TrainResult(folder.baseline.path, *baseline_progress[:4], runtime.is_main)
+        return result._replace(stopped_by=second.stopped_by, baseline=second, gain=gain)
+    finally:
+        lock.release()
 
 
 class PreparedRun(NamedTuple):
@@ -116,6 +123,8 @@ class PreparedRun(NamedTuple):
     trainer: Trainer
     notes: list[str]
     """Sentences for the user."""
+    lock: FolderLock
+    """Of the run folder, to be released in the end."""
 
 
 def prepare_run(
@@ -143,7 +152,8 @@ def prepare_run(
     data, ratio = open_data(recipe.data), recipe.method.selected_share
     begun = folder if resume else burn_in_from
     if begun is not None:
-        require_same_data(begun.split, data.split, data.labeled.categories, unlabeled=resume)
+        with damage_explained(begun.split):
+            require_same_data(begun.split, data.split, data.labeled.categories, unlabeled=resume)
     recipe, initial, notes = with_detector_of(recipe, begun, by_hand), None, list[str]()
     if begun is None or (resume and not folder.has_checkpoint):  # nothing else has the weights
         recipe, initial, notes = find_start(recipe, by_hand)
@@ -154,13 +164,45 @@ def prepare_run(
     student, taken = new_student(recipe, data.labeled.categories, initial)
     notes += [] if taken is None else [taken.sentence()]
     notes += notes_before_run(recipe, student, data, ratio) if runtime.is_main and not resume else []
-    if runtime.is_main and not resume:
-        folder.describe(recipe, data.split, data.labeled.categories, taken)
-    trainer = build_trainer(recipe, data, student, runtime, folder)
-    if resume:
-        trainer.resume(lambda other: require_same_recipe(recipe, other, folder, MAY_CHANGE))
-    elif burn_in_from is not None:
-        trainer.start_from(
-            burn_in_from.burn_in(), lambda other: require_same_recipe(recipe, other, burn_in_from, BURN_IN_MAY_CHANGE)
-        )
-    return PreparedRun(recipe, data, runtime, trainer, [*data.notes, *notes])
+    lock = claim_folder(folder, runtime, resume=resume)
+    try:
+        if runtime.is_main and not resume:
+            folder.describe(recipe, data.split, data.labeled.categories, taken)
+        trainer = build_trainer(recipe, data, student, runtime, folder)
+        if resume:
+            trainer.resume(lambda other: require_same_recipe(recipe, other, folder, MAY_CHANGE))
+        elif burn_in_from is not None:
+            trainer.start_from(
+                burn_in_from.burn_in(),
+                lambda other: require_same_recipe(recipe, other, burn_in_from, BURN_IN_MAY_CHANGE),
+            )
+    except BaseException:
+        lock.release()
+        raise
+    return PreparedRun(recipe, data, runtime, trainer, [*data.notes, *notes], lock)
+
+
+def claim_folder(folder: RunFolder, runtime: Runtime, *, resume: bool) -> FolderLock:
+    """Makes the main process the owner of the run folder.
+
+    Args:
+        folder: Of the run.
+        runtime: Its processes, which all come here.
+        resume: Whether it holds a run.
+
+    Raises:
+        InputError: In all processes, if another run is in the folder.
+        RunError: If the disk refuses.
+    """
+    lock, refusal = FolderLock(folder.lock), None
+    if runtime.is_main:
+        try:
+            lock = folder.claim()
+            if not resume:
+                require_free(folder)  # it may have been another run's a moment ago
+        except (InputError, RunError) as error:
+            lock.release()
+            refusal = error
+    if not runtime.all_true(refusal is None):
+        raise refusal or InputError(f"the main process can't have {folder}")
+    return lock

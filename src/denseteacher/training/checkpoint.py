@@ -2,9 +2,11 @@
 
 import hashlib
 import re
+import sys
 import warnings
 from collections import OrderedDict
 from collections.abc import Callable
+from io import BufferedReader
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple, cast
 
@@ -12,10 +14,9 @@ import torch
 
 from denseteacher.detectors.weight_files import require_regular, require_stored
 from denseteacher.errors import InputError
-from denseteacher.files import refusal_explained, write_atomically, write_bytes
+from denseteacher.files import refusal_explained, sweep, write_atomically, write_bytes
 
 _FILE_NAME = re.compile(r"([a-z_]+)_(\d+)\.pt")
-_LEFTOVERS = ".*.tmp"
 _PLAIN_TYPES = (bool, int, float, str, type(None))
 
 
@@ -54,11 +55,11 @@ class CheckpointFolder:
             RunError: If it can't be written; all earlier checkpoints are still there.
             TypeError: If ``state`` holds something that ``load`` would refuse.
         """
-        _require_plain(state, "state")
+        state = _plain(state, "state")
         path = self.folder / f"{name}_{step:08d}.pt"
         with refusal_explained(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
-            self._remove_leftovers()
+            self.sweep()
             accepted = (_manifest_hashes(path) or []) if path.exists() else []
         digest = ""
 
@@ -103,9 +104,8 @@ class CheckpointFolder:
         """
         require_regular(path)
         try:
-            expected = _manifest_hashes(path)
             with path.open("rb") as stream:
-                if expected is not None and hashlib.file_digest(stream, "sha256").hexdigest() not in expected:
+                if not _is_described(stream, path):
                     raise InputError(
                         f"{path} is damaged: its content is not what {_manifest_path(path).name} describes; "
                         "use another checkpoint"
@@ -144,10 +144,9 @@ class CheckpointFolder:
                 one.path.unlink(missing_ok=True)  # before its manifest: alone, a manifest is not a checkpoint
                 _manifest_path(one.path).unlink(missing_ok=True)
 
-    def _remove_leftovers(self) -> None:
+    def sweep(self) -> None:
         """Removes half-written files and manifests without a checkpoint; only the saving process may."""
-        for path in self.folder.glob(_LEFTOVERS):
-            path.unlink(missing_ok=True)
+        sweep(self.folder)
         for path in self.folder.glob("*.pt.sha256"):
             if not path.with_suffix("").exists():
                 path.unlink(missing_ok=True)
@@ -212,20 +211,39 @@ def _manifest_hashes(checkpoint: Path) -> list[str] | None:
     return [match.decode() for match in re.findall(rb"^([0-9a-f]{64})  ", content, re.MULTILINE)]
 
 
-def _require_plain(value: Any, where: str) -> None:
-    """Raises TypeError where a value would be written but refused when read.
+def _is_described(stream: BufferedReader, path: Path) -> bool:
+    """Whether the content of an open checkpoint is one that its manifest names, or there is no manifest.
 
-    Types are compared exactly: NumPy's float64 is a float, but is stored as a NumPy object.
+    The manifest is asked before and after: another process may put a new checkpoint in its place meanwhile.
+    """
+    before = _manifest_hashes(path)
+    digest = hashlib.file_digest(stream, "sha256").hexdigest()
+    return before is None or digest in before or digest in (_manifest_hashes(path) or [])
+
+
+def _plain(value: Any, where: str) -> Any:
+    """The value with containers and strings of its own: a pickle says which of them are one object.
+
+    So equal states become equal bytes, whether they were made here or loaded.
+
+    Raises:
+        TypeError: If something would be written but refused when read. Types are compared exactly: NumPy's float64 is a
+            float, but is stored as a NumPy object.
     """
     if type(value) in (dict, OrderedDict):
+        copied = type(value)()
         for key, item in value.items():
-            _require_plain(key, f"a key of {where}")
-            _require_plain(item, f"{where}[{key!r}]")
-    elif type(value) in (list, tuple):
-        for number, item in enumerate(value):
-            _require_plain(item, f"{where}[{number}]")
-    elif type(value) not in _PLAIN_TYPES and not isinstance(value, torch.Tensor):
+            copied[_plain(key, f"a key of {where}")] = _plain(item, f"{where}[{key!r}]")
+        if isinstance(value, OrderedDict):  # a module keeps the versions of its parts there
+            vars(copied).update(_plain(vars(value), f"the attributes of {where}"))
+        return copied
+    if type(value) in (list, tuple):
+        return type(value)(_plain(item, f"{where}[{number}]") for number, item in enumerate(value))
+    if type(value) is str:
+        return sys.intern(value)
+    if type(value) not in _PLAIN_TYPES and not isinstance(value, torch.Tensor):
         raise TypeError(f"{where} is a {type(value).__name__}, which a checkpoint can't hold")
+    return value
 
 
 def _why_refused(path: Path, error: Exception) -> str:

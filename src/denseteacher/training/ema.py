@@ -50,6 +50,11 @@ class Teacher:
         """Teacher = student."""
         self.update(0.0)
 
+    def undo_counts(self) -> None:
+        """Student's whole-number buffers = teacher's: as they were before a step that came to no end."""
+        for own, other in zip(self._others, self._student_others, strict=True):
+            other.copy_(own)
+
     @torch.no_grad()
     @record_function("EMA")
     def update(self, decay: float) -> None:

@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image
 
 from denseteacher.errors import InputError, RunError
-from denseteacher.files import write_bytes
+from denseteacher.files import write_atomically, write_bytes
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard.writer import SummaryWriter
@@ -26,20 +26,29 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     A last line that a crash cut short is left out. A file that doesn't exist has no rows.
 
     Raises:
-        InputError: If another line is not a JSON object with a ``step``.
+        InputError: If another line is not a JSON object of numbers with a ``step``, or the file can't be read.
     """
-    lines = path.read_bytes().split(b"\n") if path.exists() else []
+    try:
+        lines = path.read_bytes().split(b"\n") if path.exists() else []
+    except OSError as error:
+        raise InputError(f"{path} can't be read: {error.strerror or error}") from error
     rows = []
     for number, line in enumerate(lines, 1):
         try:
             row = json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):
             row = None
-        if isinstance(row, dict) and isinstance(row.get("step"), int):
+        if _is_row(row):
             rows.append(row)
         elif number < len(lines):
             raise InputError(f"{path}, line {number}: not a JSON object with a step; remove the line")
     return rows
+
+
+def _is_row(row: object) -> bool:
+    if not isinstance(row, dict) or not isinstance(row.get("step"), int):
+        return False
+    return all(value is None or isinstance(value, int | float) for value in row.values())
 
 
 def last_evaluation(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
@@ -114,15 +123,21 @@ class MetricsLog:
 
         Raises:
             OSError: If the disk refuses.
+            RunError: If the disk refuses.
         """
         if self._previews is not None:
             self._previews.mkdir(parents=True, exist_ok=True)
-            picture.save(self._previews / f"step_{step:06d}.jpg", quality=85)
+            file = self._previews / f"step_{step:06d}.jpg"
+            write_atomically(file, lambda stream: picture.save(stream, "JPEG", quality=85))
         if self._writer is not None:
             self._writer.add_image("previews", np.asarray(picture.convert("RGB")), step, dataformats="HWC")
 
-    def truncate(self, step: int) -> None:
+    def truncate(self, step: int, *, evaluated: bool = True) -> None:
         """Drops the rows of this step and later ones, which a resumed run writes again.
+
+        Args:
+            step: The first one to go.
+            evaluated: False drops the evaluation of the step before too, which is done again.
 
         Raises:
             InputError: If the file holds something else than rows.
@@ -131,7 +146,8 @@ class MetricsLog:
         self.close()
         self._purge_step = step
         if self.path.exists():
-            self._rewrite([row for row in read_metrics(self.path) if row["step"] < step])
+            rows = [row for row in read_metrics(self.path) if row["step"] < step]
+            self._rewrite([row for row in rows if evaluated or row["step"] < step - 1 or "teacher/AP" not in row])
 
     def close(self) -> None:
         """Closes the files; a later ``write`` opens them again."""

@@ -20,6 +20,8 @@ class TrainingFiles(NamedTuple):
     """File of the best teacher."""
     nonfinite: Path
     """File for the images and losses of a step at which the run gives up."""
+    failure: Path
+    """File for the traceback of an evaluation that failed."""
 
 
 class BurnIn(NamedTuple):

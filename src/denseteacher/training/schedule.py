@@ -30,6 +30,9 @@ class ScheduleConfig(Config):
     """Newest checkpoints that are kept."""
     max_nonfinite: int = Field(10, gt=0)
     """Steps in a row whose loss is not finite after which the run gives up, at the next logged one."""
+    max_nonfinite_share: float = Field(0.5, gt=0, le=1)
+    """Share of the last steps (a mean that forgets over 50 of them) whose loss may be not finite, above which the run
+    gives up, at the next logged one; 1 never does."""
 
     @model_validator(mode="after")
     def _check_order(self) -> Self:

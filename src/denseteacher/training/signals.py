@@ -2,8 +2,14 @@
 
 import signal
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import FrameType
 from typing import Any, Self
+
+
+class Stopped(BaseException):
+    """A request to stop came where it could be followed at once; no error, so that nobody takes it for one."""
 
 
 class StopRequest:
@@ -15,6 +21,7 @@ class StopRequest:
 
     def __init__(self) -> None:
         self.signal: signal.Signals | None = None
+        self._interrupting = False
         self._previous: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> Self:
@@ -27,9 +34,26 @@ class StopRequest:
         for number, handler in self._previous.items():
             signal.signal(number, handler)
 
+    @contextmanager
+    def interrupting(self) -> Iterator[None]:
+        """Lets a signal end what is done inside, which takes long and changes nothing that must stay whole.
+
+        Raises:
+            Stopped: As soon as a signal comes; at once where one came before.
+        """
+        self._interrupting = True
+        try:
+            if self.signal is not None:
+                raise Stopped
+            yield
+        finally:
+            self._interrupting = False
+
     def _request(self, number: int, _: FrameType | None) -> None:
         if self.signal is not None:
             for other, handler in self._previous.items():
                 signal.signal(other, handler)
             raise KeyboardInterrupt
         self.signal = signal.Signals(number)
+        if self._interrupting:
+            raise Stopped

@@ -1,5 +1,6 @@
 """One training step: what it changes in student and teacher, without waiting for the device."""
 
+from collections.abc import Iterable
 from typing import Any, Protocol
 
 import torch
@@ -10,7 +11,7 @@ from denseteacher.data.config import DataConfig
 from denseteacher.data.loading.steps import LoadedStep, with_strong_views
 from denseteacher.detectors import load_weights
 from denseteacher.methods import Method
-from denseteacher.structures import SemiBatch, chunk
+from denseteacher.structures import MethodState, SemiBatch, chunk
 from denseteacher.training.ema import EMAConfig, Teacher, ema_decay
 from denseteacher.training.optim import (
     OptimConfig,
@@ -22,6 +23,9 @@ from denseteacher.training.optim import (
 )
 from denseteacher.training.runtime import Runtime
 from denseteacher.training.schedule import ScheduleConfig
+
+_REMEMBERED = 50
+"""Steps over which the share of skipped ones is averaged."""
 
 
 class StepRecipe(Protocol):
@@ -95,18 +99,53 @@ class StudentTeacher:
         """Optimizer steps done."""
         self.nonfinite = torch.zeros((), dtype=torch.int64, device=runtime.device)
         """Steps in a row, up to the last one, whose gradients were not finite."""
+        self.nonfinite_steps = torch.zeros_like(self.nonfinite)
+        """All of them."""
+        self.nonfinite_share = torch.zeros((), device=runtime.device)
+        """Their share of the last steps, a mean that forgets over ``_REMEMBERED`` of them."""
+        self.is_whole = True
+        """False while student, teacher and optimizer are not all at the same step."""
         self.values: dict[str, Tensor] = {}
         """Losses and watched numbers of the last step."""
 
     def train_step(self, loaded: LoadedStep) -> None:
         """One optimizer step and one EMA update.
 
-        Where the gradients are not finite the student stays as it was, and the method remembers nothing.
+        Where the gradients are not finite the step is skipped: the student stays as it was, and the method remembers
+        nothing. The teacher moves towards the student as in any step. Where losses can't be computed at all, as for
+        lack of memory, everything is as it was before.
         """
         rate = learning_rate(self.optim, self.step, max_steps=self.max_steps, labeled_batch=self.data.labeled_batch)
         set_rate(self.optimizer, rate)
         batch = self._with_strong_views(loaded) if loaded.batch is None else loaded.batch
         before = [buffer.clone() for buffer in self._buffers]
+        try:
+            values, state = self._backward(batch)
+            norm = clip_gradients(self.parameters, self.optim)
+        except BaseException:
+            self._undo(before)
+            raise
+        self.is_whole = False
+        finite = torch.isfinite(norm)  # the same in all processes, whose gradients are
+        # what a gradient scaler uses to skip a step: fused optimizers look at it on the device
+        self.optimizer.found_inf = (~finite).float()  # type: ignore[attr-defined]
+        self._stepper.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        for buffer, old in zip(self._buffers, before, strict=True):
+            torch.where(finite, buffer, old, out=buffer)
+        self.method_state = {name: torch.where(finite, state[name], old) for name, old in self.method_state.items()}
+        self.nonfinite = torch.where(finite, 0, self.nonfinite + 1)
+        self.nonfinite_steps = self.nonfinite_steps + ~finite
+        self.nonfinite_share = torch.lerp(self.nonfinite_share, (~finite).float(), 1 / _REMEMBERED)
+        self.ema.update(ema_decay(self.step, self.ema_config))
+        if self.burned_in is not None and not self.method.needs_unlabeled(self.step):
+            self.burned_in.copy()
+        self.step += 1
+        self.is_whole = True
+        self.values = values | {"gradient_norm": norm, "lr": torch.tensor(rate)}
+
+    def _backward(self, batch: SemiBatch) -> tuple[dict[str, Tensor], MethodState]:
+        """Adds the gradients of a step; gives its numbers, and what the method remembers after it."""
         values: dict[str, Tensor] = {}
         state = self.method_state
         count = self.accumulate
@@ -120,21 +159,18 @@ class StudentTeacher:
             state = state if remembered is None else remembered
             for name, value in (losses | metrics | {"loss": total * count}).items():
                 values[name] = values.get(name, 0.0) + value.detach() / count
-        norm = clip_gradients(self.parameters, self.optim)
-        finite = torch.isfinite(norm)  # the same in all processes, whose gradients are
-        # what a gradient scaler uses to skip a step: fused optimizers look at it on the device
-        self.optimizer.found_inf = (~finite).float()  # type: ignore[attr-defined]
-        self._stepper.step()
+        return values, state
+
+    def _undo(self, buffers: list[Tensor]) -> None:
+        """Takes back what a step without an end has left in the student.
+
+        Args:
+            buffers: Floating ones as they were before.
+        """
+        for buffer, old in zip(self._buffers, buffers, strict=True):
+            buffer.copy_(old)
+        self.ema.undo_counts()
         self.optimizer.zero_grad(set_to_none=True)
-        for buffer, old in zip(self._buffers, before, strict=True):
-            torch.where(finite, buffer, old, out=buffer)
-        self.method_state = {name: torch.where(finite, state[name], old) for name, old in self.method_state.items()}
-        self.nonfinite = torch.where(finite, 0, self.nonfinite + 1)
-        self.ema.update(ema_decay(self.step, self.ema_config))
-        if self.burned_in is not None and not self.method.needs_unlabeled(self.step):
-            self.burned_in.copy()
-        self.step += 1
-        self.values = values | {"gradient_norm": norm, "lr": torch.tensor(rate)}
 
     def _with_strong_views(self, loaded: LoadedStep) -> SemiBatch:
         return with_strong_views(loaded, self.augment, seed=self.seed, device=self.runtime.device)
@@ -149,7 +185,23 @@ class StudentTeacher:
             "method": self.method_state,
             "optimizer": self.optimizer.state_dict(),
             "nonfinite": int(self.nonfinite),
+            "nonfinite_steps": int(self.nonfinite_steps),
+            "nonfinite_share": float(self.nonfinite_share),
         }
+
+    def nonfinite_part(self) -> str | None:
+        """What of the state holds NaN or infinity: ``student``, ``teacher``, ...; None where nothing does.
+
+        Waits for the device.
+        """
+        parts = {
+            "student": self.student_module.state_dict().values(),
+            "teacher": self.ema.module.state_dict().values(),
+            "labeler": () if self.burned_in is None else self.burned_in.module.state_dict().values(),
+            "method's memory": self.method_state.values(),
+            "optimizer": [value for own in self.optimizer.state.values() for value in own.values()],
+        }
+        return next((name for name, values in parts.items() if not _all_finite(values)), None)
 
     def restore(self, state: dict[str, Any], *, source: str, same_method: bool = True) -> None:
         """Continues from what ``state`` gave.
@@ -173,3 +225,10 @@ class StudentTeacher:
         self.optimizer.load_state_dict(state["optimizer"])
         self.step = state["step"]
         self.nonfinite.fill_(state["nonfinite"])
+        self.nonfinite_steps.fill_(state.get("nonfinite_steps", 0))  # versions before did not count them
+        self.nonfinite_share.fill_(state.get("nonfinite_share", 0.0))
+
+
+def _all_finite(values: Iterable[object]) -> bool:
+    floats = [value for value in values if isinstance(value, Tensor) and value.is_floating_point()]
+    return not floats or bool(torch.stack([value.isfinite().all().to(floats[0].device) for value in floats]).all())

@@ -3,12 +3,9 @@
 import json
 import time
 from collections.abc import Callable, Generator, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
+from traceback import clear_frames
 from typing import Any, NamedTuple
-
-import torch
-from PIL import Image
-from torch import nn
 
 from denseteacher.data.loading.steps import (
     LoadedStep,
@@ -17,32 +14,22 @@ from denseteacher.data.loading.steps import (
     loads_strong_views,
     step_loader,
 )
-from denseteacher.detectors import DenseDetector
+from denseteacher.data.loading.workers import begin_loading, loader_deaths_awaited
 from denseteacher.errors import InputError, RunError
-from denseteacher.files import write_bytes, write_json
+from denseteacher.files import write_bytes
+from denseteacher.training.evaluations import Callbacks, Evaluations, first_line
+from denseteacher.training.finite import give_up_if_lost, require_finite
 from denseteacher.training.forecast import Forecast
 from denseteacher.training.progress import ProgressDisplay
 from denseteacher.training.run_files import BURN_IN, BurnIn, TrainingFiles
 from denseteacher.training.schedule import ScheduleConfig
+from denseteacher.training.shortages import explain_shortage
 from denseteacher.training.signals import StopRequest
 from denseteacher.training.student_teacher import StudentTeacher
 from denseteacher.training.throughput import Throughput
 
-Evaluate = Callable[[DenseDetector], dict[str, float]]
-Preview = Callable[[DenseDetector], Image.Image]
 CheckRecipe = Callable[[str], None]
 """Is given the recipe of a checkpoint, as JSON, and raises InputError where the run can't go on with it."""
-
-
-class Callbacks(NamedTuple):
-    """What a trainer has others do."""
-
-    evaluate: Evaluate | None = None
-    """Gives a detector's metrics; called in the main process alone."""
-    save_best: Callable[[nn.Module, dict[str, float]], None] | None = None
-    """Is given the teacher and its evaluation whenever it is the best so far."""
-    preview: Preview | None = None
-    """Draws what a teacher says of unlabeled images; called in the main process alone."""
 
 
 class Progress(NamedTuple):
@@ -56,6 +43,8 @@ class Progress(NamedTuple):
     """``step`` and ``AP`` of the best teacher so far; empty before the first evaluation."""
     stopped_by: str | None
     """Name of the signal that stopped the run before its end."""
+    evaluation_error: str | None
+    """Why the evaluation of the last step failed."""
 
 
 class Trainer:
@@ -85,9 +74,9 @@ class Trainer:
         """
         self.student_teacher, self.dataset, self.runtime = student_teacher, dataset, student_teacher.runtime
         self.schedule, self.max_steps, self.workers = schedule, int(schedule.max_steps), workers
-        self.recipe, self.files, self.callbacks = recipe, files, callbacks
+        self.recipe, self.files, self.preview = recipe, files, callbacks.preview
         self.log = files.log if self.runtime.is_main else None
-        self.best, self.metrics = dict[str, float](), dict[str, float]()
+        self.evaluations = Evaluations(student_teacher, files, callbacks)
         self._bad_images: set[str] = set()
         self.throughput = Throughput(student_teacher)
         batches = student_teacher.data.labeled_batch, student_teacher.data.unlabeled_batch
@@ -96,6 +85,8 @@ class Trainer:
         )
         self._passed_over: list[str] = []
         self._data_wait = 0.0
+        self._saved = -1
+        self._lacks_burn_in = False
 
     @property
     def step(self) -> int:
@@ -116,6 +107,10 @@ class Trainer:
         if found is not None:
             check(found["recipe"])
             self._restore(found, source=str(checkpoints.folder.parent))
+            self._saved = self.step
+            has_burn_in = self.step in checkpoints.files(BURN_IN)
+            at_its_end = self.step == self.student_teacher.method.burn_in_steps
+            self._lacks_burn_in = not self.runtime.all_true(has_burn_in or not at_its_end)
         elif self._passed_over:
             raise InputError(f"no checkpoint in {checkpoints.folder} is whole ({'; '.join(self._passed_over)})")
 
@@ -136,14 +131,15 @@ class Trainer:
         check(state["recipe"])
         self._restore(state, source=str(burn_in.checkpoint), same_method=False)
         if burn_in.detector is None:
-            self.best = {}
+            self.evaluations.best = {}
         if self.log is None:
             return
-        if self.best and burn_in.detector is not None:
+        if self.evaluations.best and burn_in.detector is not None:
             write_bytes(self.files.detector, burn_in.detector.read_bytes())
         self.log.truncate(0)  # of a start that came to no checkpoint
         for row in burn_in.rows:
-            if row["step"] <= self.step:
+            done_again = self.evaluations.pending and row["step"] == self.step and "teacher/AP" in row
+            if row["step"] <= self.step and not done_again:
                 self.log.write(row["step"], {name: value for name, value in row.items() if name != "step"})
 
     def fit(self, notes: Sequence[str] = ()) -> Progress:
@@ -154,22 +150,41 @@ class Trainer:
 
         Raises:
             InputError: If a file of the data can't be read; a run of one process is saved before.
-            RunError: If the loss stays non-finite, or a checkpoint can't be written.
+            RunError: If the loss stays non-finite, a checkpoint can't be written, or the machine has too little memory
+                or open files; in the last case a run of one process is saved before.
         """
         if self.log is not None:
-            self.log.truncate(self.step + 1)
-        burn_in = self.student_teacher.method.burn_in_steps
+            self.log.truncate(self.step + 1, evaluated=not self.evaluations.pending)
         with (
             StopRequest() as stop,
             ProgressDisplay("training", self.max_steps, start=self.step, enabled=self.runtime.is_main) as display,
-            closing(self._stream()) as stream,
         ):
             for note in (*self._passed_over, *notes):
                 display.message(note)
+            try:
+                self._train(stop, display)
+            except RunError:
+                raise
+            except Exception as error:
+                self._save_after(error)
+                raise
+            skipped = int(self.student_teacher.nonfinite_steps)
+            if skipped:
+                display.message(f"{skipped:,} of {self.step:,} steps were skipped, since their loss was not finite")
+        done = self.step == self.max_steps and (not self.evaluations.pending or self.evaluations.error is not None)
+        name = stop.signal.name if stop.signal is not None else "a signal to another process"
+        found = self.evaluations
+        return Progress(self.step, found.metrics, found.best, None if done else name, found.error)
+
+    def _train(self, stop: StopRequest, display: ProgressDisplay) -> None:
+        """The steps that are left, and what an earlier run has left undone of the last one."""
+        if self._lacks_burn_in:
+            self._save([BURN_IN])
+        if self.evaluations.pending and self._evaluate(stop, display):
+            return
+        with closing(self._stream()) as stream:
             for loaded in stream:
                 if isinstance(loaded, InputError):
-                    if self.runtime.world_size == 1:  # the others are in the middle of a step, and can't
-                        self._save()
                     raise loaded
                 self._tell_passed_over(display, loaded)
                 with self.throughput.step(loaded, self._data_wait):
@@ -179,24 +194,58 @@ class Trainer:
                 self._tell_duration(display, loaded)
                 self._report(display, loaded, values)
                 self._show(display)
-                if self.step % self.schedule.evaluate_every == 0 or self.step == self.max_steps:
-                    self._evaluate(display)
-                stopping = self._stops(stop.signal is not None)
-                if stopping or self.step % self.schedule.checkpoint_every == 0 or self.step == self.max_steps:
-                    self._save()
-                if self.step == burn_in:
-                    self._save(BURN_IN)
-                if stopping:
+                if self._end_step(stop, display):
                     break
-        name = stop.signal.name if stop.signal is not None else "a signal to another process"
-        return Progress(self.step, self.metrics, self.best, name if self.step < self.max_steps else None)
+
+    def _end_step(self, stop: StopRequest, display: ProgressDisplay) -> bool:
+        """Saves the step, then evaluates it, each where it is due; says whether to stop."""
+        at_end = self.step == self.max_steps
+        self.evaluations.begin_step(self.step % self.schedule.evaluate_every == 0 or at_end)
+        stopping = self._stops(stop.signal is not None)
+        self._save(self._due(stopping))
+        return stopping or (self.evaluations.pending and self._evaluate(stop, display))
+
+    def _evaluate(self, stop: StopRequest, display: ProgressDisplay) -> bool:
+        """Evaluates the step, and saves what it gave; says whether a request to stop ended it."""
+        require_finite(self.student_teacher, self.files)
+        stopped = not self.evaluations.do_pending(stop, display.message)
+        if stopped and self._saved < self.step:
+            self._save(["step"])
+        elif not self.evaluations.pending:
+            self._save(self._due(False))
+        return stopped
+
+    def _due(self, stopping: bool) -> list[str]:
+        """Names of the checkpoints to write of this step. That of the burn-in first: no later step can write it."""
+        names = [BURN_IN] if self.step == self.student_teacher.method.burn_in_steps else []
+        if stopping or self.step % self.schedule.checkpoint_every == 0 or self.step == self.max_steps:
+            names.append("step")
+        return names
+
+    def _save_after(self, error: Exception) -> None:
+        """Saves a run that an error ends, where it can be saved.
+
+        Raises:
+            RunError: In place of an error that says what the machine had too little of.
+        """
+        shortage = explain_shortage(error)
+        if shortage is not None:  # what the error holds on to may be what there is too little of
+            clear_frames(error.__traceback__)
+        whole = self.student_teacher.is_whole and self.runtime.world_size == 1  # others are in the middle of a step
+        if whole and self.step > self._saved:
+            with suppress(Exception):
+                self._save(["step"])
+        if shortage is not None:
+            if self._saved < 0:
+                raise RunError(f"after step {self.step} {shortage}; nothing is saved yet") from error
+            raise RunError(f"after step {self.step} {shortage}; the run is saved at step {self._saved}") from error
 
     def _stream(self) -> Generator[LoadedStep | InputError, None, None]:
         """The steps still to do; measures how long each was waited for."""
         if self.step >= self.max_steps:
             return
         loads = loads_strong_views(self.runtime.device, self.workers)
-        loader = iter(
+        loader = begin_loading(
             step_loader(
                 StepsWithStrongViews(self.dataset) if loads else self.dataset,
                 range(self.step, self.max_steps),
@@ -204,13 +253,14 @@ class Trainer:
                 pin_memory=self.runtime.device.type == "cuda",
             )
         )
-        while True:
-            start = time.perf_counter()
-            loaded = next(loader, None)
-            self._data_wait = time.perf_counter() - start
-            if loaded is None:
-                return
-            yield loaded
+        with loader_deaths_awaited():
+            while True:
+                start = time.perf_counter()
+                loaded = next(loader, None)
+                self._data_wait = time.perf_counter() - start
+                if loaded is None:
+                    return
+                yield loaded
 
     @property
     def _is_log_step(self) -> bool:
@@ -224,13 +274,17 @@ class Trainer:
 
     def _values(self) -> dict[str, float]:
         """The step's numbers at every ``log_every``-th step, which waits for the device; else nothing."""
-        return {name: float(value) for name, value in self.student_teacher.values.items()} if self._is_log_step else {}
+        if not self._is_log_step:
+            return {}
+        skipped = int(self.student_teacher.nonfinite_steps)
+        values = {name: float(value) for name, value in self.student_teacher.values.items()}
+        return values | ({"skipped_steps": float(skipped)} if skipped else {})
 
     def _report(self, display: ProgressDisplay, loaded: LoadedStep, values: dict[str, float]) -> None:
         """Writes the numbers of a logged step."""
         if not values:
             return
-        self._give_up_if_lost(loaded, values)
+        give_up_if_lost(self.student_teacher, self.schedule, loaded, values, self.files)
         if self.log is not None:
             values |= self.throughput.read()
             display.update(self.step, values)
@@ -250,62 +304,28 @@ class Trainer:
             if sentence is not None:
                 display.message(sentence)
 
-    def _give_up_if_lost(self, loaded: LoadedStep, values: dict[str, float]) -> None:
-        """Ends a run whose gradients have not been finite for too many steps in a row."""
-        lost = int(self.student_teacher.nonfinite)
-        if lost < self.schedule.max_nonfinite:
-            return
-        losses = {name: str(value) for name, value in values.items()}
-        write_json(self.files.nonfinite, {"step": self.step - 1, "losses": losses, "files": loaded.files})
-        raise RunError(
-            f"the loss was not finite in {lost} steps in a row, the last is step {self.step - 1}: see "
-            f"{self.files.nonfinite} for its images and losses; a smaller optim.lr, optim.clip_norm or a longer "
-            "optim.warmup_steps helps"
-        )
-
     def _show(self, display: ProgressDisplay) -> None:
         """Draws what the teacher says at every ``preview_every``-th step; a picture that fails ends no run."""
-        if self.callbacks.preview is None or self.log is None or self.step % self.schedule.preview_every:
+        if self.preview is None or self.log is None or self.step % self.schedule.preview_every:
             return
         try:
-            self.log.show(self.step, self.callbacks.preview(self.student_teacher.pseudo_labeler))
-        except OSError as error:
-            display.message(f"the preview of step {self.step} can't be written: {error.strerror or error}")
+            self.log.show(self.step, self.preview(self.student_teacher.pseudo_labeler))
+        except Exception as error:
+            display.message(f"the preview of step {self.step} can't be made: {first_line(error)}")
 
-    def _evaluate(self, display: ProgressDisplay) -> None:
-        """Evaluates teacher and student, and remembers the best teacher."""
-        if self.callbacks.evaluate is not None and self.runtime.is_main:
-            self.metrics = {}
-            student = self.student_teacher.student_module.eval()
-            for role, view in (
-                ("teacher", self.student_teacher.teacher),
-                ("student", self.student_teacher.local_student),
-            ):
-                with torch.no_grad():
-                    result = self.callbacks.evaluate(view)
-                self.metrics |= {f"{role}/{name}": value for name, value in result.items()}
-            student.train()
-            display.message(
-                f"step {self.step}: teacher AP {self.metrics['teacher/AP']:.1f}, "
-                f"student AP {self.metrics['student/AP']:.1f}"
-            )
-            if self.log is not None:
-                self.log.write(self.step, self.metrics)
-            if self.metrics["teacher/AP"] > self.best.get("AP", -1.0):
-                self.best = {"step": float(self.step), "AP": self.metrics["teacher/AP"]}
-                if self.callbacks.save_best is not None:
-                    self.callbacks.save_best(self.student_teacher.ema.module, self.metrics)
-        self.runtime.barrier()
-
-    def _save(self, name: str = "step") -> None:
-        if self.runtime.is_main:
-            self.files.checkpoints.save(self.step, self.state(), name=name)
-        self.runtime.barrier()
+    def _save(self, names: Sequence[str]) -> None:
+        """Writes checkpoints of this step."""
+        if names:
+            require_finite(self.student_teacher, self.files)
+        for name in names:
+            if self.runtime.is_main:
+                self.files.checkpoints.save(self.step, self.state(), name=name)
+            self.runtime.barrier()
+            self._saved = self.step
 
     def state(self) -> dict[str, Any]:
         """All that a bitwise resume needs."""
-        own = {"best": self.best, "metrics": self.metrics, "recipe": json.dumps(self.recipe)}
-        return self.student_teacher.state() | own
+        return self.student_teacher.state() | self.evaluations.state() | {"recipe": json.dumps(self.recipe)}
 
     def _restore(self, state: dict[str, Any], *, source: str, same_method: bool = True) -> None:
         """Takes over what a checkpoint holds.
@@ -319,4 +339,4 @@ class Trainer:
             InputError: If it holds another architecture.
         """
         self.student_teacher.restore(state, source=source, same_method=same_method)
-        self.best, self.metrics = dict(state["best"]), dict(state["metrics"])
+        self.evaluations.restore(state)

@@ -9,6 +9,8 @@ from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from denseteacher.files import write_atomically
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
@@ -208,6 +210,10 @@ def as_svg(figure: "Figure", alt: str) -> str:
 
 
 def save_png(path: Path, figure: "Figure") -> None:
-    """Writes a figure of the page on white."""
+    """Writes a figure of the page on white, whole or not at all.
+
+    Raises:
+        RunError: If the disk refuses.
+    """
     with page_style():
-        figure.savefig(path, format="png")
+        write_atomically(path, lambda stream: figure.savefig(stream, format="png"))

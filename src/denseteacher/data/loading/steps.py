@@ -1,6 +1,5 @@
 """Two endless streams, labeled and unlabeled, as one loader of whole steps."""
 
-import signal
 from collections.abc import Callable, Sequence
 from copy import copy
 from typing import NamedTuple, Self
@@ -15,6 +14,7 @@ from denseteacher.data.augment.weak import Geometry, fill_canvas, move_boxes, pa
 from denseteacher.data.config import DataConfig
 from denseteacher.data.images import load_image
 from denseteacher.data.loading.samplers import LabeledSampler, LookingSampler, is_portrait, unlabeled_sampler
+from denseteacher.data.loading.workers import begin_worker
 from denseteacher.data.open import TrainingData
 from denseteacher.data.randomness import Draw, keyed_uniforms
 from denseteacher.data.records import ImageRecord, LabeledImages, UnopenedImages
@@ -296,18 +296,8 @@ def step_loader(
         num_workers=workers,
         pin_memory=pin_memory,
         prefetch_factor=2 if workers else None,
-        worker_init_fn=ignore_signals,
+        worker_init_fn=begin_worker,
     )
-
-
-def ignore_signals(_: int) -> None:
-    """A signal to the whole process group must not take the loader from under the run's last step.
-
-    Whoever iterates must therefore let go of the iterator in the end: then the workers leave by themselves,
-    as they do when the main process dies.
-    """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
 @record_function("strong views")

@@ -1,0 +1,76 @@
+"""Loader processes: how they begin, and how their end is noticed."""
+
+import os
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from multiprocessing import active_children
+from multiprocessing.queues import Queue
+from typing import TypeVar
+
+from torch.utils.data import DataLoader
+
+T = TypeVar("T")
+_FILES_A_WORKER = 6
+"""Descriptors that the main process needs to start a loader process: those of its pipes."""
+
+
+def begin_loading(loader: DataLoader[T]) -> Iterator[T]:
+    """Starts the loader processes, all or none of them.
+
+    Raises:
+        OSError: If the machine has too little for them.
+    """
+    files = [os.open(os.devnull, os.O_RDONLY)]
+    try:  # torch can't take back a process that it has started when the pipes of the next one are refused
+        files += [os.dup(files[0]) for _ in range(_FILES_A_WORKER * loader.num_workers)]
+    finally:
+        for file in files:
+            os.close(file)
+    before = set(active_children())
+    try:
+        return iter(loader)
+    except BaseException:
+        for child in set(active_children()) - before:
+            child.kill()  # it ignores other signals, and nobody will tell it to leave
+        raise
+
+
+def begin_worker(number: int) -> None:
+    """What a loader process does first."""
+    ignore_signals(number)
+    # a batch that can't be sent, for lack of open files or shared memory, would be waited for without end
+    Queue._on_queue_feeder_error = _die  # type: ignore[attr-defined]
+    sys.excepthook = _die  # of the thread that hands out shared memory, which would try again and again
+
+
+def _die(*_: object) -> None:
+    os._exit(1)
+
+
+@contextmanager
+def loader_deaths_awaited() -> Iterator[None]:
+    """Lets the death of a loader process be noticed where its batch is waited for.
+
+    Torch raises an error in the middle of whatever the main process does, which may be half of a step.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield  # others may not set handlers
+        return
+    previous = signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGCHLD, previous if previous is not None else signal.SIG_DFL)
+
+
+def ignore_signals(_: int) -> None:
+    """A signal to the whole process group must not take the loader from under the run's last step.
+
+    Whoever iterates must therefore let go of the iterator in the end: then the workers leave by themselves,
+    as they do when the main process dies.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
