@@ -11,6 +11,7 @@ SIGKILL depend on the clock. Writes ``results/campaign.json``.
 
 import argparse
 import os
+import signal
 import sys
 import tempfile
 import time
@@ -45,6 +46,7 @@ def main() -> None:
     parser.add_argument("--trial", type=int, help="The one trial of it to make; nothing is written.")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended"))  # so that workers end too
     warnings.simplefilter("ignore")
     with tempfile.TemporaryDirectory() as name:
         kinds = [one for one in all_kinds(Path(name)) if arguments.kind in (None, one.label)]

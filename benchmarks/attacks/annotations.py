@@ -61,8 +61,8 @@ class AnnotationFiles(FileAttack):
     def _read(self, source: AnnotationSource) -> int:
         """How many of two ways of reading give a data set: as training reads, and passing over what is wrong."""
         count = 0
-        for report in (Notes(), lambda faults: None):
-            found = result(lambda report=report: read_annotations(source, report=report))
+        for on_fault in (Notes(), lambda faults: None):
+            found = result(lambda on_fault=on_fault: read_annotations(source, on_fault=on_fault))
             if found is None:
                 continue
             outside = [record.path for record in found.records if found.images not in record.path.parents]

@@ -139,7 +139,7 @@ class OnnxFiles(FileAttack):
             file.write_bytes(self._sound)
             damage_file(file, rng)
         else:
-            content = _hostile_network(rng, damaged_value(self._card, rng) if rng.random() < 0.7 else self._card)
+            content = _hostile_network(rng, damaged_value(self._card, rng) if rng.random() < 0.4 else self._card)
             file.write_bytes(damaged_bytes(content, rng) if rng.random() < 0.3 else content)
         predictor = result(lambda: OnnxPredictor.load(file))
         if predictor is None:
@@ -174,11 +174,11 @@ def _hostile_network(rng: random.Random, card: Any) -> bytes:
     strange = float(rng.choice(("nan", "inf", "-1", "1e30", "7")))
     rows = [[[strange if rng.random() < 0.2 else 1.0 for _ in range(6)] for _ in range(rng.randint(0, 3))]]
     shaped: Any = rows if rows[0] else np.zeros((1, 0, 6))
-    counts = rng.choice(((1,), (0,), (-1,), (10**9,), (1, 1), (-(2**63),)))
+    counts = rng.choice(((1,), (1,), (0,), (-1,), (10**9,), (1, 1), (-(2**63),)))
     nodes: list[Any] = []
     if rng.random() < 0.3:
         nodes = [helper.make_node(rng.choice(("Loop", "Scan", "If", "NoSuch", "RandomNormal")), ["pixels"], ["x"])]
-    made = _network(card, rows=shaped, counts=counts, nodes=nodes, domain=rng.choice(("", "", "", "com.nobody")))
+    made = _network(card, rows=shaped, counts=counts, nodes=nodes, domain="com.nobody" if rng.random() < 0.1 else "")
     if rng.random() < 0.2:
         tensor = made.graph.node[-1].attribute[0].t
         tensor.ClearField("raw_data")

@@ -4,6 +4,7 @@ import contextlib
 import os
 import sys
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -50,13 +51,14 @@ class FileEvents:
             self._act(self.count, name)
 
 
-def count_events(run: TinyRun, folder: Path) -> int:
+@cache
+def count_events(run: TinyRun) -> int:
     """File events of an undisturbed run."""
-    tally = folder / "events"
+    tally, output = run.folder.with_name("events"), run.folder.with_name("counted")
 
     def note(number: int, name: str) -> None:
         with open(tally, "a") as file:  # noqa: PTH123
             file.write(f"{name}\n")
 
-    run.train(folder / "counted", before=lambda: FileEvents(folder / "counted", note).begin())
+    run.train(output, before=lambda: FileEvents(output, note).begin())
     return len(tally.read_text().splitlines())

@@ -95,6 +95,8 @@ def require_sound(answer: Answer, codes: tuple[int, ...] = (0, *_FAILURES)) -> s
 class FileAttack(Kind):
     """A kind of attack by files, which are read in the process of the trials."""
 
+    timeout = 60.0
+
     def enter(self) -> None:
         """Forbids contacts and bounds the memory."""
         self._contacts: list[str] = []

@@ -124,6 +124,7 @@ class Worker:
 def _serve(kind: Kind, seed: int, connection: Connection) -> None:
     os.setsid()  # so that what it starts ends with it
     kind.enter()
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
     connection.send("ready")
     while True:
         try:

@@ -5,8 +5,9 @@ import os
 import random
 import sys
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -20,22 +21,27 @@ from denseteacher.training.checkpoint import CheckpointFolder
 _KILLED = 137
 
 
-class HalfRun:
+class HalfRun(NamedTuple):
     """A run that was ended while it wrote its last checkpoint."""
 
-    def __init__(self, run: TinyRun, folder: Path) -> None:
-        """Trains it."""
-        self.folder = folder / "half"
-        last = f"step_{STEPS:08d}.pt"
+    folder: Path
+    files: list[Path]
+    """Of its checkpoints."""
 
-        def hook(event: str, arguments: tuple[Any, ...]) -> None:
-            if event == "open" and last in str(arguments[0]):
-                os._exit(_KILLED)
 
-        answer = run.train(self.folder, before=lambda: sys.addaudithook(hook))
-        if answer.code != _KILLED:
-            raise RuntimeError(f"exit code {answer.code}: {answer.text[-2000:]}")
-        self.files = sorted((self.folder / "checkpoints").iterdir())
+@cache
+def half_of(run: TinyRun) -> HalfRun:
+    """Trains one."""
+    folder, last = run.folder.with_name("half"), f"step_{STEPS:08d}.pt"
+
+    def hook(event: str, arguments: tuple[Any, ...]) -> None:
+        if event == "open" and last in str(arguments[0]):
+            os._exit(_KILLED)
+
+    answer = run.train(folder, before=lambda: sys.addaudithook(hook))
+    if answer.code != _KILLED:
+        raise RuntimeError(f"exit code {answer.code}: {answer.text[-2000:]}")
+    return HalfRun(folder, sorted((folder / "checkpoints").iterdir()))
 
 
 class DamagedCheckpoints(FileAttack):
@@ -50,7 +56,7 @@ class DamagedCheckpoints(FileAttack):
 
     def prepare(self, folder: Path) -> None:
         """Trains half a run."""
-        self.half = HalfRun(self._run(), folder)
+        self.half = half_of(self._run())
         states = [torch.load(file, weights_only=True) for file in self.half.files if file.suffix == ".pt"]
         self._known = {state_hash(state) for state in states}
 
@@ -76,7 +82,7 @@ class DamagedResumes(RunAttack):
     def prepare(self, folder: Path) -> None:
         """Trains half a run."""
         super().prepare(folder)
-        self.half = HalfRun(self.run, folder)
+        self.half = half_of(self.run)
 
     def attack(self, number: int, rng: random.Random, folder: Path) -> str:
         """Damages some, resumes and compares."""

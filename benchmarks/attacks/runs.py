@@ -56,7 +56,7 @@ class Events(RunAttack):
     def prepare(self, folder: Path) -> None:
         """Counts the events."""
         super().prepare(folder)
-        self.count = count_events(self.run, folder)
+        self.count = count_events(self.run)
 
     def attack(self, number: int, rng: random.Random, folder: Path) -> str:
         """Ends, resumes and compares."""
@@ -87,7 +87,7 @@ class FullDisk(RunAttack):
     def prepare(self, folder: Path) -> None:
         """Counts the events."""
         super().prepare(folder)
-        self.count = count_events(self.run, folder)
+        self.count = count_events(self.run)
         self.largest = max(file.stat().st_size for file in self.run.folder.rglob("*") if file.is_file())
 
     def attack(self, number: int, rng: random.Random, folder: Path) -> str:
