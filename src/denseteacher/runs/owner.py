@@ -1,7 +1,6 @@
 """One process owns a run folder: who it is stands in a file there."""
 
 import errno
-import fcntl
 import json
 import os
 import socket
@@ -12,6 +11,11 @@ from typing import Any, NamedTuple
 
 from denseteacher.errors import InputError
 from denseteacher.files import refusal_explained
+
+try:
+    import fcntl
+except ImportError:  # Windows has no such locks: two runs that start in the same instant are not told apart there
+    fcntl = None  # type: ignore[assignment]
 
 
 class Owner(NamedTuple):
@@ -120,6 +124,8 @@ def _opened_alone(file: Path, *, create: bool = True) -> Iterator[int]:
 
 
 def _wait_alone(stream: int) -> None:
+    if fcntl is None:
+        return
     try:
         fcntl.flock(stream, fcntl.LOCK_EX)
     except OSError as error:
