@@ -119,6 +119,7 @@ def test_the_settings_that_the_paper_names():
 
     one = recipe("table2", "Dense Teacher", "1 %")
     assert (one.data.percent, one.data.labeled_batch, one.data.unlabeled_batch, one.method.cls_weight) == (1, 8, 8, 3)
+    assert one.method.group_size == 1  # one image a GPU
     assert recipe("table2", "Unbiased Teacher", "1 %").method.cls_weight == 4
     assert recipe("table2", "Dense Teacher", "10 %") == load_recipe("coco_standard")
     assert recipe("table2", "Dense Teacher, LSJ", "2 %").augment.weak.short_side == (400, 1200)

@@ -1,6 +1,8 @@
 """Every recipe loads and trains; wrong keys and values are explained."""
 
 import json
+import re
+from importlib import resources
 
 import pytest
 import yaml
@@ -102,10 +104,12 @@ def test_the_published_numbers_of_the_main_recipe():
     assert (recipe.optim.lr, recipe.optim.momentum, recipe.optim.clip_value) == (0.01, 0.9, 1.0)
     assert (recipe.schedule.max_steps, recipe.data.labeled_batch, recipe.data.unlabeled_batch) == (180_000, 16, 16)
     assert [e.probability for e in recipe.augment.strong.erasings] == [0.7, 0.5, 0.3]
-    one = load_recipe(
-        "coco_standard", ["data.percent=1", "data.labeled_batch=8", "data.unlabeled_batch=8", "method.cls_weight=3"]
-    )
-    assert (one.data.percent, one.method.cls_weight) == (1, 3)
+    assert (recipe.schedule.evaluate_every, recipe.schedule.checkpoint_every) == (2000, 5000)
+    text = resources.files("denseteacher.recipes").joinpath("coco_standard.yaml").read_text()
+    comment = text.partition("# 1 % as published")[2].partition("name:")[0]
+    one = load_recipe("coco_standard", re.findall(r"--set (\S+)", comment))
+    assert (one.data.percent, one.data.labeled_batch, one.data.unlabeled_batch) == (1, 8, 8)
+    assert (one.method.group_size, one.method.cls_weight) == (1, 3)  # one image a GPU
     full = load_recipe("coco_full")
     assert (full.method.cls_weight, full.method.burn_in, full.ema.start, full.schedule.max_steps) == (
         2,
