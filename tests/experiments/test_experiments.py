@@ -7,7 +7,7 @@ import denseteacher
 from denseteacher.errors import InputError
 from denseteacher.experiments.costs import describe_experiments, image_views
 from denseteacher.experiments.plan import make_run
-from denseteacher.experiments.reproduce import make_plan
+from denseteacher.experiments.reproduce import _on_one_thread, make_plan
 from denseteacher.experiments.schema import cells, experiment_names, load_experiment
 from denseteacher.recipes.schema import dump_recipe, load_recipe
 from denseteacher.runs import build
@@ -224,6 +224,15 @@ def test_a_run_is_the_same_in_every_table_on_every_machine():
     for change in ("optim.lr=0.003", "method.cls_weight=2", "detector.name=retinanet"):
         other = make_plan("table1", profile="digits", folds=[2], overrides=[change], rows=["region, cls+box"])
         assert not names[0] & {run.name for run in other.runs}
+
+
+@pytest.mark.parametrize(("profile", "precision"), [("paper", "fp32"), ("digits", "auto")])
+def test_reproducing_trains_in_the_precision_of_the_recipe(profile, precision):
+    plan = make_plan("table1", profile=profile, folds=[1])
+    assert {run.recipe.runtime.precision for run in plan.runs} == {precision}
+    for run, settled in zip(plan.runs, _on_one_thread(plan.runs, []), strict=True):
+        runtime = settled.recipe.runtime.model_copy(update={"threads": None, "workers": run.recipe.runtime.workers})
+        assert settled.recipe.model_copy(update={"runtime": runtime}) == run.recipe
 
 
 def test_another_geometry_of_strong_views_is_another_run_of_one_burn_in():

@@ -120,6 +120,11 @@ def test_the_published_numbers_of_the_main_recipe():
     assert load_recipe("coco_full_lsj").augment.weak.short_side == (400, 1200)
 
 
+@pytest.mark.parametrize("name", ["coco_full", "coco_full_lsj", "coco_standard", "crowdhuman", "voc", "voc_coco20cls"])
+def test_the_published_runs_are_in_fp32(name):
+    assert load_recipe(name).runtime.precision == "fp32"
+
+
 def test_another_method_drops_the_first_ones_options():
     assert load_recipe("coco_standard", ["method.name=supervised"]).method == Supervised()
     digits = load_recipe("digits", ["method.ramp=70", "method.name=unbiased_teacher", "method.threshold=0.4"])
