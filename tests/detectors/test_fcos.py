@@ -55,6 +55,19 @@ def test_padding_does_not_reach_the_image():
     assert torch.equal(detector(garbage).logits, detector(zeros).logits)
 
 
+@pytest.mark.parametrize("distance", [0.0, 2.0, 3.5])
+def test_boxes_begin_at_the_initial_distance_and_learn_from_there(distance):
+    torch.manual_seed(0)
+    detector = FCOS(num_classes=4, **SMALL, initial_distance=distance)
+    output = detector(image_batch(0, batch=2, height=96, width=96))
+    assert float(output.deltas.detach().sub(distance).abs().max()) < 0.5
+    moving = (output.deltas > 0).float().mean()
+    assert moving == 1 if distance else 0.3 < moving < 0.7  # rectified: the others have no gradient yet
+    detector.supervised_losses(output, random_targets(3, batch=2, boxes=4, classes=4))["box"].backward()
+    assert detector.head.box.weight.grad.abs().sum() > 0
+    assert FCOS(num_classes=4, **SMALL).config.initial_distance == 2
+
+
 def test_losses_train_every_parameter(detector):
     detector.zero_grad()
     targets = random_targets(3, batch=2, boxes=4, classes=4)

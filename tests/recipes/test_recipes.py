@@ -125,6 +125,12 @@ def test_the_published_runs_are_in_fp32(name):
     assert load_recipe(name).runtime.precision == "fp32"
 
 
+@pytest.mark.parametrize("name", ["coco_full", "coco_full_lsj", "coco_standard", "crowdhuman", "voc", "voc_coco20cls"])
+def test_the_published_box_branch_begins_at_0(name):
+    assert load_recipe(name).detector.initial_distance == 0
+    assert "initial_distance" not in load_recipe(name, ["detector.name=retinanet"]).detector.model_dump()
+
+
 def test_another_method_drops_the_first_ones_options():
     assert load_recipe("coco_standard", ["method.name=supervised"]).method == Supervised()
     digits = load_recipe("digits", ["method.ramp=70", "method.name=unbiased_teacher", "method.threshold=0.4"])
