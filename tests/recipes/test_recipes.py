@@ -10,6 +10,7 @@ import yaml
 import denseteacher
 from denseteacher.errors import InputError
 from denseteacher.methods import DenseTeacher, Supervised, UnbiasedTeacher
+from denseteacher.recipes.differences import changed_keys
 from denseteacher.recipes.resolve import with_lengths
 from denseteacher.recipes.schema import builtin_recipes, dump_recipe, load_recipe
 
@@ -263,6 +264,19 @@ def test_a_recipe_file_extends_another_and_circles_are_refused(tmp_path):
     (tmp_path / "b.yaml").write_text("extends: a.yaml\n")
     with pytest.raises(InputError, match="extends itself"):
         load_recipe(tmp_path / "a.yaml")
+
+
+@pytest.mark.parametrize("name", ["custom", "digits"])
+@pytest.mark.parametrize("method", ["supervised", "dense_teacher"])
+def test_a_recipe_from_before_a_key_was_there_is_the_same(name, method):
+    recipe = load_recipe(name, [f"method.name={method}"])
+    before = recipe.model_dump(mode="json")
+    del before["detector"]["initial_distance"]
+    before["method"].pop("unlabeled_weight", None)
+    assert changed_keys(recipe, before, ()) == []
+    assert changed_keys(load_recipe(name, ["detector.initial_distance=0"]), before, ("method",)) == [
+        "detector.initial_distance"
+    ]
 
 
 def test_an_unknown_recipe_lists_the_known_ones():

@@ -28,7 +28,7 @@ class CSD(SemiSupervised):
     itself; there, half of both Kullback-Leibler divergences, each with the other side's prediction as a
     constant (the text's name for it is Jensen-Shannon divergence), and the mean of four squared differences: of
     the box's center in x, with the sign turned, and in y, and of the logarithms of its sides, all with gradients
-    to both sides. One weight for both terms.
+    to both sides. One weight for both terms, ``unlabeled_weight``.
 
     Adapted to FCOS and RetinaNet: (1) Sigmoid scores have no background class, so a location is kept where its
     highest class probability is above ``threshold``, and the divergence is the sum over the classes' Bernoulli
@@ -46,8 +46,6 @@ class CSD(SemiSupervised):
     threshold: float = Field(0.4, ge=0, lt=1)
     """Class probability above which a location is kept. An object is then more likely than not: focal loss with its
     usual alpha of 0.25 and gamma of 2 is least at 0.40 where the chance is one half."""
-    weight: float = Field(1.0, ge=0)
-    """Weight of the consistency losses."""
     box: bool = True
     """Compare boxes too."""
 
@@ -60,8 +58,8 @@ class CSD(SemiSupervised):
         state: MethodState | None = None,
     ) -> MethodOutput:
         """See ``Method``: the supervised losses, and ``unsup/cls`` and ``unsup/box`` over all images."""
-        ramp = self.unlabeled_weight(step)
-        if ramp == 0 or batch.unlabeled is None:
+        weight = self.weight_at(step)
+        if weight == 0 or batch.unlabeled is None:
             return Supervised().losses(student, teacher, batch, step)
         weak, strong, targets = batch.labeled
         images = cat(weak, batch.unlabeled.weak)
@@ -79,7 +77,7 @@ class CSD(SemiSupervised):
             difference = box_difference(student.decode_boxes(plain), mirrored.boxes)
             consistency["box"] = (difference * kept).sum() / count
         losses = weighted("sup", student.supervised_losses(supervised, targets))
-        losses |= weighted("unsup", consistency, self.weight * ramp)
+        losses |= weighted("unsup", consistency, weight)
         metrics = {
             "labeled/boxes": boxes_per_image(targets),
             "consistency/locations": kept.sum() / kept.shape[0],
