@@ -149,6 +149,18 @@ class OneStageDetector(nn.Module, ABC):
             (B, N) each, finite everywhere.
         """
 
+    def box_shares(self, boxes: Tensor, anchors: Tensor) -> Tensor | None:
+        """What each location counts in the box loss, which is then over their sum; None if all count the same.
+
+        Args:
+            boxes: As for ``location_losses``.
+            anchors: (N, 4).
+
+        Returns:
+            (B, N).
+        """
+        return None
+
     def levels(self, anchors: Tensor) -> Tensor:
         """See ``DenseDetector``: the first anchor of a location doubles its side from one level to the next."""
         first = anchors[:: self.anchors_per_location]
@@ -179,9 +191,12 @@ class OneStageDetector(nn.Module, ABC):
             share = location_weights(assignment, weights).repeat(views, 1)
             entropy, counted = entropy * share[..., None], foreground * share
         losses = {"cls": entropy.sum() / count}
-        for name, errors in self.location_losses(output, boxes).items():
-            losses[name] = (errors * counted).sum() / count
-        return losses
+        errors = self.location_losses(output, boxes)
+        shares = self.box_shares(boxes, output.anchors)
+        if shares is not None:
+            total = mean_over_processes((shares * foreground).sum()).clamp(min=1)
+            losses["box"] = (errors.pop("box") * shares * counted).sum() / total
+        return losses | {name: (each * counted).sum() / count for name, each in errors.items()}
 
     def decode(self, output: DenseOutput) -> Decoded:
         """See ``DenseDetector``: scores are class scores, or with a quality branch the root of their product."""

@@ -32,7 +32,7 @@ class FCOSConfig(PyramidConfig):
     """Each level learns a factor of its own for the distances."""
     quality: Literal["iou", "centerness"] = "iou"
     """What the quality branch predicts, with which class scores are multiplied: the IoU of the predicted box, or how
-    central the location is."""
+    central the location is. That is then the location's weight in the box loss too."""
     center_radius: float = Field(1.5, ge=0)
     """Strides around a box's center that are trained on it; 0 takes the whole box."""
     size_factor: float = Field(8.0, gt=0)
@@ -114,6 +114,10 @@ class FCOS(PyramidDetector):
             target = iou.detach() if self.config.quality == "iou" else _centerness(boxes, output.anchors)
             losses["quality"] = quality_loss(output.quality, target)
         return losses
+
+    def box_shares(self, boxes: Tensor, anchors: Tensor) -> Tensor | None:
+        """See ``OneStageDetector``: the centerness, where that is the quality, as in the code of FCOS."""
+        return _centerness(boxes, anchors) if self.config.quality == "centerness" else None
 
     def decode_boxes(self, output: DenseOutput) -> Tensor:
         """See ``OneStageDetector``: (B, N, 4) xyxy pixels."""
