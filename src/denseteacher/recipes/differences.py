@@ -81,7 +81,8 @@ def _with_new_keys(content: Mapping[str, Any]) -> dict[str, Any]:
     detector = {key: list(one) if isinstance(one, tuple) else one for key, one in detector.items()}
     learns_from_unlabeled = "ramp" in content["method"]
     method = ({"unlabeled_weight": 1.0} if learns_from_unlabeled else {}) | content["method"]
-    return {**content, "detector": detector, "method": method}
+    data = {"bad_images": "error", "empty_images": "keep"} | content["data"]
+    return {**content, "detector": detector, "method": method, "data": data}
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
