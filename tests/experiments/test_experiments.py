@@ -7,8 +7,9 @@ import denseteacher
 from denseteacher.errors import InputError
 from denseteacher.experiments.costs import describe_experiments, image_views
 from denseteacher.experiments.plan import make_run
-from denseteacher.experiments.reproduce import _on_one_thread, make_plan
+from denseteacher.experiments.reproduce import _on_one_thread, _published, _with_quoted, make_plan, with_gains
 from denseteacher.experiments.schema import cells, experiment_names, load_experiment
+from denseteacher.experiments.table import TableCell
 from denseteacher.recipes.schema import dump_recipe, load_recipe
 from denseteacher.runs import build
 
@@ -154,6 +155,44 @@ def test_humble_teacher_on_coco_averages_as_in_the_original():
     assert decays == [0.999] * 6
 
 
+def table_of(name, values, profile="paper", folds=(1, 2)):
+    """An experiment's table as if its runs had reached ``values``, by row and column label."""
+    experiment = load_experiment(name)
+    found = []
+    for cell in cells(experiment, profile):
+        place = cell.row.label, cell.column and cell.column.label
+        reached = values.get(place, [])
+        found.append(
+            TableCell(
+                *place, list(folds[: len(reached)]), {"AP": reached}, _published(cell.row, cell.column, "AP"), [], [],
+                [], [],
+            )
+        )  # fmt: skip
+    return with_gains(_with_quoted(found, experiment, profile), experiment)
+
+
+def test_gains_are_fold_by_fold_and_the_papers():
+    reached = {("Supervised", "5 %"): [20.0, 21.0], ("Dense Teacher", "5 %"): [30.0, 32.5]}
+    found = {(cell.row, cell.column): cell for cell in table_of("table2", reached)}
+    ours = found["Dense Teacher", "5 %"]
+    assert (ours.gain.over, ours.gain.baselines, ours.gain.values) == ("Supervised", [20.0, 21.0], [10.0, 11.5])
+    assert ours.published_gain("AP") == pytest.approx(30.83 - 20.82)
+    assert found["Supervised", "5 %"].gain is None
+    quoted = found["Unbiased Teacher (Faster R-CNN)", "10 %"]
+    assert (quoted.published, quoted.gain.values) == ({"AP": (31.50, 0.10)}, [])
+    assert list(dict.fromkeys(row for row, _ in found)) == [row.label for row in load_experiment("table2").rows]
+    assert "Unbiased Teacher (Faster R-CNN)" not in {cell.row for cell in table_of("table2", {}, "digits")}
+
+
+def test_gains_of_table_4_are_over_the_papers_baselines():
+    published = {"CSD (3x)": -1.38, "STAC (6x)": -0.27, "ISMT (3x)": 1.83, "Instant Teaching (3x)": 2.57}
+    published |= {"Unbiased Teacher (3x)": 1.10, "Humble Teacher (3x)": 4.74, "Li et al. (3x)": 3.10}
+    published |= {"Dense Teacher (3x)": 2.68, "Dense Teacher (6x)": 3.72, "Soft Teacher, LSJ (8x)": 3.70}
+    published |= {"Dense Teacher, LSJ (8x)": 4.88}
+    found = {cell.row: cell.published_gain("AP") for cell in table_of("table4", {}) if cell.gain is not None}
+    assert found == pytest.approx(published)
+
+
 EXPERIMENT = {
     "name": "mine",
     "title": "Mine",
@@ -205,6 +244,7 @@ def test_a_users_key_is_left_out_where_the_method_has_no_such_option(tmp_path):
         ({"rows": [{"label": "x", "published": {"c": 1.0}}]}, "row 'x' has a published 'c', none of a, b"),
         ({"profiles": {"coco": {"recipe": "custom"}}}, "profiles.coco"),
         ({"rows": []}, "rows: .*at least 1"),
+        ({"gain_over": "nine"}, "gain_over names 'nine', none of the rows one, two, three"),
         ({"metric": ["AP"]}, "metric: Extra inputs"),
     ],
 )
