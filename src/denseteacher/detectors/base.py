@@ -217,7 +217,7 @@ class OneStageDetector(nn.Module, ABC):
         level_sizes = counts.tolist()
         boxes, scores, *_ = self.decode(output)
         class_scores = output.logits.sigmoid() * output.valid[..., None]
-        on_image = torch.stack([level.sum(1) for level in output.valid.split(level_sizes, dim=1)], dim=1)
+        on_image = torch.stack([level.sum(1) for level in torch.split(output.valid, level_sizes, dim=1)], dim=1)
         most: Any = on_image.clamp(max=config.top_k).tolist()
         detections = []
         for index, (height, width) in enumerate(sizes.tolist()):

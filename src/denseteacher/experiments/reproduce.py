@@ -177,11 +177,22 @@ def _table(plan: Plan, profile: ProfileName, folder: Path) -> Table:
 
 def _with_quoted(found: list[TableCell], about: Experiment, profile: ProfileName) -> list[TableCell]:
     """The cells and those of rows that are quoted, in the order of the rows."""
+    columns = about.columns or (None,)
+    rows = [row for row in about.rows if row.quoted and row.changes(profile) is not None]
     quoted = [
-        TableCell(row.label, column and column.label, [], {}, _published(row, column, about.metrics[0]), [], [], [], [])
-        for row in about.rows
-        for column in about.columns or (None,)
-        if row.quoted and row.changes(profile) is not None
+        TableCell(
+            row.label,
+            None if column is None else column.label,
+            [],
+            {},
+            _published(row, column, about.metrics[0]),
+            [],
+            [],
+            [],
+            [],
+        )
+        for row in rows
+        for column in columns
     ]
     order = [row.label for row in about.rows]
     return sorted([*found, *quoted], key=lambda cell: order.index(cell.row))

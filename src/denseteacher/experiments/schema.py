@@ -100,7 +100,8 @@ class Experiment(Config):
             if unknown is not None:
                 raise ValueError(f"row {row.label!r} has a published {unknown!r}, none of {', '.join(valid)}")
         labels = [row.label for row in self.rows if not row.quoted]
-        missing = next((one for part in (self, *self.rows) if (one := part.gain_over) not in (None, *labels)), None)
+        named = [self.gain_over, *(row.gain_over for row in self.rows)]
+        missing = next((label for label in named if label is not None and label not in labels), None)
         if missing is not None:
             raise ValueError(f"gain_over names {missing!r}, none of the rows {', '.join(labels)}")
         return self
