@@ -13,9 +13,9 @@ from denseteacher.experiments.schema import (
     FOLDS,
     Cell,
     Experiment,
-    Part,
     ProfileName,
     Row,
+    Variation,
     cells,
     load_experiment,
 )
@@ -244,7 +244,7 @@ def _table_cell(cell: Cell, runs: dict[int, Run], metrics: Sequence[str], folder
     )
 
 
-def _published(row: Row, column: Part | None, metric: str) -> dict[str, Spread]:
+def _published(row: Row, column: Variation | None, metric: str) -> dict[str, Spread]:
     published = row.published
     if column is not None:
         published = {metric: published[column.label]} if column.label in published else {}

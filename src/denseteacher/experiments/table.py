@@ -20,11 +20,11 @@ class Gain(NamedTuple):
     over: str
     """Label of that row."""
     baselines: list[float]
-    """Its values, of the folds that are finished in both."""
+    """Values of that row, of the folds that are finished in both."""
     values: list[float]
     """The differences, fold by fold."""
     published_baseline: float | None
-    """What the published value is compared with."""
+    """Number that the published value is compared with."""
     own_baseline: bool = False
     """Whether that is not the published value of the other row: each method was published with its own."""
 
@@ -46,7 +46,7 @@ class TableCell(NamedTuple):
     step_seconds: list[float | None]
     burn_in_from: list[str | None]
     gain: Gain | None = None
-    """None where the table shows no gains, or the row is the one that they are over."""
+    """Gain over another row, if the table shows it and this is not that row."""
 
     def published_gain(self, metric: str) -> float | None:
         """The published value above what it is compared with; None where one of them is not published."""
