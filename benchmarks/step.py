@@ -50,7 +50,7 @@ def main() -> None:
     size = Size(16, 16, 800, 1344, 8) if on_gpu else Size(2, 2, 320, 416, 8)
     keys = ["detector.pretrained=false", f"runtime.device={arguments.device}"]
     keys += (
-        [f"runtime.workers={min(16, os.cpu_count() or 1)}"]
+        [f"runtime.workers={min(16, os.cpu_count() or 1)}", "runtime.precision=auto"]
         if on_gpu
         else ["method.group_size=null", "runtime.precision=fp32"]
     )

@@ -31,7 +31,8 @@ SWEEPS = {
 def measure(images: int, side: int, classes: int, boxes: int, rounds: int) -> dict[str, float]:
     """What one size costs."""
     if ON_GPU:
-        recipe = load_recipe("coco_standard", ["detector.pretrained=false", "method.group_size=null"])
+        keys = ["detector.pretrained=false", "method.group_size=null", "runtime.precision=auto"]
+        recipe = load_recipe("coco_standard", keys)
     else:
         recipe = load_recipe("digits", ["runtime.threads=1", "runtime.precision=fp32"])
     found = measure_step(recipe, Size(images, images, side, side, boxes), classes=classes, rounds=rounds)

@@ -10,6 +10,7 @@ from PIL import Image
 import denseteacher
 from conftest import TINY
 from denseteacher.detectors import DetectorCard, RetinaNet, save_detector
+from support.published_datasets import write_crowdhuman
 
 COMMON = {"figure", "summary", "detector", "data", "images"}
 SHARES = {"true_positives", "right_class", "hard_negatives", "foreground_selected", "missed_objects"}
@@ -70,6 +71,25 @@ def test_a_run_folder_needs_nothing_else(call, run, figure, tmp_path):
     assert found["images"] == 6  # those that the split left unlabeled
     assert found["summary"] in out
     assert str(tmp_path / "out" / f"{figure}.png") in out
+
+
+def test_errors_are_counted_on_crowdhuman(call, tmp_path):
+    """Fig. 2(d): people by their full boxes, without those to ignore."""
+    torch.manual_seed(0)
+    detector = RetinaNet(num_classes=1, backbone="test_byobnet", levels=(3, 5), channels=16, head_convs=1)
+    card = DetectorCard(detector=detector.config, categories=((1, "person"),), short_side=64, max_side=96)
+    save_detector(tmp_path / "people.safetensors", detector.state_dict(), card)
+    folder = write_crowdhuman(tmp_path / "crowdhuman")
+    options = ["--data", folder / "annotation_val.odgt", "--images", folder / "Images"]
+    code, _, err = call("analyze", "fig2cd", tmp_path / "people.safetensors", *options, "--output", tmp_path / "out")
+    assert (code, err) == (0, "")
+    people = [
+        box
+        for line in (folder / "annotation_val.odgt").read_text().splitlines()
+        for box in json.loads(line)["gtboxes"]
+        if box["tag"] == "person" and not box["extra"].get("ignore")
+    ]
+    assert read(tmp_path / "out", "fig2cd")["objects"] == len(people) > 3
 
 
 def test_the_region_is_followed_over_the_checkpoints(call, run, tmp_path):

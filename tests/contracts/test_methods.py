@@ -125,7 +125,7 @@ def test_before_the_burn_in_ends_a_method_is_supervised(pair, method):
             {"cls_weight": 2, "box_weight": 3, "quality_weight": 5},
             {"cls": 2, "box": 3, "quality": 5},
         ),
-        (CSD(burn_in=10, threshold=0), {"weight": 2}, {"cls": 2, "box": 2}),
+        (CSD(burn_in=10, threshold=0), {"unlabeled_weight": 2}, {"cls": 2, "box": 2}),
     ],
     ids=[
         "dense_teacher",
@@ -154,6 +154,19 @@ def test_weights_scale_linearly(pair, method, weights, factors):
     for name in branches:
         assert_close_to_scale(half[f"unsup/{name}"], first[f"unsup/{name}"] / 2)
         assert_close_to_scale(half[f"sup/{name}"], first[f"sup/{name}"])
+
+
+@pytest.mark.parametrize("method", SEMI, ids=repr)
+def test_one_weight_is_of_all_unlabeled_losses(pair, method):
+    pair[0].eval()
+    once = method.losses(*pair, semi_batch(), AFTER)
+    thrice = method.model_copy(update={"unlabeled_weight": 3.0}).losses(*pair, semi_batch(), AFTER)
+    assert any(name.startswith("unsup/") for name in once.losses)
+    for name, value in once.losses.items():
+        assert_close_to_scale(thrice.losses[name], value * (3 if name.startswith("unsup/") else 1))
+    never = method.model_copy(update={"unlabeled_weight": 0.0})
+    assert not never.needs_unlabeled(AFTER)
+    assert all(name.startswith("sup/") for name in never.losses(*pair, semi_batch(), AFTER).losses)
 
 
 @pytest.mark.parametrize(

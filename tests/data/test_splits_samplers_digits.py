@@ -12,8 +12,10 @@ import pytest
 from PIL import Image
 
 from denseteacher.data import digits
+from denseteacher.data.config import DataConfig
 from denseteacher.data.formats import read_labeled
 from denseteacher.data.loading.samplers import LabeledSampler, UniformSampler
+from denseteacher.data.open import open_data
 from denseteacher.data.records import ImageRecord, LabeledImages
 from denseteacher.data.splits import listed_split, published_split, seeded_split, write_split_ids
 from denseteacher.errors import InputError
@@ -213,3 +215,26 @@ def test_the_cache_folder_can_be_chosen(tmp_path, monkeypatch):
     assert digits.make_digits("small", train=2, val=2).root.is_relative_to(tmp_path)
     with pytest.raises(InputError, match="no Digits preset 'huge'"):
         digits.make_digits("huge")
+
+
+def test_images_without_boxes_are_left_out_before_the_split(coco, tmp_path):
+    """One has no annotation, one a crowd region alone, and one a box without area."""
+    content = json.loads(coco.read_text())
+    own = [one for one in content["annotations"] if one["image_id"] not in (50, 70)]
+    region = own[0] | {"bbox": [2, 2, 30, 30], "area": 900}
+    own.append(region | {"id": 5000, "image_id": 50, "iscrowd": 1})
+    own.append(region | {"id": 5001, "image_id": 70, "bbox": [2, 2, 0, 5], "area": 0})
+    path = tmp_path / "train.json"
+    path.write_text(json.dumps(content | {"annotations": own}))
+    config = DataConfig(labeled=path, images=coco.parent / "images", bad_boxes="fix")
+    everything, some = open_data(config), open_data(config.model_copy(update={"empty_images": "drop"}))
+    ids = [10 * number for number in range(1, 13)]
+    assert [image.id for image in everything.labeled.images] == ids
+    assert [image.id for image in some.labeled.images] == [one for one in ids if one not in (30, 50, 70)]
+    assert all(len(boxes) for boxes in some.labeled.boxes)
+    assert everything.notes == ()
+    assert some.notes == (f"3 images of {path} without a box are left out (data.empty_images)",)
+    drawn = config.model_copy(update={"empty_images": "drop", "split": "seeded", "count": 4})
+    halves = open_data(drawn)
+    both = sorted(image.id for part in (halves.labeled.images, halves.unlabeled) for image in part)
+    assert (len(halves.labeled.images), both) == (4, [one for one in ids if one not in (30, 50, 70)])

@@ -55,6 +55,19 @@ def test_padding_does_not_reach_the_image():
     assert torch.equal(detector(garbage).logits, detector(zeros).logits)
 
 
+@pytest.mark.parametrize("distance", [0.0, 2.0, 3.5])
+def test_boxes_begin_at_the_initial_distance_and_learn_from_there(distance):
+    torch.manual_seed(0)
+    detector = FCOS(num_classes=4, **SMALL, initial_distance=distance)
+    output = detector(image_batch(0, batch=2, height=96, width=96))
+    assert float(output.deltas.detach().sub(distance).abs().max()) < 0.5
+    moving = (output.deltas > 0).float().mean()
+    assert moving == 1 if distance else 0.3 < moving < 0.7  # rectified: the others have no gradient yet
+    detector.supervised_losses(output, random_targets(3, batch=2, boxes=4, classes=4))["box"].backward()
+    assert detector.head.box.weight.grad.abs().sum() > 0
+    assert FCOS(num_classes=4, **SMALL).config.initial_distance == 2
+
+
 def test_losses_train_every_parameter(detector):
     detector.zero_grad()
     targets = random_targets(3, batch=2, boxes=4, classes=4)
@@ -89,6 +102,33 @@ def test_losses_without_boxes_are_finite(quality):
     assert losses["box"] == 0
     assert losses["quality"] == 0
     assert all(p.grad.isfinite().all() for p in detector.parameters() if p.grad is not None)
+
+
+def test_boxes_count_by_their_locations_centerness_where_that_is_the_quality():
+    from support import giou_rows
+
+    torch.manual_seed(0)
+    detector = FCOS(num_classes=4, **SMALL, quality="centerness")
+    targets = random_targets(8, batch=2, boxes=5, classes=4)
+    with torch.no_grad():
+        output = detector(image_batch(5, batch=2, height=96, width=96))
+        losses = detector.supervised_losses(output, targets)
+        assigned = detector.assign(targets, output.anchors, detector.levels(output.anchors))
+        boxes = detector.decode(output).boxes
+    box = quality = total = 0.0
+    places = (assigned.labels >= 0).nonzero().tolist()
+    for image, n in places:
+        wanted = assigned.boxes[image, n].double()
+        x, y = (float(output.anchors[n, axis] + output.anchors[n, axis + 2]) / 2 for axis in (0, 1))
+        left, up, right, down = x - wanted[0], y - wanted[1], wanted[2] - x, wanted[3] - y
+        share = math.sqrt(min(left, right) / max(left, right) * (min(up, down) / max(up, down)))
+        box += share * (1 - giou_rows(boxes[image, n][None].numpy(), wanted[None].numpy())[0])
+        logit = output.quality[image, n].double()
+        quality += float(torch.nn.functional.softplus(logit) - logit * share)
+        total += share
+    assert 1 < total < 0.9 * len(places)
+    assert_close_to_scale(losses["box"], box / total)
+    assert_close_to_scale(losses["quality"], quality / len(places))
 
 
 def test_supervised_losses_equal_a_slow_version(detector):

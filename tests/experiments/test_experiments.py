@@ -7,8 +7,9 @@ import denseteacher
 from denseteacher.errors import InputError
 from denseteacher.experiments.costs import describe_experiments, image_views
 from denseteacher.experiments.plan import make_run
-from denseteacher.experiments.reproduce import make_plan
+from denseteacher.experiments.reproduce import _on_one_thread, _published, _with_quoted, make_plan, with_gains
 from denseteacher.experiments.schema import cells, experiment_names, load_experiment
+from denseteacher.experiments.table import TableCell
 from denseteacher.recipes.schema import dump_recipe, load_recipe
 from denseteacher.runs import build
 
@@ -119,6 +120,7 @@ def test_the_settings_that_the_paper_names():
 
     one = recipe("table2", "Dense Teacher", "1 %")
     assert (one.data.percent, one.data.labeled_batch, one.data.unlabeled_batch, one.method.cls_weight) == (1, 8, 8, 3)
+    assert one.method.group_size == 1  # one image a GPU
     assert recipe("table2", "Unbiased Teacher", "1 %").method.cls_weight == 4
     assert recipe("table2", "Dense Teacher", "10 %") == load_recipe("coco_standard")
     assert recipe("table2", "Dense Teacher, LSJ", "2 %").augment.weak.short_side == (400, 1200)
@@ -130,6 +132,65 @@ def test_the_settings_that_the_paper_names():
     assert recipe("table6", "Dense Teacher (RetinaNet)", profile="digits").detector.anchor_scale == 2
     assert recipe("table6", "Dense Teacher (FCOS, CrowdHuman)").detector.max_detections == 300
     assert recipe("table3", "Dense Teacher, VOC12").method.cls_weight == 2
+
+
+def test_pseudo_boxes_on_coco_have_the_nms_that_the_paper_finds_best():
+    """Fig. 2(b): 0.7 on COCO, 0.8 on CrowdHuman."""
+    found = {}
+    for name in ("methods", "table1", "table2", "table4", "table6"):
+        for cell in cells(load_experiment(name), "paper"):
+            if cell.recipe.method.name == "unbiased_teacher":
+                crowd = "CrowdHuman" in cell.row.label
+                found.setdefault(crowd, set()).add(cell.recipe.method.nms_threshold)
+    assert found == {False: {0.7}, True: {0.8}}
+
+
+def test_humble_teacher_on_coco_averages_as_in_the_original():
+    decays = [
+        cell.recipe.ema.decay
+        for name in ("methods", "table2", "table4")
+        for cell in cells(load_experiment(name), "paper")
+        if cell.recipe.method.name == "humble_teacher"
+    ]
+    assert decays == [0.999] * 6
+
+
+def table_of(name, values, profile="paper", folds=(1, 2)):
+    """An experiment's table as if its runs had reached ``values``, by row and column label."""
+    experiment = load_experiment(name)
+    found = []
+    for cell in cells(experiment, profile):
+        place = cell.row.label, cell.column and cell.column.label
+        reached = values.get(place, [])
+        found.append(
+            TableCell(
+                *place, list(folds[: len(reached)]), {"AP": reached}, _published(cell.row, cell.column, "AP"), [], [],
+                [], [],
+            )
+        )  # fmt: skip
+    return with_gains(_with_quoted(found, experiment, profile), experiment)
+
+
+def test_gains_are_fold_by_fold_and_the_papers():
+    reached = {("Supervised", "5 %"): [20.0, 21.0], ("Dense Teacher", "5 %"): [30.0, 32.5]}
+    found = {(cell.row, cell.column): cell for cell in table_of("table2", reached)}
+    ours = found["Dense Teacher", "5 %"]
+    assert (ours.gain.over, ours.gain.baselines, ours.gain.values) == ("Supervised", [20.0, 21.0], [10.0, 11.5])
+    assert ours.published_gain("AP") == pytest.approx(30.83 - 20.82)
+    assert found["Supervised", "5 %"].gain is None
+    quoted = found["Unbiased Teacher (Faster R-CNN)", "10 %"]
+    assert (quoted.published, quoted.gain.values) == ({"AP": (31.50, 0.10)}, [])
+    assert list(dict.fromkeys(row for row, _ in found)) == [row.label for row in load_experiment("table2").rows]
+    assert "Unbiased Teacher (Faster R-CNN)" not in {cell.row for cell in table_of("table2", {}, "digits")}
+
+
+def test_gains_of_table_4_are_over_the_papers_baselines():
+    published = {"CSD (3x)": -1.38, "STAC (6x)": -0.27, "ISMT (3x)": 1.83, "Instant Teaching (3x)": 2.57}
+    published |= {"Unbiased Teacher (3x)": 1.10, "Humble Teacher (3x)": 4.74, "Li et al. (3x)": 3.10}
+    published |= {"Dense Teacher (3x)": 2.68, "Dense Teacher (6x)": 3.72, "Soft Teacher, LSJ (8x)": 3.70}
+    published |= {"Dense Teacher, LSJ (8x)": 4.88}
+    found = {cell.row: cell.published_gain("AP") for cell in table_of("table4", {}) if cell.gain is not None}
+    assert found == pytest.approx(published)
 
 
 EXPERIMENT = {
@@ -183,6 +244,7 @@ def test_a_users_key_is_left_out_where_the_method_has_no_such_option(tmp_path):
         ({"rows": [{"label": "x", "published": {"c": 1.0}}]}, "row 'x' has a published 'c', none of a, b"),
         ({"profiles": {"coco": {"recipe": "custom"}}}, "profiles.coco"),
         ({"rows": []}, "rows: .*at least 1"),
+        ({"gain_over": "nine"}, "gain_over names 'nine', none of the rows one, two, three"),
         ({"metric": ["AP"]}, "metric: Extra inputs"),
     ],
 )
@@ -223,6 +285,15 @@ def test_a_run_is_the_same_in_every_table_on_every_machine():
     for change in ("optim.lr=0.003", "method.cls_weight=2", "detector.name=retinanet"):
         other = make_plan("table1", profile="digits", folds=[2], overrides=[change], rows=["region, cls+box"])
         assert not names[0] & {run.name for run in other.runs}
+
+
+@pytest.mark.parametrize(("profile", "precision"), [("paper", "fp32"), ("digits", "auto")])
+def test_reproducing_trains_in_the_precision_of_the_recipe(profile, precision):
+    plan = make_plan("table1", profile=profile, folds=[1])
+    assert {run.recipe.runtime.precision for run in plan.runs} == {precision}
+    for run, settled in zip(plan.runs, _on_one_thread(plan.runs, []), strict=True):
+        runtime = settled.recipe.runtime.model_copy(update={"threads": None, "workers": run.recipe.runtime.workers})
+        assert settled.recipe.model_copy(update={"runtime": runtime}) == run.recipe
 
 
 def test_another_geometry_of_strong_views_is_another_run_of_one_burn_in():

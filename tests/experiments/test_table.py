@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from denseteacher.experiments.table import STUDENT, Table, TableCell, content, markdown, spread, write_table
+from denseteacher.experiments.table import STUDENT, Gain, Table, TableCell, content, markdown, spread, write_table
 
 
 def cell(row, folds, values, published=(), column=None):
@@ -73,6 +73,41 @@ def test_columns():
     rows = content(table)["rows"]
     assert [row["label"] for row in rows] == ["one, 1 %", "one, 2 %", "two, 2 %"]
     assert (rows[0]["row"], rows[0]["column"]) == ("one", "1 %")
+
+
+def test_gains_stand_beside_values():
+    gain = Gain("base", [40.0, 43.0], [1.0, 2.0], 39.0)
+    rows = [
+        cell("base", [1, 2], {"AP": [40.0, 43.0], "MR": [1.0, 1.0], STUDENT: [39.0, 41.0]}, {"AP": (39.0, 0.1)}),
+        cell("ours", [1, 2], {"AP": [41.0, 45.0], "MR": [2.0, 2.0], STUDENT: [39.0, 41.0]}, {"AP": (41.25, 0.2)}),
+        cell("quoted", [], {}, {"AP": (38.5, None)}),
+    ]
+    rows = [rows[0], rows[1]._replace(gain=gain), rows[2]._replace(gain=Gain("base", [], [], 39.0))]
+    lines = markdown(FULL._replace(cells=rows)).splitlines()
+    assert lines[2] == "|  | AP | gain | published | gain | MR | student AP | s/step | runs |"
+    assert lines[4].startswith("| base | 41.5 ± 2.1 | - | 39.00 ± 0.10 | - | 1.0 ± 0.0 |")
+    assert lines[5].startswith("| ours | 43.0 ± 2.8 | +1.5 ± 0.7 | 41.25 ± 0.20 | +2.25 | 2.0 ± 0.0 |")
+    assert lines[6] == "| quoted | - | - | 38.50 | -0.50 | - | - | - | 0 |"
+    assert content(FULL._replace(cells=rows))["rows"][1]["gain"] == {
+        "over": "base", "baselines": [40.0, 43.0], "values": [1.0, 2.0], "published_baseline": 39.0,
+        "own_baseline": False,
+    }  # fmt: skip
+
+
+def test_values_are_from_baseline_to_result_where_published_baselines_differ():
+    rows = [
+        cell("base", [1], {"AP": [40.0], STUDENT: []}, {"AP": (41.22, None)}),
+        cell("ours", [1], {"AP": [41.0], STUDENT: []}, {"AP": (43.9, None)})._replace(
+            gain=Gain("base", [40.0], [1.0], 41.22)
+        ),
+        cell("theirs", [1], {"AP": [39.5], STUDENT: []}, {"AP": (38.82, None)})._replace(
+            gain=Gain("base", [40.0], [-0.5], 40.2, own_baseline=True)
+        ),
+    ]
+    lines = markdown(FULL._replace(cells=rows, metrics=("AP",))).splitlines()
+    assert lines[4].startswith("| base | 40.0 | - | 41.22 | - |")
+    assert lines[5].startswith("| ours | 40.0 → 41.0 | +1.0 | 41.22 → 43.90 | +2.68 |")
+    assert lines[6].startswith("| theirs | 40.0 → 39.5 | -0.5 | 40.20 → 38.82 | -1.38 |")
 
 
 def test_the_files(tmp_path):

@@ -93,6 +93,26 @@ def test_the_traced_network_detects_what_the_detector_detects(name, options):
     assert len(expected[0].scores) >= 3
 
 
+@pytest.mark.parametrize("name", BUILD)
+def test_boxes_of_which_the_cut_leaves_nothing_are_no_detections(name):
+    detector = build(name, seed=2, score_floor=0.3, max_detections=60, nms_threshold=0.9)
+    with torch.no_grad():
+        if name == "fcos":
+            detector.head.box.bias.zero_()  # of both rectified distances left and right, or up and down, many are 0
+        else:
+            detector.head.box.bias.view(-1, 4)[::2, 0] = 3.0  # many lie right of the image
+        batch = BATCHES["padding"]
+        output = detector(batch)
+        boxes = detector.decode(output).boxes
+        empty = boxes[..., 0] >= boxes[..., 2].clamp(max=batch.sizes[:, 1:])
+        expected = detector.detect(output, batch.sizes)
+        rows, counts = DetectionNetwork(detector)(*batch)
+    assert (empty & (output.logits.sigmoid().amax(-1) > 0.3)).sum() > 5
+    assert all((found.boxes[:, 2:] > found.boxes[:, :2]).all() for found in expected)
+    assert_detected(expected, rows, counts)
+    assert sum(len(found.scores) for found in expected) >= 3
+
+
 def test_a_file_without_nms_gives_every_location(folder, tmp_path, call):
     code, out, err = call("export", folder / "retinanet.safetensors", "--no-nms", "--output", tmp_path / "new/all.onnx")
     assert (code, err) == (0, "")

@@ -1,6 +1,8 @@
 """Every recipe loads and trains; wrong keys and values are explained."""
 
 import json
+import re
+from importlib import resources
 
 import pytest
 import yaml
@@ -8,6 +10,7 @@ import yaml
 import denseteacher
 from denseteacher.errors import InputError
 from denseteacher.methods import DenseTeacher, Supervised, UnbiasedTeacher
+from denseteacher.recipes.differences import changed_keys
 from denseteacher.recipes.resolve import with_lengths
 from denseteacher.recipes.schema import builtin_recipes, dump_recipe, load_recipe
 
@@ -102,10 +105,12 @@ def test_the_published_numbers_of_the_main_recipe():
     assert (recipe.optim.lr, recipe.optim.momentum, recipe.optim.clip_value) == (0.01, 0.9, 1.0)
     assert (recipe.schedule.max_steps, recipe.data.labeled_batch, recipe.data.unlabeled_batch) == (180_000, 16, 16)
     assert [e.probability for e in recipe.augment.strong.erasings] == [0.7, 0.5, 0.3]
-    one = load_recipe(
-        "coco_standard", ["data.percent=1", "data.labeled_batch=8", "data.unlabeled_batch=8", "method.cls_weight=3"]
-    )
-    assert (one.data.percent, one.method.cls_weight) == (1, 3)
+    assert (recipe.schedule.evaluate_every, recipe.schedule.checkpoint_every) == (2000, 5000)
+    text = resources.files("denseteacher.recipes").joinpath("coco_standard.yaml").read_text()
+    comment = text.partition("# 1 % as published")[2].partition("name:")[0]
+    one = load_recipe("coco_standard", re.findall(r"--set (\S+)", comment))
+    assert (one.data.percent, one.data.labeled_batch, one.data.unlabeled_batch) == (1, 8, 8)
+    assert (one.method.group_size, one.method.cls_weight) == (1, 3)  # one image a GPU
     full = load_recipe("coco_full")
     assert (full.method.cls_weight, full.method.burn_in, full.ema.start, full.schedule.max_steps) == (
         2,
@@ -114,6 +119,20 @@ def test_the_published_numbers_of_the_main_recipe():
         540_000,
     )
     assert load_recipe("coco_full_lsj").augment.weak.short_side == (400, 1200)
+    assert full.data.empty_images == "drop"  # 117,266 of the 118,287 images of train2017 have a box
+    weak = load_recipe("voc").augment.weak
+    assert (weak.short_side, weak.sampling) == (tuple(range(480, 801, 32)), "choice")
+
+
+@pytest.mark.parametrize("name", ["coco_full", "coco_full_lsj", "coco_standard", "crowdhuman", "voc", "voc_coco20cls"])
+def test_the_published_runs_are_in_fp32(name):
+    assert load_recipe(name).runtime.precision == "fp32"
+
+
+@pytest.mark.parametrize("name", ["coco_full", "coco_full_lsj", "coco_standard", "crowdhuman", "voc", "voc_coco20cls"])
+def test_the_published_box_branch_begins_at_0(name):
+    assert load_recipe(name).detector.initial_distance == 0
+    assert "initial_distance" not in load_recipe(name, ["detector.name=retinanet"]).detector.model_dump()
 
 
 def test_another_method_drops_the_first_ones_options():
@@ -248,6 +267,19 @@ def test_a_recipe_file_extends_another_and_circles_are_refused(tmp_path):
     (tmp_path / "b.yaml").write_text("extends: a.yaml\n")
     with pytest.raises(InputError, match="extends itself"):
         load_recipe(tmp_path / "a.yaml")
+
+
+@pytest.mark.parametrize("name", ["custom", "digits"])
+@pytest.mark.parametrize("method", ["supervised", "dense_teacher"])
+def test_a_recipe_from_before_a_key_was_there_is_the_same(name, method):
+    recipe = load_recipe(name, [f"method.name={method}"])
+    before = recipe.model_dump(mode="json")
+    del before["detector"]["initial_distance"], before["data"]["empty_images"]
+    before["method"].pop("unlabeled_weight", None)
+    assert changed_keys(recipe, before, ()) == []
+    assert changed_keys(load_recipe(name, ["detector.initial_distance=0"]), before, ("method",)) == [
+        "detector.initial_distance"
+    ]
 
 
 def test_an_unknown_recipe_lists_the_known_ones():

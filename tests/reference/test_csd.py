@@ -35,13 +35,13 @@ def _divergence(p, q):
 
 
 def _difference(one, other):
-    """Mean of four squared differences of one pair of boxes."""
+    """Mean of four squared differences of one pair of boxes, over SSD's variances."""
     (x1, y1, x2, y2), (u1, v1, u2, v2) = one, other
     width, height = max(x2 - x1, 1), max(y2 - y1, 1)
     wide, high = max(u2 - u1, 1), max(v2 - v1, 1)
     dx = ((x1 + x2) / 2 - (u1 + u2) / 2) / ((width + wide) / 2)
     dy = ((y1 + y2) / 2 - (v1 + v2) / 2) / ((height + high) / 2)
-    return (dx**2 + dy**2 + np.log(width / wide) ** 2 + np.log(height / high) ** 2) / 4
+    return (100 * (dx**2 + dy**2) + 25 * (np.log(width / wide) ** 2 + np.log(height / high) ** 2)) / 4
 
 
 @pytest.mark.parametrize("threshold", [0.0, 0.3, 0.6])
@@ -99,15 +99,17 @@ def test_box_difference_does_not_depend_on_scale_or_place():
     rng = torch.Generator().manual_seed(0)
     corner = torch.rand(2, 20, 2, generator=rng) * 10
     one, other = torch.cat((corner, corner + 10 + torch.rand(2, 20, 2, generator=rng) * 20), dim=-1)
-    found = box_difference(one, other)
+    found = box_difference(one, other, (0.1, 0.2))
     assert (found > 0).all()
-    assert_close_to_scale(box_difference(one * 7 + 100, other * 7 + 100), found)
-    assert not box_difference(one, one).any()
+    assert_close_to_scale(box_difference(one * 7 + 100, other * 7 + 100, (0.1, 0.2)), found)
+    assert not box_difference(one, one, (0.1, 0.2)).any()
+    moved = torch.tensor([2.0, 0.0, 2.0, 0.0])
+    assert_close_to_scale(box_difference(one, one + moved, (0.1, 9)), 100 * box_difference(one, one + moved, (1, 9)))
 
 
 def test_boxes_without_area_are_finite():
     flat = torch.tensor([[5.0, 5.0, 5.0, 5.0]], requires_grad=True)
-    found = box_difference(flat, torch.tensor([[0.0, 0.0, 50.0, 50.0]]))
+    found = box_difference(flat, torch.tensor([[0.0, 0.0, 50.0, 50.0]]), (0.1, 0.2))
     found.sum().backward()
     assert found.isfinite().all()
     assert flat.grad.isfinite().all()

@@ -146,7 +146,8 @@ def test_unlabeled_losses_equal_the_paper(group, weights):
 
 def test_the_ramp_begins_at_the_burn_in_and_ends_at_twice():
     method = DenseTeacher(burn_in=1000)
-    weights = [method.unlabeled_weight(step) for step in (0, 999, 1000, 1250, 1500, 2000, 9000)]
+    weights = [method.weight_at(step) for step in (0, 999, 1000, 1250, 1500, 2000, 9000)]
     assert weights == [0, 0, 0, 0.25, 0.5, 1, 1]
-    assert [DenseTeacher(burn_in=10, ramp=0).unlabeled_weight(step) for step in (9, 10)] == [0, 1]
-    assert [DenseTeacher(burn_in=10, ramp=5).unlabeled_weight(step) for step in (10, 14, 15)] == [0, 0.8, 1]
+    assert [DenseTeacher(burn_in=10, ramp=0).weight_at(step) for step in (9, 10)] == [0, 1]
+    assert [DenseTeacher(burn_in=10, ramp=5).weight_at(step) for step in (10, 14, 15)] == [0, 0.8, 1]
+    assert [DenseTeacher(burn_in=10, ramp=5, unlabeled_weight=3).weight_at(step) for step in (10, 15)] == [0, 3]

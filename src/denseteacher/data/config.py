@@ -74,6 +74,9 @@ class DataConfig(Config):
     """What to do with image files that are missing or can't be read: refuse the data, or leave such images out and
     say how many. ``skip`` decodes all labeled and validation images before the first step; in place of an unlabeled
     image that turns out damaged when a step draws it, the next one of its orientation is taken."""
+    empty_images: Literal["keep", "drop"] = "keep"
+    """What to do with images of ``labeled`` without a box, crowd regions aside: ``keep`` them as background, or
+    ``drop`` them before the split, as the published runs on COCO do."""
     labeled_batch: int = Field(16, gt=0)
     """Labeled images a step, over all processes; each is seen as a weak and as a strong view."""
     unlabeled_batch: int = Field(16, gt=0)

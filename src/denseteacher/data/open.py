@@ -1,7 +1,7 @@
 """What a recipe says about data, opened as records: which images are labeled, unlabeled, for validation."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -78,13 +78,16 @@ def open_data(config: DataConfig) -> TrainingData:
     if config.bad_images == "skip":
         annotations = without_bad_images(annotations, notes)
     everything = labeled_images(annotations, bad_boxes=config.bad_boxes)
+    kept = {image.id for image, boxes in zip(everything.images, everything.boxes, strict=True) if len(boxes)}
+    if config.empty_images == "drop":
+        annotations = _with_images(annotations, kept)
     split = _split(annotations, config)
     positions = {image.id: position for position, image in enumerate(everything.images)}
     labeled = everything.select([positions[id_] for id_ in split.labeled_ids])
     if not any(len(boxes) for boxes in labeled.boxes):
         raise InputError(f"none of the {len(labeled.images)} labeled images of {source.path} has a box")
     unlabeled, said = open_sources(config.unlabeled_sources, fallback=source.images, on_fault=notes)
-    said = (*subset_notes(config), *said)
+    said = (*subset_notes(config), *_empty_notes(config, len(everything.images) - len(kept)), *said)
     if config.unlabeled is not None:
         ids = unlabeled.ids if isinstance(unlabeled, UnopenedImages) else [image.id for image in unlabeled]
         named = ", ".join(str(one.path) for one in config.unlabeled_sources)
@@ -110,6 +113,22 @@ def subset_notes(config: DataConfig) -> tuple[str, ...]:
     if source is None or source.subset == config.subset:
         return ()
     return (f"labeled are the images of {source.subset!r} in {config.labeled}, since 'val' is evaluated on",)
+
+
+def _empty_notes(config: DataConfig, empty: int) -> tuple[str, ...]:
+    """A sentence on how many images are left out since they have no box."""
+    if config.empty_images == "keep" or not empty:
+        return ()
+    return (f"{empty:,} images of {config.path('labeled')} without a box are left out (data.empty_images)",)
+
+
+def _with_images(annotations: Annotations, ids: Set[int]) -> Annotations:
+    """The data set with these images alone."""
+    content = annotations.content | {
+        "images": [image for image in annotations.content["images"] if image["id"] in ids],
+        "annotations": [one for one in annotations.content["annotations"] if one["image_id"] in ids],
+    }
+    return annotations._replace(content=content)
 
 
 def draw_split(

@@ -93,7 +93,7 @@ class OneStageConfig(Config, ABC):
     score_floor: float = Field(0.05, ge=0, lt=1)
     """Class scores at or below are not detections. Published numbers use 0.05; others report with 0.001."""
     top_k: int = Field(1000, gt=0, le=1_000_000)
-    """Candidates a level before NMS."""
+    """Most candidates a level before NMS; where it has fewer locations on the image, as many as those."""
     nms_threshold: float = Field(0.6, gt=0, le=1)
     """IoU above which, of two detections of a class, the one with the lower score is dropped."""
     max_detections: int = Field(100, gt=0, le=1_000_000)
@@ -149,6 +149,18 @@ class OneStageDetector(nn.Module, ABC):
             (B, N) each, finite everywhere.
         """
 
+    def box_shares(self, boxes: Tensor, anchors: Tensor) -> Tensor | None:
+        """What each location counts in the box loss, which is then over their sum; None if all count the same.
+
+        Args:
+            boxes: As for ``location_losses``.
+            anchors: (N, 4).
+
+        Returns:
+            (B, N).
+        """
+        return None
+
     def levels(self, anchors: Tensor) -> Tensor:
         """See ``DenseDetector``: the first anchor of a location doubles its side from one level to the next."""
         first = anchors[:: self.anchors_per_location]
@@ -179,9 +191,12 @@ class OneStageDetector(nn.Module, ABC):
             share = location_weights(assignment, weights).repeat(views, 1)
             entropy, counted = entropy * share[..., None], foreground * share
         losses = {"cls": entropy.sum() / count}
-        for name, errors in self.location_losses(output, boxes).items():
-            losses[name] = (errors * counted).sum() / count
-        return losses
+        errors = self.location_losses(output, boxes)
+        shares = self.box_shares(boxes, output.anchors)
+        if shares is not None:
+            total = mean_over_processes((shares * foreground).sum()).clamp(min=1)
+            losses["box"] = (errors.pop("box") * shares * counted).sum() / total
+        return losses | {name: (each * counted).sum() / count for name, each in errors.items()}
 
     def decode(self, output: DenseOutput) -> Decoded:
         """See ``DenseDetector``: scores are class scores, or with a quality branch the root of their product."""
@@ -192,16 +207,22 @@ class OneStageDetector(nn.Module, ABC):
         return Decoded(self.decode_boxes(output), scores, quality, output.valid)
 
     def detect(self, output: DenseOutput, sizes: Tensor) -> list[Detections]:
-        """See ``DenseDetector``. Candidates are chosen by class score alone, as published."""
+        """See ``DenseDetector``.
+
+        As published, candidates are chosen by class score alone, and of a level there are ``top_k``, or as many as it
+        has locations (anchors) on the image where they are fewer.
+        """
         config = self.config
         counts: Any = torch.unique_consecutive(self.levels(output.anchors), return_counts=True)[1]
         level_sizes = counts.tolist()
         boxes, scores, *_ = self.decode(output)
         class_scores = output.logits.sigmoid() * output.valid[..., None]
+        on_image = torch.stack([level.sum(1) for level in torch.split(output.valid, level_sizes, dim=1)], dim=1)
+        most: Any = on_image.clamp(max=config.top_k).tolist()
         detections = []
         for index, (height, width) in enumerate(sizes.tolist()):
             location, label = candidates_per_level(
-                class_scores[index], level_sizes, score_floor=config.score_floor, top_k=config.top_k
+                class_scores[index], level_sizes, most[index], score_floor=config.score_floor
             )
             detections.append(
                 non_maximum_suppression(

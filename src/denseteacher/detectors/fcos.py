@@ -20,8 +20,6 @@ from denseteacher.ops.boxes import decode_ltrb, encode_ltrb, giou_and_iou
 from denseteacher.ops.losses import quality_loss
 from denseteacher.structures import DenseOutput, LossDict, Targets
 
-_INITIAL_DISTANCE = 2.0  # strides; above 0, or half of the rectified distances would start without gradient
-
 
 class FCOSConfig(PyramidConfig):
     """Everything that makes one FCOS differ from another, apart from the classes."""
@@ -34,13 +32,17 @@ class FCOSConfig(PyramidConfig):
     """Each level learns a factor of its own for the distances."""
     quality: Literal["iou", "centerness"] = "iou"
     """What the quality branch predicts, with which class scores are multiplied: the IoU of the predicted box, or how
-    central the location is."""
+    central the location is. That is then the location's weight in the box loss too."""
     center_radius: float = Field(1.5, ge=0)
     """Strides around a box's center that are trained on it; 0 takes the whole box."""
     size_factor: float = Field(8.0, gt=0)
     """Largest distance to a box's side that a level is trained on, in its strides."""
     location_offset: float = Field(0.0, ge=0, lt=1)
     """Where in its cell a location lies, in strides: 0 is the upper left corner, 0.5 the middle."""
+
+    initial_distance: float = Field(2.0, ge=0)
+    """Distance to each side that an untrained box branch says, in strides. At 0, as published, half of the rectified
+    distances begin without gradient."""
 
     def build(self, num_classes: int) -> "FCOS":
         """See ``OneStageConfig``."""
@@ -60,7 +62,7 @@ class FCOSHead(nn.Module):
         self.quality = nn.Conv2d(channels, 1, 3, padding=1)
         self.scales = nn.Parameter(torch.ones(num_levels), requires_grad=config.scale_per_level)
         initialize_head(self, self.cls)
-        nn.init.constant_(self.box.bias, _INITIAL_DISTANCE)  # type: ignore[arg-type]
+        nn.init.constant_(self.box.bias, config.initial_distance)  # type: ignore[arg-type]
 
     def forward(self, features: list[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
         """Pyramid features to fp32 (B, N, K) logits, (B, N, 4) distances in strides, (B, N) quality logits."""
@@ -112,6 +114,10 @@ class FCOS(PyramidDetector):
             target = iou.detach() if self.config.quality == "iou" else _centerness(boxes, output.anchors)
             losses["quality"] = quality_loss(output.quality, target)
         return losses
+
+    def box_shares(self, boxes: Tensor, anchors: Tensor) -> Tensor | None:
+        """See ``OneStageDetector``: the centerness, where that is the quality, as in the code of FCOS."""
+        return _centerness(boxes, anchors) if self.config.quality == "centerness" else None
 
     def decode_boxes(self, output: DenseOutput) -> Tensor:
         """See ``OneStageDetector``: (B, N, 4) xyxy pixels."""

@@ -53,7 +53,8 @@ def _labels(experiment: Experiment) -> list[str]:
     labels = []
     for row in experiment.rows:
         missing = [profile for profile in experiment.profiles if row.changes(profile) is None]
-        labels.append(row.label + "".join(f" (not in {profile})" for profile in missing))
+        quoted = " (published numbers alone)" if row.quoted else ""
+        labels.append(row.label + quoted + "".join(f" (not in {profile})" for profile in missing))
     return labels
 
 

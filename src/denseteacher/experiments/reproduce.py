@@ -8,8 +8,18 @@ from typing import Any, NamedTuple
 from denseteacher.errors import InputError
 from denseteacher.experiments.plan import Run, grouped, is_finished, make_run, read_record
 from denseteacher.experiments.queue import RunQueue
-from denseteacher.experiments.schema import DATA_OF, FOLDS, Cell, Experiment, ProfileName, cells, load_experiment
-from denseteacher.experiments.table import STUDENT, Spread, Table, TableCell, write_table
+from denseteacher.experiments.schema import (
+    DATA_OF,
+    FOLDS,
+    Cell,
+    Experiment,
+    ProfileName,
+    Row,
+    Variation,
+    cells,
+    load_experiment,
+)
+from denseteacher.experiments.table import STUDENT, Gain, Spread, Table, TableCell, write_table
 from denseteacher.files import refusal_explained
 
 OUTPUT = Path("runs/reproduced")
@@ -159,7 +169,61 @@ def _table(plan: Plan, profile: ProfileName, folder: Path) -> Table:
     found = [
         _table_cell(cell, dict(zip(plan.folds, runs, strict=True)), about.metrics, folder) for cell, runs in plan.cells
     ]
+    found = _with_quoted(found, about, profile)
+    if about.gain_over is not None:
+        found = with_gains(found, about)
     return Table(about.name, about.title, about.note, profile, about.metrics, found, DATA_OF[profile])
+
+
+def _with_quoted(found: list[TableCell], about: Experiment, profile: ProfileName) -> list[TableCell]:
+    """The cells and those of rows that are quoted, in the order of the rows."""
+    columns = about.columns or (None,)
+    rows = [row for row in about.rows if row.quoted and row.changes(profile) is not None]
+    quoted = [
+        TableCell(
+            row.label,
+            None if column is None else column.label,
+            [],
+            {},
+            _published(row, column, about.metrics[0]),
+            [],
+            [],
+            [],
+            [],
+        )
+        for row in rows
+        for column in columns
+    ]
+    order = [row.label for row in about.rows]
+    return sorted([*found, *quoted], key=lambda cell: order.index(cell.row))
+
+
+def with_gains(found: Sequence[TableCell], about: Experiment) -> list[TableCell]:
+    """The cells with their gains over the experiment's other row, fold by fold.
+
+    Args:
+        found: All cells of the table.
+        about: The experiment.
+    """
+    metric = about.metrics[0]
+    places = {(cell.row, cell.column): cell for cell in found}
+    rows = {row.label: row for row in about.rows}
+
+    def gained(cell: TableCell) -> TableCell:
+        row = rows[cell.row]
+        base = places.get((row.gain_over or about.gain_over or "", cell.column))
+        if base is None or base is cell:
+            return cell
+        before, after = (dict(zip(one.folds, one.values.get(metric, []), strict=False)) for one in (base, cell))
+        pairs = [(before.get(fold), value) for fold, value in after.items()]
+        known = [(low, high) for low, high in pairs if low is not None and high is not None]
+        own = row.published_baseline is not None
+        published = row.published_baseline if own else base.published.get(metric, (None, None))[0]
+        return cell._replace(
+            gain=Gain(base.row, [low for low, _ in known], [high - low for low, high in known], published, own)
+        )
+
+    return [gained(cell) for cell in found]
 
 
 def _table_cell(cell: Cell, runs: dict[int, Run], metrics: Sequence[str], folder: Path) -> TableCell:
@@ -172,7 +236,7 @@ def _table_cell(cell: Cell, runs: dict[int, Run], metrics: Sequence[str], folder
         None if cell.column is None else cell.column.label,
         list(finished),
         values,
-        _published(cell, metrics[0]),
+        _published(cell.row, cell.column, metrics[0]),
         [run.name for run in finished.values()],
         [record.seconds for record in records],
         [record.step_seconds for record in records],
@@ -180,9 +244,8 @@ def _table_cell(cell: Cell, runs: dict[int, Run], metrics: Sequence[str], folder
     )
 
 
-def _published(cell: Cell, metric: str) -> dict[str, Spread]:
-    published = cell.row.published
-    if cell.column is not None:
-        label = cell.column.label
-        published = {metric: published[label]} if label in published else {}
+def _published(row: Row, column: Variation | None, metric: str) -> dict[str, Spread]:
+    published = row.published
+    if column is not None:
+        published = {metric: published[column.label]} if column.label in published else {}
     return {name: value if isinstance(value, tuple) else (value, None) for name, value in published.items()}

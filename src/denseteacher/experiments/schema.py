@@ -65,6 +65,12 @@ class Row(Variation):
 
     published: dict[str, Value] = Field({})
     """Numbers by metric; by column where there are columns, then of the first metric."""
+    quoted: bool = False
+    """Whether the row stands in the table with its published numbers alone: nothing is trained for it."""
+    gain_over: str | None = None
+    """Label of the row that its gain is over; the experiment's if not given."""
+    published_baseline: float | None = None
+    """Number that its published gain is over, where that is not the published one of the other row."""
 
 
 class Experiment(Config):
@@ -75,6 +81,8 @@ class Experiment(Config):
     note: str = ""
     """What a reader of the table must know, in Markdown."""
     metrics: Annotated[tuple[str, ...], Field(min_length=1)] = ("AP",)
+    gain_over: str | None = None
+    """Label of the row over which the table shows the others' gains, in the first metric; none are shown without it."""
     profiles: dict[ProfileName, Profile]
     columns: tuple[Variation, ...] = ()
     rows: Annotated[tuple[Row, ...], Field(min_length=1)]
@@ -91,6 +99,11 @@ class Experiment(Config):
             unknown = next((key for key in row.published if key not in valid), None)
             if unknown is not None:
                 raise ValueError(f"row {row.label!r} has a published {unknown!r}, none of {', '.join(valid)}")
+        labels = [row.label for row in self.rows if not row.quoted]
+        named = [self.gain_over, *(row.gain_over for row in self.rows)]
+        missing = next((label for label in named if label is not None and label not in labels), None)
+        if missing is not None:
+            raise ValueError(f"gain_over names {missing!r}, none of the rows {', '.join(labels)}")
         return self
 
     def profile(self, name: ProfileName) -> Profile:
@@ -149,7 +162,7 @@ def load_experiment(source: str | Path) -> Experiment:
 
 
 def cells(experiment: Experiment, profile: ProfileName, overrides: Sequence[str] = ()) -> list[Cell]:
-    """The recipes of an experiment, row by row.
+    """The recipes of an experiment, row by row, without the rows that are quoted.
 
     Args:
         experiment: With the rows.
@@ -166,7 +179,7 @@ def cells(experiment: Experiment, profile: ProfileName, overrides: Sequence[str]
     for row in experiment.rows:
         for column in experiment.columns or (None,):
             of_row, of_column = row.changes(profile), {} if column is None else column.changes(profile)
-            if of_row is None or of_column is None:
+            if row.quoted or of_row is None or of_column is None:
                 continue
             changes = _over({"recipe": base.recipe} | base.overrides, of_column, of_row)
             name = changes.pop("recipe")

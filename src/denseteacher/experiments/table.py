@@ -14,6 +14,21 @@ Spread = tuple[float, float | None]
 """A mean and its sample standard deviation, None of a single value."""
 
 
+class Gain(NamedTuple):
+    """What a cell's first metric is above that of another row."""
+
+    over: str
+    """Label of that row."""
+    baselines: list[float]
+    """Values of that row, of the folds that are finished in both."""
+    values: list[float]
+    """The differences, fold by fold."""
+    published_baseline: float | None
+    """Number that the published value is compared with."""
+    own_baseline: bool = False
+    """Whether that is not the published value of the other row: each method was published with its own."""
+
+
 class TableCell(NamedTuple):
     """What is known of one row, in one column where the table has columns."""
 
@@ -30,6 +45,14 @@ class TableCell(NamedTuple):
     """Seconds of each run; less where it started from another one's burn-in."""
     step_seconds: list[float | None]
     burn_in_from: list[str | None]
+    gain: Gain | None = None
+    """Gain over another row, if the table shows it and this is not that row."""
+
+    def published_gain(self, metric: str) -> float | None:
+        """The published value above what it is compared with; None where one of them is not published."""
+        if self.gain is None or self.gain.published_baseline is None or metric not in self.published:
+            return None
+        return self.published[metric][0] - self.gain.published_baseline
 
 
 class Table(NamedTuple):
@@ -83,6 +106,7 @@ def content(table: Table) -> dict[str, Any]:
                 "values": cell.values,
                 "summary": summary,
                 "published": {metric: list(value) for metric, value in cell.published.items()},
+                **({} if cell.gain is None else {"gain": cell.gain._asdict()}),
                 "runs": cell.runs,
                 "seconds": cell.seconds,
                 "step_seconds": cell.step_seconds,
@@ -100,21 +124,23 @@ def content(table: Table) -> dict[str, Any]:
 
 
 def markdown(table: Table) -> str:
-    """The table as Markdown: a row a row, a column a metric, and one beside it for what was published."""
+    """The table as Markdown: a row a row, a column a metric, and one beside it for what was published.
+
+    Where there are gains, they stand beside both; where published ones are over baselines of their own, as in the
+    paper's Table 4, values are written as baseline → result.
+    """
     places = [*_panels(table), *((column, STUDENT) for column in _columns(table))]
     published = {(cell.column, metric) for cell in table.cells for metric in cell.published}
     heads = [""]
     for place in places:
-        heads += [_heading(table, *place), "published"] if place in published else [_heading(table, *place)]
+        beside = ["gain"] if _has_gains(table, place[1]) else []
+        heads += [_heading(table, *place), *beside, *(["published", *beside] if place in published else [])]
     lines = [[*heads, "s/step", "runs"], ["---"] * (len(heads) + 2)]
     for row in _rows(table):
         cells = {cell.column: cell for cell in table.cells if cell.row == row}
         lines.append([row])
         for column, metric in places:
-            cell = cells.get(column)
-            lines[-1].append(_NONE if cell is None else _measured(cell, metric))
-            if (column, metric) in published:
-                lines[-1].append(_text(None if cell is None else cell.published.get(metric), 2))
+            lines[-1] += _texts(table, cells.get(column), metric, published=(column, metric) in published)
         steps = spread([value for cell in cells.values() for value in cell.step_seconds])
         counts = [str(len(cell.folds)) for cell in cells.values()]
         lines[-1] += [
@@ -129,6 +155,34 @@ def markdown(table: Table) -> str:
     return "\n".join(
         [f"# {_title(table)}", "", *rows, "", about, *(["", table.note.strip()] if table.note else []), ""]
     )
+
+
+def _texts(table: Table, cell: TableCell | None, metric: str, *, published: bool) -> list[str]:
+    """A cell's texts under a metric: measured and published, each with its gain where the table has gains."""
+    gains = _has_gains(table, metric)
+    if cell is None:
+        return [_NONE] * (1 + gains) * (1 + published)
+    gain = cell.gain if gains else None
+    arrows = any(one.gain is not None and one.gain.own_baseline for one in table.cells)
+    measured, quoted = _measured(cell, metric), _text(cell.published.get(metric), 2)
+    if gain is None:
+        return [measured, *[_NONE] * gains, *([quoted, *[_NONE] * gains] if published else [])]
+    before = spread(gain.baselines)
+    if arrows and before is not None:
+        measured = f"{_text(before, 1)} → {measured}"
+    if arrows and gain.published_baseline is not None and metric in cell.published:
+        quoted = f"{gain.published_baseline:.2f} → {quoted}"
+    beside = cell.published_gain(metric)
+    texts = [measured, _signed(spread(gain.values), 1)]
+    return [*texts, quoted, _signed(None if beside is None else (beside, None), 2)] if published else texts
+
+
+def _has_gains(table: Table, metric: str) -> bool:
+    return metric == table.metrics[0] and any(cell.gain is not None for cell in table.cells)
+
+
+def _signed(value: Spread | None, digits: int) -> str:
+    return _NONE if value is None else ("+" if value[0] >= 0 else "") + _text(value, digits)
 
 
 def save_figure(path: Path, table: Table) -> None:

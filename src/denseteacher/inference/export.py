@@ -18,6 +18,7 @@ from denseteacher.inference.onnx_card import METADATA_KEY, OnnxCard, write_card
 from denseteacher.inference.onnx_content import network_hash
 from denseteacher.inference.predictor import Predictor
 from denseteacher.ops.boxes import clip_boxes
+from denseteacher.ops.postprocess import not_empty
 from denseteacher.structures import DenseOutput, ImageBatch
 
 _MULTIPLE = 32
@@ -42,12 +43,8 @@ class DenseNetwork(nn.Module):
         Returns:
             (B, N, 4) xyxy boxes cut to the image, and (B, N, K) scores, 0 in the padding.
         """
-        return self._decode(self.detector(ImageBatch(pixels, sizes)), sizes)
-
-    def _decode(self, output: DenseOutput, sizes: Tensor) -> tuple[Tensor, Tensor]:
-        height, width = sizes.float()[:, :, None, None].unbind(1)
-        decoded = self.detector.decode(output)
-        return clip_boxes(decoded.boxes, height, width), decoded.scores
+        decoded = self.detector.decode(self.detector(ImageBatch(pixels, sizes)))
+        return _cut(decoded.boxes, sizes), decoded.scores
 
 
 class DetectionNetwork(DenseNetwork):
@@ -68,8 +65,8 @@ class DetectionNetwork(DenseNetwork):
         output = self.detector(ImageBatch(pixels, sizes))
         class_scores, pair = self._candidates(output, pixels)
         location, label = pair // classes, pair % classes
-        boxes, scores = self._decode(output, sizes)
-        boxes, scores = _rows(boxes, location), scores.flatten(1).gather(1, pair)
+        decoded = self.detector.decode(output)
+        boxes, scores = _rows(decoded.boxes, location), decoded.scores.flatten(1).gather(1, pair)
         scores = scores.masked_fill(class_scores <= config.score_floor, _NO_CANDIDATE)
         own_class = label[:, None] == torch.arange(classes, device=label.device)[:, None]
         kept = nms_by_class(
@@ -79,24 +76,35 @@ class DetectionNetwork(DenseNetwork):
             config.max_detections,
         )
         best, index = scores.masked_fill(~kept, _NO_CANDIDATE).topk(min(config.max_detections, pair.shape[1]))
-        found = best > _NO_CANDIDATE
-        rows = torch.cat((_rows(boxes, index), best[..., None], label.gather(1, index)[..., None].float()), -1)
+        boxes = _cut(_rows(boxes, index), sizes)
+        # those of which nothing is left come last: as if they were no candidates
+        best, order = best.masked_fill(~not_empty(boxes), _NO_CANDIDATE).topk(best.shape[1])
+        found, label = best > _NO_CANDIDATE, label.gather(1, index).gather(1, order)
+        rows = torch.cat((_rows(boxes, order), best[..., None], label[..., None].float()), -1)
         return rows * found[..., None], found.sum(1)
 
     def _candidates(self, output: DenseOutput, pixels: Tensor) -> tuple[Tensor, Tensor]:
         """The highest (location, class) pairs of every level: (B, M) class scores, and places in the flattened ones."""
         class_scores = (output.logits.sigmoid() * output.valid[..., None]).flatten(1)
-        top_k = self.detector.config.top_k
+        top_k, classes = self.detector.config.top_k, self.detector.num_classes
         found, pairs, start = [], [], 0
+        rank = torch.arange(top_k, device=pixels.device)
         for height, width in self.detector.shapes((pixels.shape[2], pixels.shape[3])):
-            count = height * width * self.detector.anchors_per_location * self.detector.num_classes
+            anchors = height * width * self.detector.anchors_per_location
+            level = class_scores[:, start * classes : (start + anchors) * classes]
             # a small level has fewer pairs than top_k, how many is known only when an image comes
-            level = F.pad(class_scores[:, start : start + count], (0, top_k), value=_NO_CANDIDATE)
-            best, index = level.topk(top_k)
-            found.append(best)
-            pairs.append(index.clamp(max=count - 1) + start)
-            start += count
+            best, index = F.pad(level, (0, top_k), value=_NO_CANDIDATE).topk(top_k)
+            on_image = output.valid[:, start : start + anchors].sum(1, keepdim=True)
+            found.append(best.masked_fill(rank >= on_image, _NO_CANDIDATE))
+            pairs.append(index.clamp(max=anchors * classes - 1) + start * classes)
+            start += anchors
         return torch.cat(found, 1), torch.cat(pairs, 1)
+
+
+def _cut(boxes: Tensor, sizes: Tensor) -> Tensor:
+    """(B, M, 4) boxes cut to images of (B, 2) heights and widths."""
+    height, width = sizes.float()[:, :, None, None].unbind(1)
+    return clip_boxes(boxes, height, width)
 
 
 def _rows(boxes: Tensor, index: Tensor) -> Tensor:

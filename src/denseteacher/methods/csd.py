@@ -3,7 +3,7 @@
 from typing import Literal
 
 import torch
-from pydantic import Field
+from pydantic import Field, PositiveFloat
 from torch import Tensor
 
 from denseteacher.detectors.base import DenseDetector
@@ -28,7 +28,7 @@ class CSD(SemiSupervised):
     itself; there, half of both Kullback-Leibler divergences, each with the other side's prediction as a
     constant (the text's name for it is Jensen-Shannon divergence), and the mean of four squared differences: of
     the box's center in x, with the sign turned, and in y, and of the logarithms of its sides, all with gradients
-    to both sides. One weight for both terms.
+    to both sides. One weight for both terms, ``unlabeled_weight``.
 
     Adapted to FCOS and RetinaNet: (1) Sigmoid scores have no background class, so a location is kept where its
     highest class probability is above ``threshold``, and the divergence is the sum over the classes' Bernoulli
@@ -46,10 +46,11 @@ class CSD(SemiSupervised):
     threshold: float = Field(0.4, ge=0, lt=1)
     """Class probability above which a location is kept. An object is then more likely than not: focal loss with its
     usual alpha of 0.25 and gamma of 2 is least at 0.40 where the chance is one half."""
-    weight: float = Field(1.0, ge=0)
-    """Weight of the consistency losses."""
     box: bool = True
     """Compare boxes too."""
+    variances: tuple[PositiveFloat, PositiveFloat] = (0.1, 0.2)
+    """What differences of centers and of logarithms of sides are divided by, as in SSD's coding: with the published
+    ones a center's square counts 100 times and a side's 25 times."""
 
     def losses(
         self,
@@ -60,8 +61,8 @@ class CSD(SemiSupervised):
         state: MethodState | None = None,
     ) -> MethodOutput:
         """See ``Method``: the supervised losses, and ``unsup/cls`` and ``unsup/box`` over all images."""
-        ramp = self.unlabeled_weight(step)
-        if ramp == 0 or batch.unlabeled is None:
+        weight = self.weight_at(step)
+        if weight == 0 or batch.unlabeled is None:
             return Supervised().losses(student, teacher, batch, step)
         weak, strong, targets = batch.labeled
         images = cat(weak, batch.unlabeled.weak)
@@ -76,10 +77,10 @@ class CSD(SemiSupervised):
         divergence = symmetric_divergence(plain.logits, mirrored.logits)
         consistency = {"cls": (divergence * kept).sum() / count}
         if self.box:
-            difference = box_difference(student.decode_boxes(plain), mirrored.boxes)
+            difference = box_difference(student.decode_boxes(plain), mirrored.boxes, self.variances)
             consistency["box"] = (difference * kept).sum() / count
         losses = weighted("sup", student.supervised_losses(supervised, targets))
-        losses |= weighted("unsup", consistency, self.weight * ramp)
+        losses |= weighted("unsup", consistency, weight)
         metrics = {
             "labeled/boxes": boxes_per_image(targets),
             "consistency/locations": kept.sum() / kept.shape[0],
@@ -102,8 +103,13 @@ def symmetric_divergence(logits1: Tensor, logits2: Tensor) -> Tensor:
     return ((there + back) / 2).sum(-1)
 
 
-def box_difference(boxes1: Tensor, boxes2: Tensor) -> Tensor:
-    """Mean squared difference of (..., 4) xyxy boxes: of centers, in their mean sides, and of logarithms of sides.
+def box_difference(boxes1: Tensor, boxes2: Tensor, variances: tuple[float, float]) -> Tensor:
+    """Mean squared difference of boxes: of centers, in their mean sides, and of logarithms of sides.
+
+    Args:
+        boxes1: (..., 4) xyxy.
+        boxes2: (..., 4) xyxy.
+        variances: What the differences of centers and of logarithms are divided by.
 
     Returns:
         (...) fp32.
@@ -112,4 +118,5 @@ def box_difference(boxes1: Tensor, boxes2: Tensor) -> Tensor:
     sides1, sides2 = ((boxes[..., 2:] - boxes[..., :2]).clamp(min=_LEAST_SIDE) for boxes in (boxes1, boxes2))
     shift = (centers(boxes1) - centers(boxes2)) / ((sides1 + sides2) / 2).detach()
     growth = sides1.log() - sides2.log()
-    return torch.cat((shift, growth), dim=-1).square().mean(-1)
+    of_center, of_side = variances
+    return torch.cat((shift / of_center, growth / of_side), dim=-1).square().mean(-1)

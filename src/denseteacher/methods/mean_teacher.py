@@ -32,19 +32,21 @@ class SemiSupervised(Method):
     """Steps on labeled images alone."""
     ramp: int | None = Field(None, ge=0)
     """Steps from the end of the burn-in to full weight; as many as the burn-in if not given."""
+    unlabeled_weight: float = Field(1.0, ge=0)
+    """Full weight of all losses on unlabeled images (w_u of the paper's eq. 1), over the weight that each has of its
+    own."""
 
-    def unlabeled_weight(self, step: int) -> float:
-        """0 up to the burn-in's end, then linear, 1 from the end of the ramp."""
+    def weight_at(self, step: int) -> float:
+        """Weight of the losses on unlabeled images: 0 up to the burn-in's end, then linear up to the ramp's end."""
         if isinstance(self.burn_in, str):
             raise ValueError("burn_in is still 'auto': give a number of steps")
         ramp = self.burn_in if self.ramp is None else self.ramp
-        if ramp == 0:
-            return float(step >= self.burn_in)
-        return min(max((step - self.burn_in) / ramp, 0.0), 1.0)
+        done = float(step >= self.burn_in) if ramp == 0 else min(max((step - self.burn_in) / ramp, 0.0), 1.0)
+        return self.unlabeled_weight * done
 
     def needs_unlabeled(self, step: int) -> bool:
         """Whether unlabeled images are needed, which is so from the end of the burn-in on."""
-        return self.unlabeled_weight(step) > 0
+        return self.weight_at(step) > 0
 
     @property
     def burn_in_steps(self) -> int | Literal["auto"] | None:
@@ -110,7 +112,7 @@ class MeanTeacher(SemiSupervised):
         state: MethodState | None = None,
     ) -> MethodOutput:
         """See ``Method``: the supervised losses and, under ``unsup/``, those on unlabeled images."""
-        weight = self.unlabeled_weight(step)
+        weight = self.weight_at(step)
         if teacher is None or weight == 0 or batch.unlabeled is None:
             return Supervised().losses(student, teacher, batch, step)
         with torch.no_grad(), record_function("pseudo-label"):

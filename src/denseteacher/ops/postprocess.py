@@ -11,22 +11,22 @@ from denseteacher.structures import Detections
 
 
 def candidates_per_level(
-    scores: Tensor, level_sizes: Sequence[int], *, score_floor: float, top_k: int
+    scores: Tensor, level_sizes: Sequence[int], most: Sequence[int], *, score_floor: float
 ) -> tuple[Tensor, Tensor]:
     """The highest (location, class) pairs of every pyramid level of one image.
 
     Args:
         scores: (N, K) class scores.
         level_sizes: Locations of each level; they sum to N.
+        most: Most pairs kept of each level.
         score_floor: Pairs must score above this.
-        top_k: Most pairs kept a level.
 
     Returns:
         (M,) location indices and (M,) class indices.
     """
     num_classes = scores.shape[1]
     kept, start = [], 0
-    for size in level_sizes:
+    for size, top_k in zip(level_sizes, most, strict=True):
         level = scores[start : start + size].reshape(-1)
         best, index = level.topk(min(top_k, level.numel()))
         kept.append(index[best > score_floor] + start * num_classes)
@@ -44,7 +44,10 @@ def non_maximum_suppression(
     iou_threshold: float,
     max_detections: int,
 ) -> Detections:
-    """Class-wise NMS of one image's candidates, cut to the image and to the best detections.
+    """Class-wise NMS of one image's candidates, and the best of what is left, cut to the image.
+
+    As published, boxes overlap as they are predicted, and are cut to the image at the end: then those of which nothing
+    is left go.
 
     Args:
         boxes: (M, 4) xyxy pixels.
@@ -54,6 +57,12 @@ def non_maximum_suppression(
         iou_threshold: Of two boxes of a class that overlap more, the lower-scored one goes.
         max_detections: Most detections kept.
     """
-    boxes = clip_boxes(boxes, *size)
     keep = batched_nms(boxes, scores, labels, iou_threshold)[:max_detections]
-    return Detections(boxes[keep], scores[keep], labels[keep])
+    boxes = clip_boxes(boxes[keep], *size)
+    keep, boxes = (rows[not_empty(boxes)] for rows in (keep, boxes))
+    return Detections(boxes, scores[keep], labels[keep])
+
+
+def not_empty(boxes: Tensor) -> Tensor:
+    """(...) bool, which of (..., 4) xyxy boxes have an area."""
+    return (boxes[..., 2:] > boxes[..., :2]).all(-1)

@@ -73,10 +73,16 @@ def require_same_recipe(recipe: Recipe, other: str, source: object, may_change: 
 
 
 def _with_new_keys(content: Mapping[str, Any]) -> dict[str, Any]:
-    """A dumped recipe, perhaps of an older version, with the keys of the detector that it could not say yet."""
-    new = {"init": "backbone", "extra_from": "pyramid"}
+    """A dumped recipe, perhaps of an older version, with the keys that it could not say yet."""
+    new: dict[str, Any] = {"init": "backbone", "extra_from": "pyramid"}
+    if content["detector"].get("name") == "fcos":
+        new["initial_distance"] = 2.0
     detector = new | with_old_statistics(content["detector"])
-    return {**content, "detector": {key: list(one) if isinstance(one, tuple) else one for key, one in detector.items()}}
+    detector = {key: list(one) if isinstance(one, tuple) else one for key, one in detector.items()}
+    learns_from_unlabeled = "ramp" in content["method"]
+    method = ({"unlabeled_weight": 1.0} if learns_from_unlabeled else {}) | content["method"]
+    data = {"bad_images": "error", "empty_images": "keep"} | content["data"]
+    return {**content, "detector": detector, "method": method, "data": data}
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
