@@ -229,7 +229,7 @@ def finish_run(recipe: Recipe, data: TrainingData, trainer: Trainer, progress: P
 
 
 def _saved_but(folder: RunFolder, what: str) -> str:
-    """That a run is trained to its end, and what has failed after."""
+    """Says that a run is trained to its end, and what has failed after."""
     return (
         f"the run is trained and its detectors are in {folder}, but {what}; once that is mended, repeat with --resume"
     )

@@ -26,9 +26,9 @@ class Owner(NamedTuple):
     started: str
     """When it started, as its system counts; empty where that can't be known."""
     job: str
-    """Of SLURM or torchrun; empty where none started it."""
+    """Job of SLURM or torchrun; empty where none started it."""
     restarts: int
-    """Of the job."""
+    """Restarts of the job."""
 
     @classmethod
     def this(cls) -> "Owner":
@@ -141,7 +141,7 @@ def _is_file(file: Path, stream: int) -> bool:
 
 
 def _owner(content: bytes) -> Owner | None:
-    """Who is named; None where nobody is, as in a file that a crash has cut short."""
+    """The owner that is named; None where nobody is, as in a file that a crash has cut short."""
     try:
         found: dict[str, Any] = json.loads(content)
         return Owner(

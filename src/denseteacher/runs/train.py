@@ -124,7 +124,7 @@ class PreparedRun(NamedTuple):
     notes: list[str]
     """Sentences for the user."""
     lock: FolderLock
-    """Of the run folder, to be released in the end."""
+    """Lock of the run folder, to be released in the end."""
 
 
 def prepare_run(

@@ -49,7 +49,7 @@ class Evaluations:
         self.student_teacher, self.runtime = student_teacher, student_teacher.runtime
         self.files, self.callbacks = files, callbacks
         self.metrics: dict[str, float] = {}
-        """Of the last evaluation: ``teacher/AP``, ``student/AP50``, ...; empty where it failed."""
+        """Metrics of the last evaluation: ``teacher/AP``, ``student/AP50``, ...; empty where it failed."""
         self.best: dict[str, float] = {}
         """``step`` and ``AP`` of the best teacher so far."""
         self.pending = False

@@ -100,9 +100,9 @@ class StudentTeacher:
         self.nonfinite = torch.zeros((), dtype=torch.int64, device=runtime.device)
         """Steps in a row, up to the last one, whose gradients were not finite."""
         self.nonfinite_steps = torch.zeros_like(self.nonfinite)
-        """All of them."""
+        """All steps whose gradients were not finite."""
         self.nonfinite_share = torch.zeros((), device=runtime.device)
-        """Their share of the last steps, a mean that forgets over ``_REMEMBERED`` of them."""
+        """Share of the last steps that were skipped, a mean that forgets over ``_REMEMBERED`` of them."""
         self.is_whole = True
         """False while student, teacher and optimizer are not all at the same step."""
         self.values: dict[str, Tensor] = {}
