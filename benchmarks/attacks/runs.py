@@ -19,7 +19,7 @@ _KILLED = 137
 class RunAttack(Kind):
     """A kind of attack on a run, of which there is one for all."""
 
-    timeout = 600.0
+    timeout = 150.0
 
     def __init__(self, run: Callable[[], TinyRun]) -> None:
         """Takes what gives the run."""
