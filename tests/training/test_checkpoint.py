@@ -460,3 +460,16 @@ def test_a_refusal_names_the_call(tmp_path: Path) -> None:
     _write_evil(path, _exploits(tmp_path / "canary")["os.system"], "zip")
     with pytest.raises(InputError, match=r"step_00000001\.pt was not loaded: it refers to posix\.system"):
         CheckpointFolder(tmp_path).load(path)
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, lambda path: path.mkdir(), lambda path: path.symlink_to(path)])
+def test_a_manifest_that_is_not_a_file_is_passed_over(tmp_path, make):
+    folder = CheckpointFolder(tmp_path)
+    for step in (1, 2):
+        folder.save(step, {"step": step})
+    manifest = tmp_path / "step_00000002.pt.sha256"
+    manifest.unlink()
+    make(manifest)
+    told = []
+    assert folder.load_newest(on_fault=told.append) == {"step": 1}
+    assert len(told) == 1

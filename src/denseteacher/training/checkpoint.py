@@ -14,7 +14,7 @@ import torch
 
 from denseteacher.detectors.weight_files import require_regular, require_stored
 from denseteacher.errors import InputError
-from denseteacher.files import refusal_explained, sweep, write_atomically, write_bytes
+from denseteacher.files import refusal_explained, refuse_irregular, sweep, write_atomically, write_bytes
 
 _FILE_NAME = re.compile(r"([a-z_]+)_(\d+)\.pt")
 _PLAIN_TYPES = (bool, int, float, str, type(None))
@@ -204,6 +204,7 @@ def _write_manifest(checkpoint: Path, hashes: list[str]) -> None:
 
 def _manifest_hashes(checkpoint: Path) -> list[str] | None:
     """The hashes that a checkpoint may have; None without a manifest."""
+    refuse_irregular(_manifest_path(checkpoint))
     try:
         content = _manifest_path(checkpoint).read_bytes()
     except FileNotFoundError:
