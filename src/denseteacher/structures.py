@@ -38,7 +38,10 @@ class Targets(NamedTuple):
     labels: Tensor
     """(B, G) int64 class indices in [0, K)."""
     mask: Tensor
-    """(B, G) bool, True where there is a box."""
+    """(B, G) bool, True where there is an object's box."""
+    ignored: Tensor | None = None
+    """(B, G) bool, True where the box is a region to ignore instead, in which locations count neither way; None where
+    the data have no such regions."""
 
 
 class LossWeights(NamedTuple):

@@ -155,7 +155,8 @@ def move_targets(targets: Targets, matrix: Tensor, sizes: Tensor, *, least_visib
 
     Rows keep their places, so that what else is known of each box stays beside it. A turned box is larger
     than what it holds; the default keeps even a box of the whole image, whatever ``AffineView`` draws with
-    its own defaults and whatever shape up to 3 to 1 the image has.
+    its own defaults and whatever shape up to 3 to 1 the image has. Of a region to ignore all that is on the
+    image stays.
 
     Args:
         targets: Ground truth of B images.
@@ -169,4 +170,19 @@ def move_targets(targets: Targets, matrix: Tensor, sizes: Tensor, *, least_visib
     boxes = clip_boxes(moved, height, width)
     large = (boxes[..., 2:] - boxes[..., :2]).amin(-1) >= _LEAST_SIDE
     mask = targets.mask & large & (areas(boxes) >= least_visible * areas(moved))
-    return Targets(boxes.masked_fill(~mask[..., None], 0), targets.labels.masked_fill(~mask, 0), mask)
+    return with_boxes(targets, boxes, mask)
+
+
+def with_boxes(targets: Targets, boxes: Tensor, mask: Tensor) -> Targets:
+    """Ground truth whose boxes have been cut or moved: what is lost is 0, and a region stays while it has an area.
+
+    Args:
+        targets: Ground truth of B images.
+        boxes: (B, G, 4) its boxes now, those of regions to ignore too.
+        mask: (B, G) bool, which objects are left.
+    """
+    ignored, kept = targets.ignored, mask
+    if ignored is not None:
+        ignored = ignored & (areas(boxes) > 0)
+        kept = mask | ignored
+    return Targets(boxes.masked_fill(~kept[..., None], 0), targets.labels.masked_fill(~mask, 0), mask, ignored)

@@ -10,7 +10,7 @@ from torch.autograd.profiler import record_function
 from torch.utils.data import DataLoader, Dataset
 
 from denseteacher.data.augment.config import AugmentConfig
-from denseteacher.data.augment.weak import Geometry, fill_canvas, move_boxes, pad_targets, resize_and_flip
+from denseteacher.data.augment.weak import Boxes, Geometry, fill_canvas, move_boxes, pad_targets, resize_and_flip
 from denseteacher.data.config import DataConfig
 from denseteacher.data.images import load_image
 from denseteacher.data.loading.samplers import LabeledSampler, LookingSampler, is_portrait, unlabeled_sampler
@@ -275,10 +275,14 @@ def _pixels(view: PlannedView, *, labeled: bool) -> Tensor:
 
 
 def _targets(images: LabeledImages, views: list[PlannedView]) -> Targets:
-    boxes = [
-        move_boxes(images.boxes[view.position], view.record.height, view.record.width, view.geometry) for view in views
-    ]
-    return pad_targets(boxes, [images.labels[view.position] for view in views])
+    boxes, regions = _moved(images.boxes, views), images.regions
+    labels = [images.labels[view.position] for view in views]
+    return pad_targets(boxes, labels, None if regions is None else _moved(regions, views))
+
+
+def _moved(boxes: Sequence[Boxes], views: list[PlannedView]) -> list[Boxes]:
+    """The boxes of the views' images on the views."""
+    return [move_boxes(boxes[view.position], view.record.height, view.record.width, view.geometry) for view in views]
 
 
 def _every_step(_: int) -> bool:
