@@ -106,6 +106,9 @@ class LabeledBatch(NamedTuple):
     strong: ImageBatch
     targets: Targets
     """Boxes and classes of the objects on both views."""
+    sure_score: Tensor | None = None
+    """(B,) fp32 class score above which a teacher is sure of an object that nobody has labeled; None where all objects
+    have labels."""
 
 
 class UnlabeledBatch(NamedTuple):

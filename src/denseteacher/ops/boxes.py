@@ -43,6 +43,26 @@ def iou(boxes1: Tensor, boxes2: Tensor) -> Tensor:
     return intersection / union.clamp(min=_EPSILON)
 
 
+def pairwise_iou(boxes1: Tensor, boxes2: Tensor) -> Tensor:
+    """Intersection over union of all pairs of boxes of an image.
+
+    Args:
+        boxes1: (B, N, 4) xyxy.
+        boxes2: (B, G, 4) xyxy.
+
+    Returns:
+        (B, N, G) fp32 in [0, 1]; 0 where both boxes have no area.
+    """
+    # coordinate by coordinate: an operation along two numbers in memory would be many times slower
+    left1, top1, right1, bottom1 = boxes1.float()[:, :, None].unbind(-1)  # (B, N, 1) each
+    left2, top2, right2, bottom2 = boxes2.float()[:, None].unbind(-1)  # (B, 1, G) each
+    width = (torch.minimum(right1, right2) - torch.maximum(left1, left2)).clamp(min=0)
+    height = (torch.minimum(bottom1, bottom2) - torch.maximum(top1, top2)).clamp(min=0)
+    intersection = width * height
+    union = areas(boxes1.float())[:, :, None] + areas(boxes2.float())[:, None] - intersection
+    return intersection / union.clamp(min=_EPSILON)
+
+
 def giou(boxes1: Tensor, boxes2: Tensor) -> Tensor:
     """Generalized intersection over union (Rezatofighi et al., CVPR 2019), elementwise.
 

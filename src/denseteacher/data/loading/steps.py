@@ -45,6 +45,8 @@ class LoadedStep(NamedTuple):
     """Image files of the step, for messages."""
     passed_over: tuple[str, ...] = ()
     """What is wrong with images that others stand in for; see ``DataConfig.bad_images``."""
+    sure_score: Tensor | None = None
+    """Of the labeled images, see ``LabeledBatch``."""
     batch: SemiBatch | None = None
     """The step with its strong views, where the loader makes them (``StepsWithStrongViews``)."""
 
@@ -184,6 +186,7 @@ class StepDataset(Dataset[LoadedStep | InputError]):
             [view.sample for view in plan.labeled],
             [view.sample for view in plan.unlabeled],
             [view.record.name for view in views],
+            sure_score=None if self.config.labels_complete else torch.full((count,), self.config.sure_score),
         )
 
     def _views(
@@ -317,7 +320,9 @@ def with_strong_views(loaded: LoadedStep, augment: AugmentConfig, *, seed: int, 
     step, strong, affine = loaded.step, augment.strong, augment.affine
     weak = to(loaded.labeled, device)
     looks = strong(weak, seed=seed, step=step, samples=loaded.labeled_samples, draw=Draw.LABELED_STRONG)
-    labeled = LabeledBatch(weak, looks, to(loaded.targets, device))
+    sure = loaded.sure_score
+    sure = None if sure is None else sure.to(device, non_blocking=True)
+    labeled = LabeledBatch(weak, looks, to(loaded.targets, device), sure)
     if loaded.unlabeled is None:
         return SemiBatch(labeled, None)
     views, samples = to(loaded.unlabeled, device), loaded.unlabeled_samples
