@@ -184,7 +184,7 @@ def test_the_device_is_not_waited_for(method, detector):
 
 
 def test_the_recipe_says_that_labels_are_missing(coco):
-    keys = [*TINY, f"data.labeled={coco}"]
+    keys = [*TINY, f"data.labeled={coco}", "method.burn_in=4"]
     steps = {}
     for complete in (True, False):
         recipe = load_recipe("custom", [*keys, f"data.labels_complete={complete}", "data.sure_score=0.3"])
