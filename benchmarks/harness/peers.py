@@ -83,7 +83,7 @@ def _torchvision_step(pixels: Tensor, targets: Targets, classes: int, device: to
     images = [image.to(device) for image in pixels.float() / 255]
     wanted = [
         {"boxes": boxes[mask].to(device), "labels": labels[mask].to(device)}
-        for boxes, labels, mask in zip(*targets, strict=True)
+        for boxes, labels, mask in zip(*targets[:3], strict=True)
     ]
 
     def run() -> None:

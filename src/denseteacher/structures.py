@@ -38,7 +38,10 @@ class Targets(NamedTuple):
     labels: Tensor
     """(B, G) int64 class indices in [0, K)."""
     mask: Tensor
-    """(B, G) bool, True where there is a box."""
+    """(B, G) bool, True where there is an object's box."""
+    ignored: Tensor | None = None
+    """(B, G) bool, True where the box is a region to ignore instead, in which locations count neither way; None where
+    the data have no such regions."""
 
 
 class LossWeights(NamedTuple):
@@ -103,6 +106,9 @@ class LabeledBatch(NamedTuple):
     strong: ImageBatch
     targets: Targets
     """Boxes and classes of the objects on both views."""
+    sure_score: Tensor | None = None
+    """(B,) fp32 class score above which a teacher is sure of an object that nobody has labeled; None where all objects
+    have labels."""
 
 
 class UnlabeledBatch(NamedTuple):

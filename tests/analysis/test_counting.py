@@ -56,7 +56,7 @@ def match(kept, batch, image):
             continue
         regions = [
             region
-            for region, of, there in zip(*(part[image].tolist() for part in batch.ignored), strict=True)
+            for region, of, there in zip(*(part[image].tolist() for part in batch.ignored[:3]), strict=True)
             if there and of == label
         ]
         inside = any(area(box) and common(box, region) / area(box) >= 0.5 for region in regions)

@@ -8,7 +8,7 @@ import torchvision
 
 from denseteacher.detectors import FCOS, DetectorCard, load_detector, load_torchvision_fcos, save_detector
 from denseteacher.errors import InputError
-from denseteacher.structures import ImageBatch, Targets
+from denseteacher.structures import ImageBatch, Targets, cat
 from support import image_batch, random_targets
 from support.closeness import assert_close_to_scale
 
@@ -83,7 +83,7 @@ def test_two_views_of_a_scene_share_their_targets(detector):
     detector.eval()
     targets = random_targets(3, batch=2, boxes=4, classes=4)
     both = detector(image_batch(0, batch=4, height=96, width=96))
-    twice = Targets(*(torch.cat((field, field)) for field in targets))
+    twice = cat(targets, targets)
     shared = detector.supervised_losses(both, targets)
     explicit = detector.supervised_losses(both, twice)
     detector.train()

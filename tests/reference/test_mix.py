@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from denseteacher.data.augment.mix import mixup, mosaic, unmixed, with_rows
-from denseteacher.structures import ImageBatch, Targets
+from denseteacher.structures import ImageBatch, Targets, take
 from support import random_targets, tensors_of
 from support.closeness import assert_close_to_scale
 
@@ -168,7 +168,7 @@ def test_some_rows_are_replaced_and_the_others_keep_every_bit():
     first, first_targets, second, second_targets = pairs()
     rows = torch.tensor([3, 1])
     chosen = [ImageBatch(*(field[rows] for field in images)) for images in (first, second)]
-    boxes = [Targets(*(field[rows] for field in targets)) for targets in (first_targets, second_targets)]
+    boxes = [take(targets, rows) for targets in (first_targets, second_targets)]
     others = mixup(chosen[0], boxes[0], chosen[1], boxes[1], torch.tensor([0.4, 0.6]))
     before = unmixed(first, first_targets, room=5)
     mixed = with_rows(before, rows, others)

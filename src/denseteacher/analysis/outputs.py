@@ -15,8 +15,7 @@ from denseteacher.data.sizes import resized_size
 from denseteacher.evaluation.matching import IGNORED, match_groups
 from denseteacher.inference.predictor import Predictor
 from denseteacher.methods import UnbiasedTeacher
-from denseteacher.ops.assigners import Assignment
-from denseteacher.ops.boxes import centers
+from denseteacher.ops.assigners import Assignment, centers_inside
 from denseteacher.pseudo_labels.boxes import PseudoBoxes, pseudo_boxes
 from denseteacher.structures import DenseOutput, ImageBatch, Targets, to
 
@@ -117,9 +116,7 @@ def percent(value: float | None) -> str:
 
 def known_locations(batch: OutputBatch, truth: Assignment) -> Tensor:
     """(B, N) bool, where the labels say what a location is: not in the padding, nor in a region to ignore."""
-    center = centers(batch.output.anchors)[None, :, None]
-    regions = batch.ignored.boxes[:, None]
-    inside = ((center > regions[..., :2]) & (center < regions[..., 2:])).all(-1).any(-1)
+    inside = centers_inside(batch.output.anchors, batch.ignored.boxes, batch.ignored.mask)
     return batch.output.valid & ((truth.labels >= 0) | ~inside)
 
 
@@ -161,6 +158,6 @@ class _Flat(NamedTuple):
 
 
 def _flat(targets: Targets) -> _Flat:
-    boxes, labels, mask = (field.cpu().numpy() for field in targets)
+    boxes, labels, mask = (field.cpu().numpy() for field in targets[:3])
     rows, columns = np.nonzero(mask)
     return _Flat(boxes[mask].astype(np.float64), labels[mask] * len(mask) + rows, columns)

@@ -70,6 +70,16 @@ class DataConfig(Config):
     """Whether to keep the labels of the images that a split leaves out, for analyses and methods that ask for them."""
     bad_boxes: Literal["error", "fix"] = "error"
     """What to do with boxes without area or outside of their image."""
+    ignore_regions: Literal["leave_out", "background"] = "leave_out"
+    """What the labeled images' regions to ignore (COCO's ``iscrowd``, CrowdHuman's ``ignore``) are to the class loss:
+    left out of it, at the locations that ``detector.ignore_rule`` names, or background, as in published runs on COCO.
+    VOC's difficult objects are ordinary ones."""
+    labels_complete: bool = True
+    """Whether every object of the labeled images has a label. If not, what a teacher is sure of and no label covers
+    is left out of their class loss from the end of the burn-in on; until then it is background, as all else."""
+    sure_score: float = Field(0.4, gt=0, lt=1)
+    """Class score above which the teacher is sure, with ``labels_complete: false``. An object is then more likely than
+    not: focal loss with its usual alpha of 0.25 and gamma of 2 is least at 0.40 where the chance is one half."""
     bad_images: Literal["error", "skip"] = "error"
     """What to do with image files that are missing or can't be read: refuse the data, or leave such images out and
     say how many. ``skip`` decodes all labeled and validation images before the first step; in place of an unlabeled

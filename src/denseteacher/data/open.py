@@ -77,7 +77,8 @@ def open_data(config: DataConfig) -> TrainingData:
     annotations = read_annotations(source, on_fault=notes)
     if config.bad_images == "skip":
         annotations = without_bad_images(annotations, notes)
-    everything = labeled_images(annotations, bad_boxes=config.bad_boxes)
+    regions = config.ignore_regions == "leave_out"
+    everything = labeled_images(annotations, bad_boxes=config.bad_boxes, regions=regions)
     kept = {image.id for image, boxes in zip(everything.images, everything.boxes, strict=True) if len(boxes)}
     if config.empty_images == "drop":
         annotations = _with_images(annotations, kept)

@@ -120,7 +120,7 @@ class Category:
 
 @dataclass(frozen=True, slots=True)
 class LabeledImages:
-    """Images with their boxes. Lists run in parallel; regions to ignore are already left out."""
+    """Images with their boxes. Lists run in parallel; regions to ignore are not among the boxes."""
 
     images: list[ImageRecord]
     boxes: list[npt.NDArray[np.float32]]
@@ -129,12 +129,16 @@ class LabeledImages:
     """(n,) indices into ``categories`` an image."""
     categories: list[Category]
     """Categories by rising id."""
+    regions: list[npt.NDArray[np.float32]] | None = None
+    """(n, 4) xyxy pixels of the regions to ignore an image; None where no image has one, or nobody asked."""
 
     def select(self, positions: list[int]) -> "LabeledImages":
         """The images at these positions, in the order given."""
+        regions = [self.regions[i] for i in positions] if self.regions is not None else []
         return LabeledImages(
             images=[self.images[i] for i in positions],
             boxes=[self.boxes[i] for i in positions],
             labels=[self.labels[i] for i in positions],
             categories=self.categories,
+            regions=regions if any(map(len, regions)) else None,
         )

@@ -1,14 +1,22 @@
 """What every detector of the package offers, and what is the same in all of them: losses, decoding and detection."""
 
 from abc import ABC, abstractmethod
-from typing import Any, ClassVar, NamedTuple, Protocol
+from typing import Any, ClassVar, Literal, NamedTuple, Protocol
 
 import torch
 from pydantic import Field
 from torch import Tensor, nn
 
 from denseteacher.config import Config
-from denseteacher.ops.assigners import BACKGROUND, IGNORED, Assignment, location_weights
+from denseteacher.ops.assigners import (
+    BACKGROUND,
+    IGNORED,
+    Assignment,
+    centers_inside,
+    leave_out,
+    location_weights,
+    with_regions,
+)
 from denseteacher.ops.distributed import mean_over_processes
 from denseteacher.ops.losses import sigmoid_focal_loss
 from denseteacher.ops.postprocess import candidates_per_level, non_maximum_suppression
@@ -99,6 +107,10 @@ class OneStageConfig(Config, ABC):
     max_detections: int = Field(100, gt=0, le=1_000_000)
     """Most detections an image."""
 
+    ignore_rule: Literal["covered", "assigned"] = "covered"
+    """Which background locations a region to ignore leaves out of the class loss: those that it covers (on RetinaNet
+    anchors at least half inside), or, as published for CrowdHuman, those that an object with its box would get."""
+
     @abstractmethod
     def build(self, num_classes: int) -> "OneStageDetector":
         """The detector of this config with new weights.
@@ -169,7 +181,21 @@ class OneStageDetector(nn.Module, ABC):
 
     def foreground(self, targets: Targets, anchors: Tensor, output: DenseOutput | None = None) -> Tensor:
         """See ``DenseDetector``."""
-        return self.assign(targets, anchors, self.levels(anchors), output).labels > BACKGROUND
+        return self.assignment(targets, anchors, output).labels > BACKGROUND
+
+    def assignment(self, targets: Targets, anchors: Tensor, output: DenseOutput | None = None) -> Assignment:
+        """What ``assign`` gives, less the regions to ignore; see there, and ``OneStageConfig.ignore_rule``."""
+        levels = self.levels(anchors)
+        if targets.ignored is None:
+            return self.assign(targets, anchors, levels, output)
+        if self.config.ignore_rule == "assigned":
+            return self.assign(with_regions(targets), anchors, levels, output)
+        covered = self.covered(anchors, targets.boxes, targets.ignored)
+        return leave_out(self.assign(targets, anchors, levels, output), covered)
+
+    def covered(self, anchors: Tensor, boxes: Tensor, mask: Tensor) -> Tensor:
+        """(B, N) bool, which anchors (N, 4) lie in one of an image's boxes (B, G, 4) that count, by mask (B, G)."""
+        return centers_inside(anchors, boxes, mask)
 
     def fitting(self, targets: Targets, anchors: Tensor) -> Tensor:
         """(B, N) bool, which anchors fit a box by themselves: without those that are trained lest it have none."""
@@ -177,7 +203,7 @@ class OneStageDetector(nn.Module, ABC):
 
     def supervised_losses(self, output: DenseOutput, targets: Targets, weights: LossWeights | None = None) -> LossDict:
         """See ``DenseDetector``: focal loss and ``location_losses``, over the foreground count of all processes."""
-        assignment = self.assign(targets, output.anchors, self.levels(output.anchors), output)
+        assignment = self.assignment(targets, output.anchors, output)
         views = output.logits.shape[0] // assignment.labels.shape[0]
         labels, boxes = assignment.labels.repeat(views, 1), assignment.boxes.repeat(views, 1, 1)
         foreground = labels > BACKGROUND

@@ -18,7 +18,7 @@ from denseteacher.detectors.pyramid import (
     tower_features,
 )
 from denseteacher.ops.anchors import box_anchors
-from denseteacher.ops.assigners import Assignment, assign_max_iou
+from denseteacher.ops.assigners import Assignment, areas_inside, assign_max_iou
 from denseteacher.ops.boxes import decode_deltas, encode_deltas
 from denseteacher.ops.losses import giou_loss
 from denseteacher.structures import DenseOutput, LossDict, Targets
@@ -127,6 +127,10 @@ class RetinaNet(PyramidDetector):
         overlap = box_iou(targets.boxes.flatten(0, 1), anchors).view(*targets.mask.shape, -1)
         fits: Tensor = overlap >= self.config.background_iou
         return (fits & targets.mask[..., None]).any(1)
+
+    def covered(self, anchors: Tensor, boxes: Tensor, mask: Tensor) -> Tensor:
+        """See ``OneStageDetector``: half of an anchor's area is enough."""
+        return areas_inside(anchors, boxes, mask)
 
     def location_losses(self, output: DenseOutput, boxes: Tensor) -> LossDict:
         """See ``OneStageDetector``: smooth L1 on the coded deltas, or GIoU loss."""

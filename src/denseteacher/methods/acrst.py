@@ -155,12 +155,13 @@ class ACRST(PseudoBoxTeacher):
 
 
 def _together(first: Targets, second: Targets) -> Targets:
-    """The boxes of two batches of images as those of one, padded alike."""
+    """The objects of two batches of images as those of one, padded alike."""
     room = max(first.mask.shape[1], second.mask.shape[1])
     return cat(_padded(first, room), _padded(second, room))
 
 
 def _padded(targets: Targets, room: int) -> Targets:
-    """Ground truth with zeros up to ``room`` rows an image."""
+    """The objects with zeros up to ``room`` rows an image."""
     spare = room - targets.mask.shape[1]
-    return Targets(*(torch.cat((rows, rows.new_zeros(len(rows), spare, *rows.shape[2:])), dim=1) for rows in targets))
+    columns = (torch.cat((rows, rows.new_zeros(len(rows), spare, *rows.shape[2:])), dim=1) for rows in targets[:3])
+    return Targets(*columns)

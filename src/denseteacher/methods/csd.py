@@ -14,6 +14,7 @@ from denseteacher.ops.boxes import centers
 from denseteacher.ops.distributed import mean_over_processes
 from denseteacher.ops.losses import bernoulli_divergence
 from denseteacher.pseudo_labels.flip_ensemble import mirror_back, mirror_images
+from denseteacher.pseudo_labels.missing_labels import missing_labels
 from denseteacher.structures import MethodOutput, MethodState, SemiBatch, cat, chunk
 
 _LEAST_SIDE = 1.0  # pixels; keeps the logarithm of a collapsed box finite
@@ -64,7 +65,8 @@ class CSD(SemiSupervised):
         weight = self.weight_at(step)
         if weight == 0 or batch.unlabeled is None:
             return Supervised().losses(student, teacher, batch, step)
-        weak, strong, targets = batch.labeled
+        labeled_batch = batch.labeled
+        weak, strong, targets = labeled_batch.weak, labeled_batch.strong, labeled_batch.targets
         images = cat(weak, batch.unlabeled.weak)
         output = student(cat(strong, images, mirror_images(images)))
         labeled, seen = len(weak.sizes), len(images.sizes)
@@ -79,13 +81,14 @@ class CSD(SemiSupervised):
         if self.box:
             difference = box_difference(student.decode_boxes(plain), mirrored.boxes, self.variances)
             consistency["box"] = (difference * kept).sum() / count
-        losses = weighted("sup", student.supervised_losses(supervised, targets))
+        weights, watched = (None, {}) if teacher is None else missing_labels(teacher, labeled_batch)
+        losses = weighted("sup", student.supervised_losses(supervised, targets, weights))
         losses |= weighted("unsup", consistency, weight)
         metrics = {
             "labeled/boxes": boxes_per_image(targets),
             "consistency/locations": kept.sum() / kept.shape[0],
         }
-        return MethodOutput(losses, metrics)
+        return MethodOutput(losses, metrics | watched)
 
 
 def symmetric_divergence(logits1: Tensor, logits2: Tensor) -> Tensor:

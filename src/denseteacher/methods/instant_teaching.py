@@ -2,6 +2,7 @@
 
 from typing import Literal, NamedTuple
 
+import torch
 from pydantic import Field
 from torch import Tensor
 
@@ -108,6 +109,8 @@ class InstantTeaching(PseudoBoxTeacher):
     def mix(self, found: Targets, labeled: LabeledBatch, unlabeled: UnlabeledBatch) -> Mixed:
         """The strong views and the boxes on them, some mixed with labeled strong views of the batch."""
         strong = unlabeled.strong
+        if labeled.targets.ignored is not None:  # then the mixed images have such regions too
+            found = found._replace(ignored=torch.zeros_like(found.mask))
         mixed = unmixed(strong, found, room=labeled.targets.mask.shape[1])
         kinds = self.pairs(unlabeled.random, partners=len(labeled.strong.sizes))
         for pairs, tiles in zip(kinds, (False, True), strict=True):

@@ -11,6 +11,7 @@ from torch.autograd.profiler import record_function
 from denseteacher.detectors.base import DenseDetector
 from denseteacher.methods.base import PAPER_RATIO, Method, boxes_per_image, weighted
 from denseteacher.methods.supervised import Supervised
+from denseteacher.pseudo_labels.missing_labels import TeacherOfBoth
 from denseteacher.structures import (
     DenseOutput,
     ImageBatch,
@@ -115,13 +116,15 @@ class MeanTeacher(SemiSupervised):
         weight = self.weight_at(step)
         if teacher is None or weight == 0 or batch.unlabeled is None:
             return Supervised().losses(student, teacher, batch, step)
+        labeled = batch.labeled
         with torch.no_grad(), record_function("pseudo-label"):
-            output = self.teacher_output(student, teacher, batch.unlabeled)
-            task = self.student_task(student, output, batch.labeled, batch.unlabeled, state)
-        weak, strong, targets = batch.labeled
-        output = student(cat(weak, strong, task.images))
-        on_labeled, on_unlabeled = chunk(output, [2 * len(weak.sizes), len(task.images.sizes)])
-        losses: LossDict = weighted("sup", student.supervised_losses(on_labeled, targets))
+            both = TeacherOfBoth(teacher, labeled)
+            output = self.teacher_output(student, both.teacher, batch.unlabeled)
+            task = self.student_task(student, output, labeled, batch.unlabeled, state)
+        output = student(cat(labeled.weak, labeled.strong, task.images))
+        on_labeled, on_unlabeled = chunk(output, [2 * len(labeled.weak.sizes), len(task.images.sizes)])
+        weights, watched = both.missing_labels()
+        losses: LossDict = weighted("sup", student.supervised_losses(on_labeled, labeled.targets, weights))
         losses |= weighted("unsup", task.loss(on_unlabeled), weight)
-        metrics = {"labeled/boxes": boxes_per_image(targets)} | task.metrics
+        metrics = {"labeled/boxes": boxes_per_image(labeled.targets)} | watched | task.metrics
         return MethodOutput(losses, metrics, task.state)

@@ -43,6 +43,26 @@ def iou(boxes1: Tensor, boxes2: Tensor) -> Tensor:
     return intersection / union.clamp(min=_EPSILON)
 
 
+def pairwise_iou(boxes1: Tensor, boxes2: Tensor) -> Tensor:
+    """Intersection over union of all pairs of boxes of an image.
+
+    Args:
+        boxes1: (B, N, 4) xyxy.
+        boxes2: (B, G, 4) xyxy.
+
+    Returns:
+        (B, N, G) fp32 in [0, 1]; 0 where both boxes have no area.
+    """
+    # coordinate by coordinate: an operation along two numbers in memory would be many times slower
+    left1, top1, right1, bottom1 = boxes1.float()[:, :, None].unbind(-1)  # (B, N, 1) each
+    left2, top2, right2, bottom2 = boxes2.float()[:, None].unbind(-1)  # (B, 1, G) each
+    width = (torch.minimum(right1, right2) - torch.maximum(left1, left2)).clamp(min=0)
+    height = (torch.minimum(bottom1, bottom2) - torch.maximum(top1, top2)).clamp(min=0)
+    intersection = width * height
+    union = areas(boxes1.float())[:, :, None] + areas(boxes2.float())[:, None] - intersection
+    return intersection / union.clamp(min=_EPSILON)
+
+
 def giou(boxes1: Tensor, boxes2: Tensor) -> Tensor:
     """Generalized intersection over union (Rezatofighi et al., CVPR 2019), elementwise.
 
@@ -155,7 +175,8 @@ def move_targets(targets: Targets, matrix: Tensor, sizes: Tensor, *, least_visib
 
     Rows keep their places, so that what else is known of each box stays beside it. A turned box is larger
     than what it holds; the default keeps even a box of the whole image, whatever ``AffineView`` draws with
-    its own defaults and whatever shape up to 3 to 1 the image has.
+    its own defaults and whatever shape up to 3 to 1 the image has. Of a region to ignore all that is on the
+    image stays.
 
     Args:
         targets: Ground truth of B images.
@@ -169,4 +190,19 @@ def move_targets(targets: Targets, matrix: Tensor, sizes: Tensor, *, least_visib
     boxes = clip_boxes(moved, height, width)
     large = (boxes[..., 2:] - boxes[..., :2]).amin(-1) >= _LEAST_SIDE
     mask = targets.mask & large & (areas(boxes) >= least_visible * areas(moved))
-    return Targets(boxes.masked_fill(~mask[..., None], 0), targets.labels.masked_fill(~mask, 0), mask)
+    return with_boxes(targets, boxes, mask)
+
+
+def with_boxes(targets: Targets, boxes: Tensor, mask: Tensor) -> Targets:
+    """Ground truth whose boxes have been cut or moved: what is lost is 0, and a region stays while it has an area.
+
+    Args:
+        targets: Ground truth of B images.
+        boxes: (B, G, 4) its boxes now, those of regions to ignore too.
+        mask: (B, G) bool, which objects are left.
+    """
+    ignored, kept = targets.ignored, mask
+    if ignored is not None:
+        ignored = ignored & (areas(boxes) > 0)
+        kept = mask | ignored
+    return Targets(boxes.masked_fill(~kept[..., None], 0), targets.labels.masked_fill(~mask, 0), mask, ignored)

@@ -36,6 +36,8 @@ def changed_keys(recipe: Recipe, other: Mapping[str, Any], may_change: Sequence[
         other: As it was written, perhaps by another version.
         may_change: Keys that don't count, and all below them.
     """
+    if "burn_in" not in other["method"]:  # that of supervised, which an older version did not have
+        may_change = (*may_change, "method.burn_in")
     now, then = (flat_recipe(one, may_change) for one in (recipe.model_dump(mode="json"), _with_new_keys(other)))
     return [key for key in sorted(now.keys() | then.keys()) if now.get(key) != then.get(key)]
 
@@ -61,7 +63,7 @@ def require_same_recipe(recipe: Recipe, other: str, source: object, may_change: 
     Raises:
         InputError: If another key differs.
     """
-    then = json.loads(other)
+    then = _with_new_keys(json.loads(other))
     changed = changed_keys(recipe, then, may_change)
     if changed:
         now = flat_recipe(recipe.model_dump(mode="json"))
@@ -74,14 +76,20 @@ def require_same_recipe(recipe: Recipe, other: str, source: object, may_change: 
 
 def _with_new_keys(content: Mapping[str, Any]) -> dict[str, Any]:
     """A dumped recipe, perhaps of an older version, with the keys that it could not say yet."""
-    new: dict[str, Any] = {"init": "backbone", "extra_from": "pyramid"}
+    new: dict[str, Any] = {"init": "backbone", "extra_from": "pyramid", "ignore_rule": "covered"}
     if content["detector"].get("name") == "fcos":
         new["initial_distance"] = 2.0
     detector = new | with_old_statistics(content["detector"])
     detector = {key: list(one) if isinstance(one, tuple) else one for key, one in detector.items()}
     learns_from_unlabeled = "ramp" in content["method"]
     method = ({"unlabeled_weight": 1.0} if learns_from_unlabeled else {}) | content["method"]
-    data = {"bad_images": "error", "empty_images": "keep"} | content["data"]
+    data = {
+        "bad_images": "error",
+        "empty_images": "keep",
+        "ignore_regions": "background",
+        "labels_complete": True,
+        "sure_score": 0.4,
+    } | content["data"]
     return {**content, "detector": detector, "method": method, "data": data}
 
 

@@ -55,7 +55,7 @@ def is_reported(folder: RunFolder) -> bool:
 def baseline_recipe(recipe: Recipe) -> Recipe:
     """The resolved recipe of a run, for labeled images alone."""
     changes = {
-        "method": Supervised(),
+        "method": Supervised(burn_in=recipe.method.burn_in_steps or 0),
         "augment": recipe.augment.model_copy(update={"affine": None}),
         "data": recipe.data.model_copy(update={"hidden_labels": False}),
     }

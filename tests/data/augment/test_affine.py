@@ -9,7 +9,7 @@ from torch.nn import functional
 from denseteacher.data.augment.affine import AffineView, about_center, warp
 from denseteacher.data.augment.weak import Geometry, transform
 from denseteacher.ops.boxes import move_boxes, move_targets
-from denseteacher.structures import ImageBatch, Targets
+from denseteacher.structures import ImageBatch, Targets, to
 from support import random_targets
 from support.closeness import assert_close_to_scale
 
@@ -218,9 +218,9 @@ def test_nothing_is_read_back_from_the_device():
     images = ImageBatch(torch.zeros(2, 3, 64, 96, dtype=torch.uint8, device="meta"), torch.zeros(2, 2, device="meta"))
     moved, matrix = _view(VIEWS["all"], images)
     assert moved.pixels.is_meta
-    targets = Targets(*(field.to("meta") for field in random_targets(0, batch=2, boxes=3, classes=4)))
+    targets = to(random_targets(0, batch=2, boxes=3, classes=4), torch.device("meta"))
     found = move_targets(targets, matrix, images.sizes)
-    assert [tuple(field.shape) for field in found] == [(2, 3, 4), (2, 3), (2, 3)]
+    assert [tuple(field.shape) for field in found[:3]] == [(2, 3, 4), (2, 3), (2, 3)]
 
 
 def test_tiny_images_pass():
@@ -421,7 +421,7 @@ def test_targets_on_the_image_are_handed_on_by_the_identity():
     sizes = torch.tensor([[200, 200]] * 5)
     targets = Targets((targets.boxes + 10).masked_fill(~targets.mask[..., None], 0), *targets[1:])
     found = move_targets(targets, torch.eye(3).expand(5, 3, 3), sizes)
-    assert all(torch.equal(one, other) for one, other in zip(found, targets, strict=True))
+    assert all(torch.equal(one, other) for one, other in zip(found[:3], targets[:3], strict=True))
 
 
 @pytest.mark.parametrize("room", [0, 1, 5])

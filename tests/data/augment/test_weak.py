@@ -244,7 +244,8 @@ def test_pad_targets():
     assert targets.boxes.tolist() == [[[1, 2, 3, 4], [5, 6, 7, 8]], [[0] * 4] * 2]
     assert targets.labels.tolist() == [[3, 1], [0, 0]]
     assert targets.mask.tolist() == [[True, True], [False, False]]
-    assert [field.dtype for field in targets] == [torch.float32, torch.int64, torch.bool]
+    assert [field.dtype for field in targets[:3]] == [torch.float32, torch.int64, torch.bool]
+    assert targets.ignored is None
 
 
 def test_pad_targets_has_room_for_one_box_at_least():

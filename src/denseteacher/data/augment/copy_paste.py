@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional
 from torchvision.ops import roi_align
 
-from denseteacher.ops.boxes import areas
+from denseteacher.ops.boxes import areas, with_boxes
 from denseteacher.ops.distributed import rows_of_all_processes
 from denseteacher.structures import ImageBatch, MethodState, Targets
 
@@ -155,12 +155,14 @@ def paste(collage: Collage, crops: Crops, numbers: Tensor, rule: PasteRule) -> C
     upper = torch.minimum(targets.boxes[..., 2:], box[..., 2:])
     covered = areas(torch.cat((lower, upper), dim=2))
     seen = targets.mask & (covered <= rule.most_covered * areas(targets.boxes))
+    kept = with_boxes(targets, targets.boxes, seen)
     return Collage(
         ImageBatch(pixels, images.sizes),
         Targets(
-            torch.cat((targets.boxes.masked_fill(~seen[..., None], 0), box), dim=1),
-            torch.cat((targets.labels.masked_fill(~seen, 0), crops.labels.masked_fill(~crops.mask, 0)[:, None]), dim=1),
+            torch.cat((kept.boxes, box), dim=1),
+            torch.cat((kept.labels, crops.labels.masked_fill(~crops.mask, 0)[:, None]), dim=1),
             torch.cat((seen, crops.mask[:, None]), dim=1),
+            None if kept.ignored is None else functional.pad(kept.ignored, (0, 1)),
         ),
         torch.cat((collage.true & seen, (crops.true & crops.mask)[:, None]), dim=1),
     )

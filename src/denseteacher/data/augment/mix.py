@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from denseteacher.ops.boxes import with_boxes
 from denseteacher.ops.padding import MEAN_COLOR, real_area
 from denseteacher.structures import ImageBatch, Targets, cat, take
 
@@ -63,7 +64,7 @@ def mosaic(
     ends in its direction where the second image ends; across it a pair is as large as the larger image, with
     the mean color beside the smaller tile. (The published code cuts the padded canvas, so that where sizes differ
     a tile may be all padding.) Boxes are cut to their tile; one goes if of either side no more than a quarter
-    is left (published).
+    is left (published). Of a region to ignore all that is in the tile stays.
 
     Args:
         first: B images.
@@ -91,6 +92,7 @@ def unmixed(images: ImageBatch, targets: Targets, room: int) -> Mixed:
         functional.pad(targets.boxes, (0, 0, 0, room)),
         functional.pad(targets.labels, (0, room)),
         functional.pad(targets.mask, (0, room)),
+        None if targets.ignored is None else functional.pad(targets.ignored, (0, room)),
     )
     return Mixed(images, padded, torch.ones_like(padded.boxes[..., 0]))
 
@@ -122,9 +124,11 @@ def _cut_to_tile(targets: Targets, start: Tensor, end: Tensor) -> Targets:
     corners = torch.split(targets.boxes, 2, dim=2)
     boxes = torch.cat([corner.clamp(lower, upper) for corner in corners], dim=2)
     before, after = corners[1] - corners[0], boxes[..., 2:] - boxes[..., :2]
-    mask = targets.mask & (after > _LEAST_VISIBLE * before).all(2)
-    return Targets(boxes.masked_fill(~mask[..., None], 0), targets.labels.masked_fill(~mask, 0), mask)
+    return with_boxes(targets, boxes, targets.mask & (after > _LEAST_VISIBLE * before).all(2))
 
 
 def _joined(first: Targets, second: Targets) -> Targets:
-    return Targets(*(torch.cat(pair, dim=1) for pair in zip(first, second, strict=True)))
+    boxes, labels, mask = (torch.cat(pair, dim=1) for pair in zip(first[:3], second[:3], strict=True))
+    if first.ignored is None or second.ignored is None:
+        return Targets(boxes, labels, mask)
+    return Targets(boxes, labels, mask, torch.cat((first.ignored, second.ignored), dim=1))

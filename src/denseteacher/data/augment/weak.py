@@ -221,22 +221,31 @@ def fill_canvas(images: Iterable[Tensor], count: int, canvas: tuple[int, int]) -
     return pixels
 
 
-def pad_targets(boxes: Sequence[Boxes], labels: Sequence[npt.NDArray[Any]]) -> Targets:
+def pad_targets(
+    boxes: Sequence[Boxes], labels: Sequence[npt.NDArray[Any]], regions: Sequence[Boxes] | None = None
+) -> Targets:
     """Ground truth of a batch as padded tensors, with room for at least one box an image.
 
     Args:
         boxes: (n_i, 4) xyxy of each image.
         labels: (n_i,) class indices of each image.
+        regions: (m_i, 4) xyxy of each image's regions to ignore, which come after its objects.
     """
-    room = max([1, *(len(rows) for rows in boxes)])
+    more = [0] * len(boxes) if regions is None else [len(rows) for rows in regions]
+    room = max([1, *(len(rows) + count for rows, count in zip(boxes, more, strict=True))])
     targets = Targets(
         torch.zeros(len(boxes), room, 4),
         torch.zeros(len(boxes), room, dtype=torch.int64),
         torch.zeros(len(boxes), room, dtype=torch.bool),
+        None if regions is None else torch.zeros(len(boxes), room, dtype=torch.bool),
     )
     for index, (rows, classes) in enumerate(zip(boxes, labels, strict=True)):
         count = len(rows)
         targets.boxes[index, :count] = torch.from_numpy(np.asarray(rows, dtype=np.float32).reshape(-1, 4))
         targets.labels[index, :count] = torch.from_numpy(np.asarray(classes, dtype=np.int64))
         targets.mask[index, :count] = True
+        if regions is not None and targets.ignored is not None:
+            places = slice(count, count + len(regions[index]))
+            targets.boxes[index, places] = torch.from_numpy(regions[index].astype(np.float32))
+            targets.ignored[index, places] = True
     return targets

@@ -259,32 +259,59 @@ def share_faults(path: Path, boxes: Sequence[Sequence[float]]) -> list[Fault]:
 
 
 def labeled_images(
-    annotations: Annotations, *, bad_boxes: Literal["error", "fix"] = "error", on_fault: OnFault = refuse
+    annotations: Annotations,
+    *,
+    bad_boxes: Literal["error", "fix"] = "error",
+    regions: bool = False,
+    on_fault: OnFault = refuse,
 ) -> LabeledImages:
-    """What training needs: boxes by image, without the regions to ignore.
+    """What training needs: boxes by image, and beside them the regions to ignore.
 
     Args:
         annotations: A data set.
         bad_boxes: ``error`` refuses a box without area or more than a pixel outside of its image; ``fix`` cuts
             boxes to their image and drops what has no area then.
+        regions: Whether the regions to ignore are wanted. They are cut to their images, without a complaint.
         on_fault: Called for bad boxes, unless they are to be fixed.
     """
     records, classes = annotations.records, annotations.categories
     objects = [one for one in annotations.content["annotations"] if not one.get("iscrowd", 0)]
-    position = {record.id: index for index, record in enumerate(records)}
     label_of = {category.id: index for index, category in enumerate(classes)}
-    owner = np.fromiter((position[one["image_id"]] for one in objects), np.int64, len(objects))
+    owner = _owners(objects, records)
     labels = np.fromiter((label_of[one["category_id"]] for one in objects), np.int64, len(objects))
     checked = _checked_boxes(objects, records, owner)
     if bad_boxes == "error":
         on_fault(list(_box_faults(annotations.path, objects, records, owner, checked.empty, "box without area")))
         outside = checked.outside & ~checked.empty
         on_fault(list(_box_faults(annotations.path, objects, records, owner, outside, "box outside of its image")))
-    kept = np.flatnonzero(~checked.empty)
+    boxes, own_labels = _by_image([checked.boxes, labels], owner, ~checked.empty, len(records))
+    return LabeledImages(records, boxes, own_labels, classes, _regions(annotations) if regions else None)
+
+
+def _regions(annotations: Annotations) -> list[Boxes] | None:
+    """The regions to ignore of each image, as far as they lie in it; None where there are none."""
+    records = annotations.records
+    crowds = [one for one in annotations.content["annotations"] if one.get("iscrowd", 0)]
+    owner = _owners(crowds, records)
+    checked = _checked_boxes(crowds, records, owner)
+    (boxes,) = _by_image([checked.boxes], owner, ~checked.empty, len(records))
+    return boxes if any(map(len, boxes)) else None
+
+
+def _owners(objects: list[dict[str, Any]], records: list[ImageRecord]) -> npt.NDArray[np.int64]:
+    """(n,) position of each object's image."""
+    position = {record.id: index for index, record in enumerate(records)}
+    return np.fromiter((position[one["image_id"]] for one in objects), np.int64, len(objects))
+
+
+def _by_image(
+    columns: Sequence[npt.NDArray[Any]], owner: npt.NDArray[np.int64], which: npt.NDArray[np.bool_], images: int
+) -> list[list[npt.NDArray[Any]]]:
+    """The chosen rows of each column, in their order, as one array an image."""
+    kept = np.flatnonzero(which)
     order = kept[np.argsort(owner[kept], kind="stable")]
-    cuts = np.searchsorted(owner[order], np.arange(1, len(records)))
-    boxes, own_labels = np.split(checked.boxes[order], cuts), np.split(labels[order], cuts)
-    return LabeledImages(records, boxes[: len(records)], own_labels[: len(records)], classes)
+    cuts = np.searchsorted(owner[order], np.arange(1, images))
+    return [np.split(column[order], cuts)[:images] for column in columns]
 
 
 class _CheckedBoxes(NamedTuple):

@@ -10,7 +10,7 @@ from torch.autograd.profiler import record_function
 from torch.utils.data import DataLoader, Dataset
 
 from denseteacher.data.augment.config import AugmentConfig
-from denseteacher.data.augment.weak import Geometry, fill_canvas, move_boxes, pad_targets, resize_and_flip
+from denseteacher.data.augment.weak import Boxes, Geometry, fill_canvas, move_boxes, pad_targets, resize_and_flip
 from denseteacher.data.config import DataConfig
 from denseteacher.data.images import load_image
 from denseteacher.data.loading.samplers import LabeledSampler, LookingSampler, is_portrait, unlabeled_sampler
@@ -45,6 +45,8 @@ class LoadedStep(NamedTuple):
     """Image files of the step, for messages."""
     passed_over: tuple[str, ...] = ()
     """What is wrong with images that others stand in for; see ``DataConfig.bad_images``."""
+    sure_score: Tensor | None = None
+    """Of the labeled images, see ``LabeledBatch``."""
     batch: SemiBatch | None = None
     """The step with its strong views, where the loader makes them (``StepsWithStrongViews``)."""
 
@@ -184,6 +186,7 @@ class StepDataset(Dataset[LoadedStep | InputError]):
             [view.sample for view in plan.labeled],
             [view.sample for view in plan.unlabeled],
             [view.record.name for view in views],
+            sure_score=None if self.config.labels_complete else torch.full((count,), self.config.sure_score),
         )
 
     def _views(
@@ -275,10 +278,14 @@ def _pixels(view: PlannedView, *, labeled: bool) -> Tensor:
 
 
 def _targets(images: LabeledImages, views: list[PlannedView]) -> Targets:
-    boxes = [
-        move_boxes(images.boxes[view.position], view.record.height, view.record.width, view.geometry) for view in views
-    ]
-    return pad_targets(boxes, [images.labels[view.position] for view in views])
+    boxes, regions = _moved(images.boxes, views), images.regions
+    labels = [images.labels[view.position] for view in views]
+    return pad_targets(boxes, labels, None if regions is None else _moved(regions, views))
+
+
+def _moved(boxes: Sequence[Boxes], views: list[PlannedView]) -> list[Boxes]:
+    """The boxes of the views' images on the views."""
+    return [move_boxes(boxes[view.position], view.record.height, view.record.width, view.geometry) for view in views]
 
 
 def _every_step(_: int) -> bool:
@@ -313,7 +320,9 @@ def with_strong_views(loaded: LoadedStep, augment: AugmentConfig, *, seed: int, 
     step, strong, affine = loaded.step, augment.strong, augment.affine
     weak = to(loaded.labeled, device)
     looks = strong(weak, seed=seed, step=step, samples=loaded.labeled_samples, draw=Draw.LABELED_STRONG)
-    labeled = LabeledBatch(weak, looks, to(loaded.targets, device))
+    sure = loaded.sure_score
+    sure = None if sure is None else sure.to(device, non_blocking=True)
+    labeled = LabeledBatch(weak, looks, to(loaded.targets, device), sure)
     if loaded.unlabeled is None:
         return SemiBatch(labeled, None)
     views, samples = to(loaded.unlabeled, device), loaded.unlabeled_samples
