@@ -1,8 +1,13 @@
-"""How much padding a step computes and how many canvases a run has, with each way to draw scales and canvases.
+"""How much padding a step computes, what of the images is selected in it, and how many canvases a run has.
 
     python benchmarks/canvases.py [--steps 500]
 
-No image is read: sizes are drawn, and the steps' plans counted. The shapes are an assumption in the likeness of COCO
+No image is read: sizes are drawn, and the steps' plans counted. Rows ``published`` have what each GPU of the published
+run has, a canvas for its two labeled and one for its two unlabeled images; ``before`` one orientation and one canvas a
+process, as this package had; ``now`` the recipe as it is. A labeled image is seen twice, an unlabeled one once, and
+by the teacher without gradients, which counts a third.
+
+The shapes are an assumption in the likeness of COCO
 (a long side of 640 nearly always, a quarter upright, half of all 4 : 3), not a count of it. Writes
 ``results/canvases.json``.
 """
@@ -11,6 +16,7 @@ import argparse
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import product
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -27,9 +33,19 @@ SHAPES = [(640, 480, 50), (640, 427, 22), (500, 375, 6), (640, 360, 3), (500, 33
 """Long side, short side and percent of the images; the short sides of the others are anything from 300 to 640."""
 UPRIGHT = 0.27
 IMAGES = 12_000
-Batch = tuple[Sequence[tuple[int, int]], tuple[int, int]]
+Size = tuple[int, int]
+Batch = tuple[Sequence[Size], Size]
 """Height and width of the views, and of their canvas."""
-METRICS = ["padding, % of the real pixels", "canvases"]
+PADDING = "padding, % of the real pixels"
+STEP = [PADDING, "of labeled views", "of unlabeled views", "selected, % of the real locations", "canvases a step"]
+METRICS = [*STEP, "canvases"]
+STRIDES = (8, 16, 32, 64, 128)
+GROUP = 2
+"""Images that the published run has on a GPU, of each kind."""
+RATIO = 1.0
+"""Percent of the locations that are selected."""
+JITTER = ["augment.weak.short_side=[400,1200]", "augment.weak.sampling=range"]
+BEFORE = ["data.orientation_group=null", "augment.weak.canvases=1"]
 
 
 def images() -> LabeledImages:
@@ -54,12 +70,76 @@ def measure(batches: Iterable[Batch]) -> dict[str, list[float]]:
         real += sum(own_height * own_width for own_height, own_width in sizes)
         computed += len(sizes) * height * width
         canvases.add((height, width))
-    return {METRICS[0]: [round(100 * (computed / real - 1), 1)], METRICS[1]: [len(canvases)]}
+    return {PADDING: [round(100 * (computed / real - 1), 1)], METRICS[-1]: [len(canvases)]}
+
+
+class Side(NamedTuple):
+    """The labeled or the unlabeled views of a step."""
+
+    sizes: list[Size]
+    computed: list[Size]
+    """Canvas of each view's forward."""
+    selecting: list[Size]
+    """Canvas whose locations each view's share is of."""
+
+
+def groups_of(sizes: list[Size]) -> list[Size]:
+    """The own canvas of each one's group."""
+    starts = range(0, len(sizes), GROUP)
+    return [common_canvas(sizes[start : start + GROUP]) for start in starts for _ in sizes[start : start + GROUP]]
+
+
+def steps_of(data: LabeledImages, variant: str, processes: int, keys: list[str], steps: int) -> Iterator[list[Side]]:
+    """Labeled and unlabeled views of a run's first steps in its first process."""
+    recipe = load_recipe("coco_standard", [*keys, *(BEFORE if variant == "before" else [])])
+    dataset = build_steps(recipe, TrainingData(data, data.images), 0, processes).with_unlabeled()
+    for step in range(steps):
+        plan = dataset.plan(step)
+        kinds = [[view.geometry[:2] for view in views] for views in (plan.labeled, plan.unlabeled)]
+        canvases = list(plan.canvases or [plan.canvas] * sum(map(len, kinds)))
+        computed = [canvases[: len(kinds[0])], canvases[len(kinds[0]) :]]
+        own = [groups_of(sizes) for sizes in kinds]
+        if variant == "published":
+            computed = own
+        selecting = computed if variant == "before" else own
+        yield [Side(*fields) for fields in zip(kinds, computed, selecting, strict=True)]
+
+
+def area(sizes: Iterable[Size]) -> int:
+    """Pixels."""
+    return sum(height * width for height, width in sizes)
+
+
+def locations(sizes: Iterable[Size]) -> int:
+    """Of FCOS, on images or on canvases."""
+    return sum(-(-height // stride) * -(-width // stride) for height, width in sizes for stride in STRIDES)
+
+
+def measure_steps(steps: Iterable[list[Side]]) -> dict[str, list[float]]:
+    """Padding of steps, and the share of the unlabeled images' own locations that their selection amounts to."""
+    real, computed, there, selected, forwards, count = [0, 0], [0, 0], 0, 0.0, 0, 0
+    canvases = set()
+    for sides in steps:
+        for kind, side in enumerate(sides):
+            real[kind] += area(side.sizes)
+            computed[kind] += area(side.computed)
+        used = {canvas for side in sides for canvas in side.computed}
+        canvases |= used
+        forwards += len(used)
+        count += 1
+        there += locations(sides[1].sizes)
+        selected += RATIO * locations(sides[1].selecting)
+    padding = [100 * (one / other - 1) for one, other in zip(computed, real, strict=True)]
+    views = (2.0, 4 / 3)
+    total, pure = (sum(share * one for share, one in zip(views, ones, strict=True)) for ones in (computed, real))
+    values = [100 * (total / pure - 1), *padding, selected / there, forwards / count, len(canvases)]
+    return {metric: [round(value, 2)] for metric, value in zip(METRICS, values, strict=True)}
 
 
 def training(data: LabeledImages, batch: int, keys: list[str], steps: int) -> Iterator[Batch]:
     """A run's first steps."""
-    recipe = load_recipe("coco_standard", [f"data.labeled_batch={batch}", f"data.unlabeled_batch={batch}", *keys])
+    batches = [f"data.labeled_batch={batch}", f"data.unlabeled_batch={batch}"]
+    recipe = load_recipe("coco_standard", [*BEFORE, *batches, *keys])
     dataset = build_steps(recipe, TrainingData(data, data.images)).with_unlabeled()
     for step in range(steps):
         plan = dataset.plan(step)
@@ -82,9 +162,14 @@ def main() -> None:
     steps = parser.parse_args().steps
     data = images()
     found = {}
+    for views, keys in (("", []), (", large-scale jittering", JITTER)):
+        for processes, variant in ((8, "published"), (1, "before"), (1, "now"), (8, "before"), (8, "now")):
+            images_each = 16 // processes
+            label = f"train{views}, {images_each} + {images_each} images a process, {variant}"
+            found[label] = measure_steps(steps_of(data, variant, processes, keys, steps))
     for batch, scale, canvas in product((16, 2), ("image", "batch"), ("smallest", "bucket")):
         keys = [f"augment.weak.scale_per={scale}", f"augment.weak.canvas={canvas}"]
-        label = f"train, {batch} + {batch} images, scale_per: {scale}, canvas: {canvas}"
+        label = f"train, one orientation, {batch} + {batch} images, scale_per: {scale}, canvas: {canvas}"
         found[label] = measure(training(data, batch, keys, steps))
     in_order = [range(start, start + 8) for start in range(0, IMAGES, 8)]
     by_shape = batches_by_shape(IMAGES, lambda place: (data.images[place].height, data.images[place].width), 8)
@@ -94,7 +179,9 @@ def main() -> None:
     said = f"{steps} steps, and {IMAGES:,} images of made-up sizes like COCO's; short side 640 to 800 and 800"
     for row in rows:
         print(row["label"], row["values"])
-    print(write_result("canvases", rows, {}, metrics=METRICS, data=said))
+    one = {variant: found[f"train, 16 + 16 images a process, {variant}"][PADDING][0] for variant in ("before", "now")}
+    ratios = {"pixels_now_over_before": round((100 + one["now"]) / (100 + one["before"]), 3)}
+    print(write_result("canvases", rows, ratios, metrics=METRICS, data=said))
 
 
 if __name__ == "__main__":

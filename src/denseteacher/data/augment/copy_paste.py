@@ -156,7 +156,7 @@ def paste(collage: Collage, crops: Crops, numbers: Tensor, rule: PasteRule) -> C
     covered = areas(torch.cat((lower, upper), dim=2))
     seen = targets.mask & (covered <= rule.most_covered * areas(targets.boxes))
     return Collage(
-        ImageBatch(pixels, images.sizes),
+        images._replace(pixels=pixels),
         Targets(
             torch.cat((targets.boxes.masked_fill(~seen[..., None], 0), box), dim=1),
             torch.cat((targets.labels.masked_fill(~seen, 0), crops.labels.masked_fill(~crops.mask, 0)[:, None]), dim=1),
