@@ -1,44 +1,52 @@
 """How much padding a step computes, what of the images is selected in it, and how many canvases a run has.
 
-    python benchmarks/canvases.py [--steps 500]
+    python benchmarks/canvases.py [--steps 500] [--rounds 2]
 
 No image is read: sizes are drawn, and the steps' plans counted. Rows ``published`` have what each GPU of the published
 run has, a canvas for its two labeled and one for its two unlabeled images; ``before`` one orientation and one canvas a
 process, as this package had; ``now`` the recipe as it is. A labeled image is seen twice, an unlabeled one once, and
 by the teacher without gradients, which counts a third.
 
-The shapes are an assumption in the likeness of COCO
-(a long side of 640 nearly always, a quarter upright, half of all 4 : 3), not a count of it. Writes
-``results/canvases.json``.
+The shapes are an assumption in the likeness of COCO (a long side of 640 nearly always, a quarter upright, half of all
+4 : 3), not a count of it. Then steps of FCOS on ResNet-50 are timed, before and now in turns, on views of a sixth of the
+size (``SMALL``), and steps of Digits, whole and in parts (``schedule.accumulate``). Writes ``results/canvases.json``.
 """
 
 import argparse
 from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
 from itertools import product
 from pathlib import Path
+from statistics import median
 from typing import NamedTuple
 
 import numpy as np
+import torch
 
 from denseteacher.data.augment.weak import EvalView
+from denseteacher.data.loading.steps import LoadedStep
 from denseteacher.data.open import TrainingData
 from denseteacher.data.records import Category, ImageRecord, LabeledImages
 from denseteacher.data.sizes import common_canvas, resized_size
 from denseteacher.inference.inputs import batches_by_shape
+from denseteacher.ops.padding import real_area
 from denseteacher.recipes.schema import load_recipe
+from denseteacher.runs.benchmark import Size, made_up_step, make_student_teacher, open_runtime
 from denseteacher.runs.build import build_steps
+from denseteacher.structures import ImageBatch, chunk
+from harness.timing import in_turns, ratio_of_medians, undisturbed_clock
 from result_file import write_result
 
 SHAPES = [(640, 480, 50), (640, 427, 22), (500, 375, 6), (640, 360, 3), (500, 333, 3), (640, 640, 2), (612, 612, 2)]
 """Long side, short side and percent of the images; the short sides of the others are anything from 300 to 640."""
 UPRIGHT = 0.27
 IMAGES = 12_000
-Size = tuple[int, int]
-Batch = tuple[Sequence[Size], Size]
+Sides = tuple[int, int]
+Batch = tuple[Sequence[Sides], Sides]
 """Height and width of the views, and of their canvas."""
 PADDING = "padding, % of the real pixels"
 STEP = [PADDING, "of labeled views", "of unlabeled views", "selected, % of the real locations", "canvases a step"]
-METRICS = [*STEP, "canvases"]
+METRICS = [*STEP, "canvases", "s a step"]
 STRIDES = (8, 16, 32, 64, 128)
 GROUP = 2
 """Images that the published run has on a GPU, of each kind."""
@@ -70,26 +78,26 @@ def measure(batches: Iterable[Batch]) -> dict[str, list[float]]:
         real += sum(own_height * own_width for own_height, own_width in sizes)
         computed += len(sizes) * height * width
         canvases.add((height, width))
-    return {PADDING: [round(100 * (computed / real - 1), 1)], METRICS[-1]: [len(canvases)]}
+    return {PADDING: [round(100 * (computed / real - 1), 1)], METRICS[-2]: [len(canvases)]}
 
 
-class Side(NamedTuple):
+class Kind(NamedTuple):
     """The labeled or the unlabeled views of a step."""
 
-    sizes: list[Size]
-    computed: list[Size]
+    sizes: list[Sides]
+    computed: list[Sides]
     """Canvas of each view's forward."""
-    selecting: list[Size]
+    selecting: list[Sides]
     """Canvas whose locations each view's share is of."""
 
 
-def groups_of(sizes: list[Size]) -> list[Size]:
+def groups_of(sizes: list[Sides]) -> list[Sides]:
     """The own canvas of each one's group."""
     starts = range(0, len(sizes), GROUP)
     return [common_canvas(sizes[start : start + GROUP]) for start in starts for _ in sizes[start : start + GROUP]]
 
 
-def steps_of(data: LabeledImages, variant: str, processes: int, keys: list[str], steps: int) -> Iterator[list[Side]]:
+def steps_of(data: LabeledImages, variant: str, processes: int, keys: list[str], steps: int) -> Iterator[list[Kind]]:
     """Labeled and unlabeled views of a run's first steps in its first process."""
     recipe = load_recipe("coco_standard", [*keys, *(BEFORE if variant == "before" else [])])
     dataset = build_steps(recipe, TrainingData(data, data.images), 0, processes).with_unlabeled()
@@ -102,20 +110,65 @@ def steps_of(data: LabeledImages, variant: str, processes: int, keys: list[str],
         if variant == "published":
             computed = own
         selecting = computed if variant == "before" else own
-        yield [Side(*fields) for fields in zip(kinds, computed, selecting, strict=True)]
+        yield [Kind(*fields) for fields in zip(kinds, computed, selecting, strict=True)]
 
 
-def area(sizes: Iterable[Size]) -> int:
+SMALL = ["augment.weak.short_side=[96,128]", "augment.weak.sampling=range", "augment.weak.max_side=213"]
+SMALL_BATCH = 4
+
+
+def made_up(data: LabeledImages, variant: str, step: int) -> LoadedStep:
+    """A step's views as ``variant`` plans them, all noise."""
+    batches = [f"data.labeled_batch={SMALL_BATCH}", f"data.unlabeled_batch={SMALL_BATCH}"]
+    recipe = load_recipe("coco_standard", [*SMALL, *batches, *(BEFORE if variant == "before" else [])])
+    plan = build_steps(recipe, TrainingData(data, data.images)).with_unlabeled().plan(step)
+    sizes = torch.tensor([view.geometry[:2] for view in (*plan.labeled, *plan.unlabeled)])
+    noise = torch.randint(0, 256, (len(sizes), 3, *plan.canvas), dtype=torch.uint8)
+    labeled, unlabeled = chunk(ImageBatch(noise * real_area(sizes, *plan.canvas), sizes, plan.canvases), 2)
+    step_of_noise = made_up_step(Size(SMALL_BATCH, SMALL_BATCH, *sizes.amin(0).tolist(), 8), 80, seed=step)
+    assert step_of_noise.unlabeled is not None
+    return step_of_noise._replace(labeled=labeled, unlabeled=step_of_noise.unlabeled._replace(weak=unlabeled))
+
+
+def time_steps(data: LabeledImages, rounds: int) -> dict[str, list[float]]:
+    """Seconds of steps of FCOS on ResNet-50, by variant, in turns."""
+    work = {}
+    for variant in ("before", "now"):
+        keys = ["detector.pretrained=false", "runtime.device=cpu", "runtime.precision=fp32"]
+        keys += [f"method.group_canvas={variant == 'now'}".lower(), *(BEFORE if variant == "before" else [])]
+        recipe = load_recipe("coco_standard", [*keys, *SMALL])
+        size = Size(SMALL_BATCH, SMALL_BATCH, 128, 192)
+        student_teacher = make_student_teacher(recipe, open_runtime(recipe), size, 80)
+        steps = iter([made_up(data, variant, step) for step in range(rounds + 1)])
+        work[variant] = lambda student_teacher=student_teacher, steps=steps: student_teacher.train_step(next(steps))
+    device = torch.device("cpu")
+    return in_turns(work, rounds=rounds, device=device, clock=undisturbed_clock(device))
+
+
+def time_parts(rounds: int) -> dict[str, list[float]]:
+    """Seconds of steps of Digits, by ``schedule.accumulate``, in turns."""
+    work = {}
+    for parts in (1, 2, 4):
+        recipe = load_recipe("digits", [f"schedule.accumulate={parts}", "runtime.device=cpu", "runtime.precision=fp32"])
+        recipe = recipe.model_copy(update={"method": recipe.method.with_ratio(0.19)})
+        size = Size(8, 8, 96, 96)
+        student_teacher = make_student_teacher(recipe, open_runtime(recipe), size, 10)
+        work[str(parts)] = partial(student_teacher.train_step, made_up_step(size, 10))
+    device = torch.device("cpu")
+    return in_turns(work, rounds=rounds, warm=3, device=device, clock=undisturbed_clock(device))
+
+
+def area(sizes: Iterable[Sides]) -> int:
     """Pixels."""
     return sum(height * width for height, width in sizes)
 
 
-def locations(sizes: Iterable[Size]) -> int:
+def locations(sizes: Iterable[Sides]) -> int:
     """Of FCOS, on images or on canvases."""
     return sum(-(-height // stride) * -(-width // stride) for height, width in sizes for stride in STRIDES)
 
 
-def measure_steps(steps: Iterable[list[Side]]) -> dict[str, list[float]]:
+def measure_steps(steps: Iterable[list[Kind]]) -> dict[str, list[float]]:
     """Padding of steps, and the share of the unlabeled images' own locations that their selection amounts to."""
     real, computed, there, selected, forwards, count = [0, 0], [0, 0], 0, 0.0, 0, 0
     canvases = set()
@@ -133,7 +186,7 @@ def measure_steps(steps: Iterable[list[Side]]) -> dict[str, list[float]]:
     views = (2.0, 4 / 3)
     total, pure = (sum(share * one for share, one in zip(views, ones, strict=True)) for ones in (computed, real))
     values = [100 * (total / pure - 1), *padding, selected / there, forwards / count, len(canvases)]
-    return {metric: [round(value, 2)] for metric, value in zip(METRICS, values, strict=True)}
+    return {metric: [round(value, 2)] for metric, value in zip(METRICS, values, strict=False)}
 
 
 def training(data: LabeledImages, batch: int, keys: list[str], steps: int) -> Iterator[Batch]:
@@ -159,7 +212,8 @@ def main() -> None:
     """Measures and writes."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", type=int, default=500)
-    steps = parser.parse_args().steps
+    parser.add_argument("--rounds", type=int, default=2)
+    steps, rounds = (given := parser.parse_args()).steps, given.rounds
     data = images()
     found = {}
     for views, keys in (("", []), (", large-scale jittering", JITTER)):
@@ -175,12 +229,23 @@ def main() -> None:
     by_shape = batches_by_shape(IMAGES, lambda place: (data.images[place].height, data.images[place].width), 8)
     for label, groups in (("in the order given", in_order), ("by shape", by_shape)):
         found[f"predict, 8 images, {label}"] = measure(prediction(data, groups))
+    timed, parts = time_steps(data, rounds), time_parts(10 * rounds)
+    for variant, seconds in timed.items():
+        label = f"step, FCOS R50, {SMALL_BATCH} + {SMALL_BATCH} small images, {variant}"
+        found[label] = {METRICS[-1]: [round(median(seconds), 2)]}
+    for count, seconds in parts.items():
+        found[f"step, Digits, accumulate: {count}"] = {METRICS[-1]: [round(median(seconds), 4)]}
     rows = [{"label": label, "seeds": [1], "values": values} for label, values in found.items()]
     said = f"{steps} steps, and {IMAGES:,} images of made-up sizes like COCO's; short side 640 to 800 and 800"
     for row in rows:
         print(row["label"], row["values"])
     one = {variant: found[f"train, 16 + 16 images a process, {variant}"][PADDING][0] for variant in ("before", "now")}
-    ratios = {"pixels_now_over_before": round((100 + one["now"]) / (100 + one["before"]), 3)}
+    ratios = {
+        "pixels_now_over_before": round((100 + one["now"]) / (100 + one["before"]), 3),
+        "step_now_over_before": round(ratio_of_medians(timed, "now", "before"), 3),
+        "step_accumulate_2_over_1": round(ratio_of_medians(parts, "2", "1"), 3),
+        "step_accumulate_4_over_1": round(ratio_of_medians(parts, "4", "1"), 3),
+    }
     print(write_result("canvases", rows, ratios, metrics=METRICS, data=said))
 
 
