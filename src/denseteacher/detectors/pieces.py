@@ -78,10 +78,10 @@ def forward_in_pieces(detector: nn.Module, images: ImageBatch, parts: int = 1) -
 
 
 def _cut(images: ImageBatch, parts: int) -> list[_Piece]:
-    count, common = len(images.sizes), tuple(images.pixels.shape[-2:])
+    count, common = len(images.sizes), (images.pixels.shape[-2], images.pixels.shape[-1])
     by_canvas: dict[tuple[int, int], list[int]] = {}
-    for row, canvas in enumerate(images.canvases or [cast(tuple[int, int], common)] * count):
-        by_canvas.setdefault(canvas, []).append(row)
+    for row, (height, width) in enumerate(images.canvases or (common,) * count):  # tuples leave a loader as lists
+        by_canvas.setdefault((height, width), []).append(row)
     most = -(-count // parts)
     return [
         _Piece(rows[start : start + most], canvas)
