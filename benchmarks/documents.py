@@ -70,7 +70,7 @@ def table(file: Path, folder: Path) -> str:
     heads = ["", *metrics, *(["paper, on COCO"] if published else []), "seeds"]
     lines = [f"| {' | '.join(heads)} |", f"|{'---|' * len(heads)}"]
     for row in rows:
-        texts = [spread(row["values"][metric]) for metric in metrics]
+        texts = [spread(row["values"][metric]) if metric in row["values"] else "" for metric in metrics]
         texts += [paper(row["published"], metrics[0])] if published else []
         lines.append(f"| {' | '.join([row['label'], *texts, ', '.join(map(str, row['seeds']))])} |")
     return "\n".join([*lines, source(file, folder, result)])

@@ -9,7 +9,8 @@ pyramid levels, K classes, G padded ground-truth boxes of an image, D detections
 """
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple, TypeVar
+from itertools import accumulate, chain, pairwise
+from typing import NamedTuple, TypeVar, cast
 
 import torch
 from torch import Tensor
@@ -20,6 +21,9 @@ Tree = TypeVar("Tree", bound=NamedTuple)
 LossDict = dict[str, Tensor]
 """Named scalar tensors."""
 
+Canvases = tuple[tuple[int, int], ...]
+"""Height and width, one an image."""
+
 
 class ImageBatch(NamedTuple):
     """Images on one padded canvas."""
@@ -28,6 +32,16 @@ class ImageBatch(NamedTuple):
     """(B, 3, H, W) uint8 RGB; padding lies right and below and is 0."""
     sizes: Tensor
     """(B, 2) int64: height and width of each image without its padding."""
+    canvases: Canvases | None = None
+    """Height and width of the part of the canvas that a network computes of each image, so that padding is saved;
+    None stands for all of it. Numbers of the host, since shapes can't wait for a device."""
+
+    @property
+    def computed(self) -> int:
+        """Pixels that a network computes of all images."""
+        if self.canvases is None:
+            return self.pixels.numel() // 3
+        return sum(height * width for height, width in self.canvases)
 
 
 class Targets(NamedTuple):
@@ -158,6 +172,8 @@ class MethodOutput(NamedTuple):
 
 _SHARED = frozenset({"anchors"})
 """Fields without a row an image."""
+_ON_HOST = frozenset({"canvases"})
+"""Fields with a row an image that are a tuple."""
 
 
 def to(tree: Tree, device: torch.device) -> Tree:
@@ -170,14 +186,15 @@ def take(tree: Tree, rows: Tensor | slice) -> Tree:
 
     Args:
         tree: Tree of B images.
-        rows: (n,) int64 of the wanted ones, on the tensors' device; or a slice.
+        rows: (n,) int64 of the wanted ones, on the tensors' device; or a slice. With the former images lose their
+            ``canvases``, which the host can't choose from without waiting for the device.
     """
-    return _map(lambda fields: fields[0][rows], tree)
+    return _map(lambda fields: fields[0][rows], tree, on_host=_chosen(rows))
 
 
 def cat(*trees: Tree) -> Tree:
     """Several batches of one canvas as one, so that a step costs one pass and one all-reduce."""
-    return _map(torch.cat, *trees)
+    return _map(torch.cat, *trees, on_host=_chained)
 
 
 def chunk(tree: Tree, parts: int | Sequence[int]) -> list[Tree]:
@@ -194,6 +211,9 @@ def chunk(tree: Tree, parts: int | Sequence[int]) -> list[Tree]:
     for name, value in zip(tree._fields, tree, strict=True):
         if value is None or name in _SHARED:
             columns.append([value] * count)
+        elif name in _ON_HOST:
+            ends = [0, *accumulate(len(cast(Tensor, rows)) for rows in columns[0])]
+            columns.append([value[start:end] for start, end in pairwise(ends)])
         elif isinstance(value, Tensor):
             columns.append(value.chunk(parts) if isinstance(parts, int) else torch.split(value, list(parts)))
         else:
@@ -201,20 +221,44 @@ def chunk(tree: Tree, parts: int | Sequence[int]) -> list[Tree]:
     return [tree._make(fields) for fields in zip(*columns, strict=True)]
 
 
-def _map(change: Callable[[tuple[Tensor, ...]], Tensor], *trees: Tree, shared: bool = False) -> Tree:
+def _chosen(rows: Tensor | slice) -> Callable[[Sequence[Canvases | None]], Canvases | None]:
+    def choose(fields: Sequence[Canvases | None]) -> Canvases | None:
+        return fields[0][rows] if fields[0] is not None and isinstance(rows, slice) else None
+
+    return choose
+
+
+def _chained(fields: Sequence[Canvases | None]) -> Canvases | None:
+    """All, where each batch has them."""
+    return None if None in fields else tuple(chain.from_iterable(field for field in fields if field is not None))
+
+
+def _unchanged(fields: Sequence[Canvases | None]) -> Canvases | None:
+    return fields[0]
+
+
+def _map(
+    change: Callable[[tuple[Tensor, ...]], Tensor],
+    *trees: Tree,
+    shared: bool = False,
+    on_host: Callable[[Sequence[Canvases | None]], Canvases | None] = _unchanged,
+) -> Tree:
     """Tuples of one form as one of that form, each tensor made from those in its place.
 
     Args:
         change: What becomes of them.
         *trees: The tuples.
         shared: Change fields of ``_SHARED`` too; else the first tuple's stay.
+        on_host: What becomes of fields of ``_ON_HOST``.
     """
     fields: list[object] = []
     for name, values in zip(trees[0]._fields, zip(*trees, strict=True), strict=True):
-        if values[0] is None or (name in _SHARED and not shared):
+        if name in _ON_HOST:
+            fields.append(on_host(values))
+        elif values[0] is None or (name in _SHARED and not shared):
             fields.append(values[0])
         elif isinstance(values[0], Tensor):
             fields.append(change(values))
         else:
-            fields.append(_map(change, *values, shared=shared))
+            fields.append(_map(change, *values, shared=shared, on_host=on_host))
     return trees[0]._make(fields)

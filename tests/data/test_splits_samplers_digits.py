@@ -113,6 +113,38 @@ def test_an_epoch_has_every_image_and_few_mixed_batches(portrait, landscape, siz
         assert extra < size
 
 
+@pytest.mark.parametrize(("portrait", "landscape"), [(13, 40), (0, 5), (3, 500), (1, 0)])
+def test_groups_of_a_batch_have_one_orientation_each(portrait, landscape):
+    shape = np.array([True] * portrait + [False] * landscape)
+    sampler = LabeledSampler(shape, 8, 3, group=2)
+    batches = [sampler.batch(step) for step in range(3 * sampler.batches_per_epoch)]
+    assert all(len(batch) == 8 for batch in batches)
+    for epoch in range(3):
+        own = np.concatenate(batches[epoch * sampler.batches_per_epoch : (epoch + 1) * sampler.batches_per_epoch])
+        assert set(own.tolist()) == set(range(len(shape)))
+        assert len(own) - len(shape) < 8
+        mixed = [shape[a] != shape[b] for a, b in own.reshape(-1, 2)]
+        assert sum(mixed) <= 2
+    if portrait > 8:  # batches hold both orientations, as often as the images have them
+        both = np.mean([len(set(shape[batch].tolist())) == 2 for batch in batches])
+        assert both > 0.5
+
+
+def test_grouped_orders_are_functions_of_seed_and_step_and_the_same_by_default():
+    shape = np.arange(50) % 3 == 0
+    first, again = (LabeledSampler(shape, 8, 1, group=2) for _ in range(2))
+    assert all(np.array_equal(first.batch(step), again.batch(step)) for step in [40, 3, 17, 3])
+    whole, default = LabeledSampler(shape, 8, 1, group=8), LabeledSampler(shape, 8, 1)
+    assert all(np.array_equal(whole.batch(step), default.batch(step)) for step in range(40))
+
+
+def test_unlabeled_images_of_any_orientation_are_drawn_evenly():
+    shape = np.arange(30) < 10
+    sampler = UniformSampler(shape, 8, seed=0)
+    counts = np.bincount(np.concatenate([sampler.positions(step, range(8), portrait=None) for step in range(3000)]))
+    assert np.all(np.abs(counts - 800) < 5 * 800**0.5)
+
+
 def test_orders_are_functions_of_seed_and_step():
     shape = np.arange(50) % 3 == 0
     first, again, other = (LabeledSampler(shape, 4, seed=seed) for seed in (1, 1, 2))

@@ -99,7 +99,14 @@ def test_every_method_trains_on_four_times_as_many_unlabeled_images(name, coco, 
 def test_the_published_numbers_of_the_main_recipe():
     recipe = load_recipe("coco_standard")
     assert recipe.method == DenseTeacher(
-        ratio=0.01, cls_weight=4, box_weight=1, quality_weight=1, burn_in=5000, group_size=2, count_padding=True
+        ratio=0.01,
+        cls_weight=4,
+        box_weight=1,
+        quality_weight=1,
+        burn_in=5000,
+        group_size=2,
+        count_padding=True,
+        group_canvas=True,
     )
     assert (recipe.ema.decay, recipe.ema.start) == (0.9996, 3000)
     assert (recipe.optim.lr, recipe.optim.momentum, recipe.optim.clip_value) == (0.01, 0.9, 1.0)
@@ -225,7 +232,8 @@ def test_auto_values_follow_the_data():
             r"no method 'dense_techer' \(did you mean 'dense_teacher'\?\): use one of acrst, csd",
         ),
         ("schedule.accumulate=3", "not a multiple of the 3 parts"),
-        ("method.group_size=5", r"method\.group_size is 5"),
+        ("method.group_size=5", r"method\.group_size is 5, but each process has 16 unlabeled images"),
+        ("data.orientation_group=3", r"data\.orientation_group is 3, but each process has 16 labeled images"),
         ("ema.start=9000", r"ema\.start is 9000, after the burn-in"),
         ("data.split=seeded", "published' needs|needs either percent or count"),
         ("optim.lr", "KEY=VALUE"),

@@ -4,9 +4,12 @@ import numpy as np
 import pytest
 import torch
 
+from denseteacher.detectors import FCOS
 from denseteacher.methods import DenseTeacher
+from denseteacher.ops.anchors import valid_locations
 from denseteacher.ops.boxes import decode_ltrb
 from denseteacher.pseudo_labels.dense import dense_pseudo_labels
+from denseteacher.structures import ImageBatch
 from support import dense_output, giou_rows, semi_batch, sigmoid64
 from support.closeness import assert_close_to_scale
 
@@ -151,3 +154,55 @@ def test_the_ramp_begins_at_the_burn_in_and_ends_at_twice():
     assert [DenseTeacher(burn_in=10, ramp=0).weight_at(step) for step in (9, 10)] == [0, 1]
     assert [DenseTeacher(burn_in=10, ramp=5).weight_at(step) for step in (10, 14, 15)] == [0, 0.8, 1]
     assert [DenseTeacher(burn_in=10, ramp=5, unlabeled_weight=3).weight_at(step) for step in (10, 15)] == [0, 3]
+
+
+def own_grids(sizes, group, strides=(8, 16, 32)):
+    """Locations of each group's own canvas: a multiple of 32 that holds the group's images, counted level by level."""
+    counts = []
+    for start in range(0, len(sizes), group):
+        height, width = (-(-max(side) // 32) * 32 for side in zip(*sizes[start : start + group], strict=True))
+        counts.append(group * sum(-(-height // stride) * -(-width // stride) for stride in strides))
+    return counts
+
+
+@pytest.mark.parametrize("ratio", [0.01, 0.07, 1.0])
+@pytest.mark.parametrize("group", [1, 2])
+def test_a_group_selects_as_if_it_were_alone_on_its_canvas(group, ratio):
+    sizes = torch.tensor([[64, 90], [50, 70], [100, 33], [128, 96]])
+    detector = FCOS(num_classes=3, backbone="test_byobnet", levels=(3, 5), channels=16)
+    images = ImageBatch(torch.zeros(4, 3, 128, 128, dtype=torch.uint8), sizes)
+    with torch.no_grad():
+        output = detector(images)
+    output = output._replace(logits=dense_output(1, batch=4, locations=len(output.anchors), classes=3).logits)
+    together = dense_pseudo_labels(output, ratio=ratio, group_size=group, sizes=sizes)
+    counts = together.selected.view(4 // group, -1).sum(1).tolist()
+    assert counts == [max(1, int(ratio * own)) for own in own_grids(sizes.tolist(), group)]
+    for start in range(0, 4, group):
+        rows = slice(start, start + group)
+        canvas = [-(-side // 32) * 32 for side in sizes[rows].amax(0).tolist()]
+        inside = valid_locations(output.anchors, torch.tensor([canvas]))[0]
+        alone = output._replace(
+            logits=output.logits[rows, inside], valid=output.valid[rows, inside], anchors=output.anchors[inside]
+        )
+        expected = dense_pseudo_labels(alone, ratio=ratio)
+        assert torch.equal(together.selected[rows, inside], expected.selected)
+        assert not together.selected[rows, ~inside].any()
+        assert_close_to_scale(together.targets[rows, inside], expected.targets)
+        assert_close_to_scale(together.normalizer[start // group], expected.normalizer[0])
+
+
+def test_nothing_is_learned_beyond_the_canvas_of_a_group():
+    sizes = torch.tensor([[64, 90], [128, 96]])
+    detector = FCOS(num_classes=3, backbone="test_byobnet", levels=(3, 5), channels=16)
+    batch = semi_batch(side=128)
+    unlabeled = batch.unlabeled._replace(weak=batch.unlabeled.weak._replace(sizes=sizes))
+    with torch.no_grad():
+        teacher_output = detector(unlabeled.weak)
+    student = teacher_output._replace(logits=(teacher_output.logits + 0.3).requires_grad_())
+    for own_canvas in (False, True):
+        method = DenseTeacher(ratio=0.1, group_size=1, group_canvas=own_canvas, box=False, quality=False)
+        student.logits.grad = None
+        method.student_task(detector, teacher_output, batch.labeled, unlabeled, None).loss(student)["cls"].backward()
+        beyond = ~valid_locations(teacher_output.anchors, torch.tensor([[64, 96]]))[0]
+        assert bool(student.logits.grad[0, beyond].any()) != own_canvas
+        assert student.logits.grad[0, ~beyond].all()

@@ -44,7 +44,7 @@ WAITS = {
 """Every method, and where the host waits for the device in a step of it."""
 
 
-def waits_of_a_step(method, detector, *overrides, prepare=lambda student_teacher: None, hidden=False):
+def waits_of_a_step(method, detector, *overrides, prepare=lambda student_teacher: None, hidden=False, canvases=None):
     """Both after two steps, and where the second one waited: what is kept for a canvas is made by the first."""
     recipe = load_recipe(
         "custom",
@@ -56,6 +56,10 @@ def waits_of_a_step(method, detector, *overrides, prepare=lambda student_teacher
         student_teacher.augment = AugmentConfig(strong=EVERY_CHANGE, affine=affine)
         prepare(student_teacher)
         loaded = made_up_step(SIZE, CLASSES)
+        loaded = loaded._replace(labeled=loaded.labeled._replace(canvases=canvases))
+        loaded = loaded._replace(
+            unlabeled=loaded.unlabeled._replace(weak=loaded.unlabeled.weak._replace(canvases=canvases))
+        )
         if hidden:
             targets = made_up_targets(2, SIZE, CLASSES, torch.Generator().manual_seed(1))
             loaded = loaded._replace(unlabeled=loaded.unlabeled._replace(hidden_targets=targets))
@@ -92,13 +96,21 @@ def test_every_method_is_among_them():
 def test_other_settings_wait_for_nothing():
     settings = ["optim.name=adamw", "optim.clip_norm=1.0", "optim.clip_value=1.0", "runtime.precision=fp32"]
 
-    def in_parts(student_teacher):
-        student_teacher.accumulate = 2
+    def ignoring(student_teacher):
         student_teacher.method = student_teacher.method.model_copy(
             update={"region": "ignore", "count_padding": False, "group_size": 1}
         )
 
-    assert not waits_of_a_step("dense_teacher", "fcos", *settings, prepare=in_parts, hidden=True)[1]
+    assert not waits_of_a_step("dense_teacher", "fcos", *settings, prepare=ignoring, hidden=True)[1]
+
+
+@pytest.mark.parametrize("detector", ["fcos", "retinanet"])
+def test_parts_and_canvases_of_their_own_wait_for_nothing(detector):
+    def grouped(student_teacher):
+        student_teacher.method = student_teacher.method.model_copy(update={"group_canvas": True, "group_size": 1})
+
+    settings = ["schedule.accumulate=2"]
+    assert not waits_of_a_step("dense_teacher", detector, *settings, prepare=grouped, canvases=((64, 96), (64, 64)))[1]
 
 
 class OnTheHost(DenseTeacher):

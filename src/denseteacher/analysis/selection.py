@@ -75,7 +75,7 @@ def learning_rule(detector: Path, ratio: float | None) -> DenseTeacher:
     recipe = run.recipe() if run.exists else None
     if recipe is None or not isinstance(recipe.method, DenseTeacher):
         raise InputError(f"{detector} is of no run of dense_teacher: say which share is selected, as --ratio 0.01")
-    return recipe.method.model_copy(update={"region": "top", "group_size": None})
+    return recipe.method.model_copy(update={"region": "top", "group_size": None, "group_canvas": False})
 
 
 def select_region(outputs: DetectorOutputs, batch: OutputBatch, rule: DenseTeacher) -> Selection:

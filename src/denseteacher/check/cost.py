@@ -17,12 +17,21 @@ from denseteacher.data.objects import image_sizes
 from denseteacher.data.records import ImageRecord, LabeledImages
 from denseteacher.data.sizes import common_canvas, resized_size
 from denseteacher.detectors import DenseDetector, PyramidDetector, shape_detector
+from denseteacher.detectors.pieces import forward_in_pieces
 from denseteacher.hardware import this_machine
 from denseteacher.methods import DenseTeacher, Method, Supervised
 from denseteacher.recipes.object_scales import middle_scale
 from denseteacher.recipes.resolve import resolve
 from denseteacher.recipes.schema import Recipe, load_recipe
-from denseteacher.structures import METHOD_RANDOM, ImageBatch, LabeledBatch, SemiBatch, Targets, UnlabeledBatch
+from denseteacher.structures import (
+    METHOD_RANDOM,
+    DenseOutput,
+    ImageBatch,
+    LabeledBatch,
+    SemiBatch,
+    Targets,
+    UnlabeledBatch,
+)
 from denseteacher.training.forecast import SMALL_RECIPE, duration
 from denseteacher.training.throughput import pass_flops, step_flops
 
@@ -78,9 +87,10 @@ def step_memory(recipe: Recipe, student: PyramidDetector, canvas: tuple[int, int
     most = math.gcd(*batches)
     method = Supervised() if recipe.method.burn_in_steps is None else _STAND_IN
 
+    batch = _batch(*batches, canvas, boxes)
+
     def step(parts: int) -> int:
-        batch = _batch(batches[0] // parts, batches[1] // parts, canvas, boxes)
-        return _peak(lambda: _forward_backward(method, student, teacher, batch))
+        return _peak(lambda: _forward_backward(method, _InParts(student, parts), _InParts(teacher, parts), batch))
 
     trainable = sum(_bytes(parameter) for parameter in student.parameters() if parameter.requires_grad)
     weights = sum(map(_bytes, [*student.parameters(), *student.buffers()]))
@@ -120,10 +130,23 @@ def _batch(labeled: int, unlabeled: int, canvas: tuple[int, int], boxes: int) ->
     return SemiBatch(LabeledBatch(images(labeled), images(labeled), targets), others)
 
 
-def _forward_backward(method: Method, student: PyramidDetector, teacher: PyramidDetector, batch: SemiBatch) -> None:
+class _InParts:
+    """A detector as a run of several parts a step sees it."""
+
+    def __init__(self, detector: PyramidDetector, parts: int) -> None:
+        self.detector, self.parts = detector, parts
+
+    def __call__(self, images: ImageBatch) -> DenseOutput:
+        return forward_in_pieces(self.detector, images, self.parts)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.detector, name)
+
+
+def _forward_backward(method: Method, student: _InParts, teacher: _InParts, batch: SemiBatch) -> None:
     losses = method.losses(student, teacher, batch, 1).losses
     torch.autograd.backward(torch.stack(list(losses.values())).sum())
-    student.zero_grad(set_to_none=True)
+    student.detector.zero_grad(set_to_none=True)
 
 
 def _peak(work: Callable[[], None]) -> int:

@@ -91,6 +91,9 @@ class DataConfig(Config):
     """Labeled images a step, over all processes; each is seen as a weak and as a strong view."""
     unlabeled_batch: int = Field(16, gt=0)
     """Unlabeled images a step, over all processes, from the end of the burn-in."""
+    orientation_group: int | None = Field(None, gt=0)
+    """Labeled images that come together because all are taller than wide, or none is. As published it is 2, and
+    unlabeled images are drawn freely; null gives one orientation to all images of a step, unlabeled ones too."""
 
     @model_validator(mode="after")
     def _check_split(self) -> "DataConfig":

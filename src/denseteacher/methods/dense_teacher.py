@@ -10,7 +10,7 @@ from denseteacher.detectors.base import DenseDetector
 from denseteacher.methods.base import PAPER_MULTIPLE, PAPER_RATIO, Ratio, Shown
 from denseteacher.methods.mean_teacher import MeanTeacher, StudentTask
 from denseteacher.ops.losses import giou_loss, quality_focal_loss, quality_loss
-from denseteacher.pseudo_labels.dense import DensePseudoLabels, dense_pseudo_labels
+from denseteacher.pseudo_labels.dense import DensePseudoLabels, dense_pseudo_labels, on_group_canvas
 from denseteacher.structures import (
     DenseOutput,
     ImageBatch,
@@ -64,6 +64,9 @@ class DenseTeacher(MeanTeacher):
     """Images that share one selection and one normalizer; None is the process's whole batch."""
     count_padding: bool = True
     """Padded locations count in the share and may be selected, as in the published run."""
+    group_canvas: bool = False
+    """The ``group_size`` images have a canvas of their own, as in the published run: ``ratio`` is a share of the
+    smallest one that holds them, and nothing is learned beyond it. Else it is a share of the process's canvas."""
 
     @property
     def images_a_selection(self) -> int | None:
@@ -96,7 +99,8 @@ class DenseTeacher(MeanTeacher):
 
     def show(self, detector: DenseDetector, teacher_output: DenseOutput, weak: ImageBatch) -> Shown:
         """See ``Method``: the highest score of a dense pseudo-label, all images in one group."""
-        return Shown(region=self.model_copy(update={"group_size": None}).pseudo_labels(teacher_output).targets.amax(-1))
+        labels = self.model_copy(update={"group_size": None}).pseudo_labels(teacher_output, weak.sizes)
+        return Shown(region=labels.targets.amax(-1))
 
     def legend(self) -> str:
         """See ``Method``."""
@@ -107,8 +111,13 @@ class DenseTeacher(MeanTeacher):
             "slider to see which."
         )
 
-    def pseudo_labels(self, teacher_output: DenseOutput) -> DensePseudoLabels:
-        """The teacher's predictions as this method's training targets, hard negatives included."""
+    def pseudo_labels(self, teacher_output: DenseOutput, sizes: Tensor | None = None) -> DensePseudoLabels:
+        """The teacher's predictions as this method's training targets, hard negatives included.
+
+        Args:
+            teacher_output: Predictions on B images.
+            sizes: (B, 2) their heights and widths, for ``group_canvas``; without them all share one canvas.
+        """
         if isinstance(self.ratio, str):
             raise ValueError("ratio is still 'auto': give a share, or train through a recipe, which sets it")
         return dense_pseudo_labels(
@@ -116,6 +125,7 @@ class DenseTeacher(MeanTeacher):
             ratio=1.0 if self.region == "all" else self.ratio,
             group_size=self.group_size,
             count_padding=self.count_padding,
+            sizes=sizes if self.group_canvas else None,
         )
 
     def student_task(
@@ -127,14 +137,16 @@ class DenseTeacher(MeanTeacher):
         state: MethodState | None,
     ) -> StudentTask:
         """See ``MeanTeacher``: ``cls``, ``box`` and ``quality`` against the dense pseudo-labels, mean over groups."""
-        labels = self.pseudo_labels(teacher_output)
-        ignored = None
+        sizes = unlabeled.weak.sizes
+        labels = self.pseudo_labels(teacher_output, sizes)
+        ignored = ~on_group_canvas(teacher_output, sizes, self.group_size) if self.group_canvas else None
         if self.needs_hidden_labels:
             hidden = unlabeled.hidden_targets
             if hidden is None:
                 raise ValueError(f"region {self.region!r} needs the hidden labels of the unlabeled images")
             labels, hard = _without_hard_negatives(labels, detector, teacher_output, hidden)
-            ignored = hard if self.region == "ignore" else None
+            if self.region == "ignore":
+                ignored = hard if ignored is None else hard | ignored
         metrics = {
             "pseudo/locations": labels.selected.sum() / labels.selected.shape[0],
             "pseudo/score": labels.normalizer.sum() / labels.selected.sum(),

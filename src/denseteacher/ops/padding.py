@@ -18,3 +18,16 @@ def real_area(sizes: Tensor, height: int, width: int) -> Tensor:
     rows = torch.arange(height, device=sizes.device) < sizes[:, :1]
     columns = torch.arange(width, device=sizes.device) < sizes[:, 1:]
     return (rows[:, :, None] & columns[:, None])[:, None]
+
+
+def group_canvases(sizes: Tensor, group: int, *, multiple: int = 32) -> Tensor:
+    """(B, 2) int64 height and width of the smallest canvas that holds the images of each one's group.
+
+    Args:
+        sizes: (B, 2) height and width of each image.
+        group: Consecutive images that share a canvas; B is a multiple of it.
+        multiple: Of which a canvas's sides are, in pixels, as in ``data.sizes.common_canvas``.
+    """
+    largest = sizes.view(-1, group, 2).amax(1, keepdim=True)
+    canvas = (largest + multiple - 1).div(multiple, rounding_mode="floor") * multiple
+    return canvas.expand(-1, group, -1).reshape(-1, 2)

@@ -42,11 +42,11 @@ class Belief(NamedTuple):
 
 def mirror_images(images: ImageBatch) -> ImageBatch:
     """Each image mirrored within its own width: column x becomes w - 1 - x, padding stays on the right."""
-    pixels, sizes = images
+    pixels, sizes = images.pixels, images.sizes
     column = torch.arange(pixels.shape[-1], device=pixels.device)
     mirrored = sizes[:, 1:] - 1 - column
     source = torch.where(mirrored >= 0, mirrored, column)
-    return ImageBatch(pixels.gather(3, source[:, None, None].expand_as(pixels)), sizes)
+    return images._replace(pixels=pixels.gather(3, source[:, None, None].expand_as(pixels)))
 
 
 def mirror_boxes(boxes: Tensor, width: Tensor) -> Tensor:

@@ -148,12 +148,16 @@ def _check_batches(recipe: Recipe) -> None:
                 f"data.{key} is {getattr(recipe.data, key)}, not a multiple of the {parts} parts that devices, "
                 "nodes and accumulation cut it into"
             )
-    group = recipe.method.images_a_selection
-    if group is not None and recipe.data.unlabeled_batch // parts % group:
-        raise ValueError(
-            f"method.group_size is {group}, but each part of a step has {recipe.data.unlabeled_batch // parts} "
-            "unlabeled images: it must divide them"
-        )
+    processes = recipe.runtime.devices * recipe.runtime.nodes
+    for key, group, kind in (
+        ("method.group_size", recipe.method.images_a_selection, "unlabeled"),
+        ("data.orientation_group", recipe.data.orientation_group, "labeled"),
+    ):
+        images = getattr(recipe.data, f"{kind}_batch") // processes
+        if group is not None and images % group:
+            raise ValueError(
+                f"{key} is {group}, but each process has {images} {kind} images a step: it must divide them"
+            )
 
 
 def _check_labels_can_follow(recipe: Recipe) -> None:

@@ -185,7 +185,7 @@ def make_student_teacher(recipe: Recipe, runtime: Runtime, size: Size, classes: 
         "augment": recipe.augment.model_copy(update={"affine": None}),
         "data": recipe.data.model_copy(update={"labeled_batch": size.labeled, "unlabeled_batch": size.unlabeled}),
         "ema": EMAConfig(decay=0.99, start=0),
-        "schedule": ScheduleConfig(max_steps=10**6),
+        "schedule": ScheduleConfig(max_steps=10**6, accumulate=recipe.schedule.accumulate),
         "seed": 1,
     }
     student = recipe.detector.build(classes).to(memory_format=torch.channels_last)

@@ -3,15 +3,14 @@
 import atexit
 import os
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager
 from typing import Literal, cast
 
 import torch
 from lightning_fabric import Fabric
 from lightning_fabric.plugins.environments.lightning import LightningEnvironment
 from lightning_fabric.strategies.ddp import DDPStrategy
-from lightning_fabric.wrappers import _FabricModule, _FabricOptimizer
+from lightning_fabric.wrappers import _FabricOptimizer
 from pydantic import Field
 from torch import Tensor, nn
 from torch.autograd.profiler import record_function
@@ -20,6 +19,7 @@ from torch.optim import Optimizer
 from denseteacher.config import Config
 from denseteacher.data.choices import Precision
 from denseteacher.detectors.base import DenseDetector
+from denseteacher.detectors.pieces import ForwardInPieces
 from denseteacher.errors import InputError
 from denseteacher.hardware import available_cores, check_bf16, check_compiler, keep_freed_memory
 from denseteacher.ops.assigners import Assignment
@@ -124,16 +124,29 @@ class Runtime:
         """True in the one process that writes files."""
         return self._fabric.is_global_zero
 
-    def setup(self, student: nn.Module, optimizer: Optimizer) -> tuple["RuntimeDetector", _FabricOptimizer]:
-        """The student as a method sees it, and the optimizer, both on the device and synchronized."""
+    def setup(
+        self, student: nn.Module, optimizer: Optimizer, parts: int = 1
+    ) -> tuple["RuntimeDetector", _FabricOptimizer]:
+        """The student as a method sees it, and the optimizer, both on the device and synchronized.
+
+        Args:
+            student: On any device.
+            optimizer: Of its parameters.
+            parts: Of a batch; see ``detectors.pieces``.
+        """
         self._compile(student)
-        module, wrapped = self._fabric.setup(student, optimizer)
+        module, wrapped = self._fabric.setup(ForwardInPieces(student, parts), optimizer)
         return RuntimeDetector(module, cast(DenseDetector, student), self), wrapped
 
-    def local(self, detector: nn.Module) -> "RuntimeDetector":
-        """A detector in the run's precision and not synchronized: the teacher, or a student under evaluation."""
+    def local(self, detector: nn.Module, parts: int = 1) -> "RuntimeDetector":
+        """A detector in the run's precision and not synchronized: the teacher, or a student under evaluation.
+
+        Args:
+            detector: On the run's device.
+            parts: Of a batch; see ``detectors.pieces``.
+        """
         self._compile(detector)
-        return RuntimeDetector(detector, cast(DenseDetector, detector), self)
+        return RuntimeDetector(ForwardInPieces(detector, parts), cast(DenseDetector, detector), self)
 
     def _compile(self, detector: nn.Module) -> None:
         """Compiles once, since a student is seen in two ways, at its first forward; a copy of it is compiled anew."""
@@ -148,17 +161,6 @@ class Runtime:
         """Adds the gradients of a loss."""
         with record_function("backward"):
             self._fabric.backward(loss)
-
-    @contextmanager
-    def accumulating(self, student: "RuntimeDetector", more_to_come: bool) -> Iterator[None]:
-        """Keeps gradients local while further parts of the same step follow."""
-        wrapped = student.forward_module
-        if more_to_come and isinstance(wrapped, _FabricModule) and self.world_size > 1:
-            with self._fabric.no_backward_sync(wrapped):
-                yield
-        else:
-            with nullcontext():
-                yield
 
     def all_true(self, flag: Tensor | bool) -> bool:
         """Whether a flag is true in every process. Waits for the device."""
@@ -208,7 +210,7 @@ class RuntimeDetector:
     def __call__(self, images: ImageBatch) -> DenseOutput:
         """See ``DenseDetector``."""
         training = torch.is_grad_enabled()
-        self.pixels[training] += images.pixels.numel() // 3
+        self.pixels[training] += images.computed
         with self.runtime.autocast(), record_function("forward to be trained" if training else "forward"):
             return cast(DenseOutput, self.forward_module(images))
 

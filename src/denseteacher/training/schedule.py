@@ -17,7 +17,8 @@ class ScheduleConfig(Config):
     most_steps: int = Field(90_000, gt=0)
     """Most steps that ``max_steps: auto`` becomes."""
     accumulate: int = Field(1, gt=0)
-    """Micro-batches that a step's batch is cut into, for a device that can't hold it whole."""
+    """Parts that the networks compute a step's batch in, for a device that can't hold it whole. The step stays the same
+    but for rounding; the student's forward is computed twice, but for the last part (``detectors.pieces``)."""
     evaluate_every: int = Field(2000, gt=0)
     """Steps between evaluations of teacher and student; the last step is evaluated in any case."""
     checkpoint_every: int = Field(2000, gt=0)

@@ -11,7 +11,7 @@ from denseteacher.data.config import DataConfig
 from denseteacher.data.loading.steps import LoadedStep, with_strong_views
 from denseteacher.detectors import load_weights
 from denseteacher.methods import Method
-from denseteacher.structures import MethodState, SemiBatch, chunk
+from denseteacher.structures import MethodState, SemiBatch
 from denseteacher.training.ema import EMAConfig, Teacher, ema_decay
 from denseteacher.training.optim import (
     OptimConfig,
@@ -77,19 +77,19 @@ class StudentTeacher:
         """
         self.runtime, self.method, self.augment, self.data = runtime, recipe.method, recipe.augment, recipe.data
         self.optim, self.ema_config, self.seed = recipe.optim, recipe.ema, recipe.seed
-        self.max_steps, self.accumulate = int(recipe.schedule.max_steps), recipe.schedule.accumulate
+        self.max_steps, parts = int(recipe.schedule.max_steps), recipe.schedule.accumulate
         self.student_module = student.train()
         self.optimizer = build_optimizer(student, self.optim)
-        self.student, self._stepper = runtime.setup(student, self.optimizer)
+        self.student, self._stepper = runtime.setup(student, self.optimizer, parts)
         begin_momentum(self.optimizer)
         self.local_student = runtime.local(student)
         """The student as it is evaluated: not synchronized."""
         self.ema = Teacher(student)
-        self.teacher = runtime.local(self.ema.module)
+        self.teacher = runtime.local(self.ema.module, parts)
         self.burned_in = (
             Teacher(self.ema.module) if self.method.static_teacher else None
         )  # as at the end of the burn-in
-        self.pseudo_labeler = self.teacher if self.burned_in is None else runtime.local(self.burned_in.module)
+        self.pseudo_labeler = self.teacher if self.burned_in is None else runtime.local(self.burned_in.module, parts)
         """What labels unlabeled images."""
         self.parameters = [parameter for parameter in student.parameters() if parameter.requires_grad]
         self._buffers = [buffer for buffer in student.buffers() if buffer.is_floating_point()]
@@ -146,20 +146,13 @@ class StudentTeacher:
 
     def _backward(self, batch: SemiBatch) -> tuple[dict[str, Tensor], MethodState]:
         """Adds the gradients of a step; gives its numbers, and what the method remembers after it."""
-        values: dict[str, Tensor] = {}
-        state = self.method_state
-        count = self.accumulate
-        for number, micro_batch in enumerate(chunk(batch, count)):
-            with self.runtime.accumulating(self.student, more_to_come=number + 1 < count):
-                losses, metrics, remembered = self.method.losses(
-                    self.student, self.pseudo_labeler, micro_batch, self.step, state
-                )
-                total = torch.stack(list(losses.values())).sum() / count
-                self.runtime.backward(total)
-            state = state if remembered is None else remembered
-            for name, value in (losses | metrics | {"loss": total * count}).items():
-                values[name] = values.get(name, 0.0) + value.detach() / count
-        return values, state
+        losses, metrics, remembered = self.method.losses(
+            self.student, self.pseudo_labeler, batch, self.step, self.method_state
+        )
+        total = torch.stack(list(losses.values())).sum()
+        self.runtime.backward(total)
+        values = {name: value.detach() for name, value in (losses | metrics | {"loss": total}).items()}
+        return values, self.method_state if remembered is None else remembered
 
     def _undo(self, buffers: list[Tensor]) -> None:
         """Takes back what a step without an end has left in the student.

@@ -94,7 +94,7 @@ class Throughput:
         for images in [loaded.labeled] + ([] if loaded.unlabeled is None else [loaded.unlabeled.weak]):
             self._images += len(images.sizes)
             self._real += int(images.sizes.prod(1).sum())
-            self._canvas += images.pixels.numel() // 3
+            self._canvas += images.computed
         for detector in self._detectors:
             self._pixels.update(detector.pixels)
 

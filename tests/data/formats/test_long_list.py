@@ -97,6 +97,9 @@ def test_images_of_the_wanted_orientation_are_looked_for(long):
     again = LookingSampler(images, 8, seed=3)
     assert again.positions(7, range(4, 8), portrait=True) == drawn[1][7][4:]
     assert LookingSampler(images, 8, seed=4).positions(7, samples, portrait=True) != drawn[1][7]
+    freely = [sampler.positions(step, samples, portrait=None) for step in range(60)]
+    assert freely == [sampler.candidates(step)[:, 0].tolist() for step in range(60)]
+    assert 0.4 < np.mean([images[one].height > images[one].width for one in chain(*freely)]) < 0.6
 
 
 def test_where_no_image_has_the_orientation_a_few_are_looked_at(unlabeled, tmp_path, monkeypatch):

@@ -17,7 +17,7 @@ from denseteacher.runs.build import build_steps
 
 BATCH = ["augment.weak.scale_per=batch"]
 BUCKET = ["augment.weak.canvas=bucket"]
-KEYS = ["data.labeled_batch=4", "data.unlabeled_batch=4"]
+KEYS = ["data.labeled_batch=4", "data.unlabeled_batch=4", "data.orientation_group=null", "augment.weak.canvases=1"]
 
 
 @pytest.fixture(scope="module")
@@ -107,3 +107,30 @@ def test_loader_processes_do_not_change_a_shared_scale(coco, unlabeled, tiny):
         assert torch.equal(alone.labeled.pixels, together.labeled.pixels)
         assert tuple(alone.labeled.pixels.shape[-2:]) == steps.plan(alone.step).canvas
         assert torch.equal(alone.labeled.sizes, together.labeled.sizes)
+
+
+def test_labeled_images_come_in_groups_of_one_orientation_and_unlabeled_ones_freely(images):
+    steps = dataset(images, "data.orientation_group=2")
+    mixed = {"labeled": 0, "unlabeled": 0}
+    for step in range(60):
+        plan = steps.plan(step)
+        for kind, views in (("labeled", plan.labeled), ("unlabeled", plan.unlabeled)):
+            tall = [view.record.height > view.record.width for view in views]
+            mixed[kind] += sum(one != other for one, other in zip(tall[::2], tall[1::2], strict=True))
+    assert mixed == {"labeled": 0, "unlabeled": pytest.approx(2 * 60 * 4 / 9, rel=0.4)}  # a third is tall
+
+
+def test_images_share_few_canvases_and_less_padding(images):
+    one, few = (dataset(images, "data.orientation_group=2", f"augment.weak.canvases={most}") for most in (1, 3))
+    computed = {1: 0, 3: 0}
+    for step in range(20):
+        whole, plan = one.plan(step), few.plan(step)
+        assert whole.canvases is None
+        assert whole.canvas == plan.canvas
+        canvases = plan.canvases or (plan.canvas,) * 8
+        for view, canvas in zip([*plan.labeled, *plan.unlabeled], canvases, strict=True):
+            assert all(side <= most and most % 32 == 0 for side, most in zip(view.geometry[:2], canvas, strict=True))
+        assert len(set(canvases)) <= 3
+        computed[1] += 8 * whole.canvas[0] * whole.canvas[1]
+        computed[3] += sum(height * width for height, width in canvases)
+    assert computed[3] < 0.75 * computed[1]

@@ -137,7 +137,7 @@ def warp(images: ImageBatch, matrix: Tensor) -> ImageBatch:
         channel.add_(fill + 0.5)  # the conversion below cuts off, so this rounds
     moved = (matrix != torch.eye(3, device=matrix.device)).any(2).any(1)
     pixels = torch.where(inside & moved[:, None, None, None], sampled.byte(), images.pixels)
-    return ImageBatch(pixels, images.sizes)
+    return images._replace(pixels=pixels)
 
 
 def _sources(matrix: Tensor, height: int, width: int) -> Tensor:

@@ -157,7 +157,7 @@ def paste(collage: Collage, crops: Crops, numbers: Tensor, rule: PasteRule) -> C
     seen = targets.mask & (covered <= rule.most_covered * areas(targets.boxes))
     kept = with_boxes(targets, targets.boxes, seen)
     return Collage(
-        ImageBatch(pixels, images.sizes),
+        images._replace(pixels=pixels),
         Targets(
             torch.cat((kept.boxes, box), dim=1),
             torch.cat((kept.labels, crops.labels.masked_fill(~crops.mask, 0)[:, None]), dim=1),

@@ -139,7 +139,7 @@ class StrongView(Config):
         numbers = keyed_uniforms(seed, draw, step, samples, count)
         colors, key, erasings = torch.split(numbers, [_COLOR_NUMBERS, 1, count - _COLOR_NUMBERS - 1], dim=1)
         make = self._one_by_one if images.pixels.device.type == "cpu" else self._all_together
-        return ImageBatch(make(images, colors, key[:, 0], erasings), images.sizes)
+        return images._replace(pixels=make(images, colors, key[:, 0], erasings))
 
     def drawn(self, numbers: Tensor) -> list[list[Drawn]]:
         """What happens to each image, in this order.

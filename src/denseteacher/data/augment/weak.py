@@ -12,8 +12,8 @@ from torchvision.transforms.v2 import functional
 
 from denseteacher.config import Config, MaxSide, ShortSide
 from denseteacher.data.randomness import Draw, keyed_generator
-from denseteacher.data.sizes import common_canvas, resized_size
-from denseteacher.structures import ImageBatch, Targets
+from denseteacher.data.sizes import common_canvas, few_canvases, resized_size
+from denseteacher.structures import Canvases, ImageBatch, Targets
 
 Boxes = npt.NDArray[np.float32]
 """(n, 4) xyxy in pixels."""
@@ -58,6 +58,10 @@ class WeakView(Config):
     """``smallest`` is what holds a step's images; ``bucket`` what holds any image of the step's orientation and short
     side, which pads more, but a run then has few canvases: two for each short side with ``scale_per: batch``, else
     two, and what batches of both orientations need."""
+
+    canvases: int = Field(1, gt=0, le=16)
+    """Most canvases that a process's images of a step are computed on, each a forward of its own: images of like shapes
+    share one, so that there is less padding. There is no more than one for two images; 1 has one for all."""
 
     @model_validator(mode="after")
     def _check_short_side(self) -> Self:
@@ -128,6 +132,19 @@ class WeakView(Config):
         tall = any(height > width for height, width in sizes)
         wide = any(width > height for height, width in sizes)
         return common_canvas([(self.bound if tall else short, self.bound if wide else short)])
+
+    def canvases_for(self, sizes: Sequence[Sequence[int]], short: int) -> Canvases | None:
+        """Height and width of the canvas that each view of a batch is computed on; None where one holds all.
+
+        Args:
+            sizes: Height and width of the views.
+            short: Their ``step_side``.
+        """
+        most = min(self.canvases, len(sizes) // 2)
+        if most < 2:
+            return None
+        chosen = tuple(few_canvases(sizes, most, lambda some: self.canvas_for(some, short)))
+        return chosen if len(set(chosen)) > 1 else None
 
     def _short_side(self, rng: np.random.Generator) -> int:
         if self.sampling == "range":

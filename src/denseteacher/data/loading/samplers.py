@@ -21,22 +21,30 @@ def is_portrait(images: Sequence[ImageRecord]) -> npt.NDArray[np.bool_]:
 
 
 class LabeledSampler:
-    """Epochs of the labeled images, each image once an epoch, in batches of one orientation.
+    """Epochs of the labeled images, each image once an epoch, in groups of one orientation.
 
     One orientation to a batch keeps padding small (1.35 instead of 1.85 padded pixels a real one on COCO;
-    docs/sources.md, Batches and randomness). What does not fill a batch of its orientation goes into mixed
-    batches at random places of the epoch; the last of these is filled up with other images of the epoch.
+    docs/sources.md, Batches and randomness). What does not fill a group of its orientation goes into mixed
+    groups at random places of the epoch; the last of these is filled up with other images of the epoch, and
+    the last batch with other groups.
     """
 
-    def __init__(self, portrait: npt.NDArray[np.bool_], batch_size: int, seed: int) -> None:
-        """Plans for images with these orientations (``is_portrait``)."""
+    def __init__(self, portrait: npt.NDArray[np.bool_], batch_size: int, seed: int, group: int | None = None) -> None:
+        """Plans for images with these orientations (``is_portrait``).
+
+        Args:
+            portrait: (n,) True where an image is taller than wide.
+            batch_size: Images a step.
+            seed: Random seed of the run.
+            group: Images of a batch that have one orientation, a divisor of ``batch_size``; all if not given.
+        """
         self.portrait = portrait
         self.batch_size = batch_size
+        self.group = size = group or batch_size
         self.seed = seed
-        groups = [int(portrait.sum()), int((~portrait).sum())]
-        full = sum(size // batch_size for size in groups)
-        rest = sum(size % batch_size for size in groups)
-        self.batches_per_epoch = full + -(-rest // batch_size)
+        kinds = [int(portrait.sum()), int((~portrait).sum())]
+        groups = sum(images // size for images in kinds) + -(-sum(images % size for images in kinds) // size)
+        self.batches_per_epoch = -(-groups * size // batch_size)
         self._epoch = lru_cache(maxsize=2)(self._plan_epoch)
 
     def batch(self, step: int) -> Positions:
@@ -50,13 +58,14 @@ class LabeledSampler:
         rng = keyed_generator(self.seed, Draw.ORDER, epoch)
         order = rng.permutation(len(self.portrait))
         grouped = [order[self.portrait[order]], order[~self.portrait[order]]]
-        size = self.batch_size
+        size = self.group
         full = [group[: len(group) // size * size].reshape(-1, size) for group in grouped]
         rest = np.concatenate([group[len(group) // size * size :] for group in grouped])
         missing = -len(rest) % size
         mixed = np.concatenate([rest, np.resize(order, missing)]).reshape(-1, size)
-        batches = np.concatenate([*full, mixed])
-        return batches[rng.permutation(len(batches))]
+        groups = np.concatenate([*full, mixed])
+        groups = groups[rng.permutation(len(groups))]
+        return np.resize(groups, (self.batches_per_epoch, self.batch_size))  # from its beginning where it is too short
 
     def __getstate__(self) -> dict[str, object]:
         """A cache can't travel to a worker process."""
@@ -70,8 +79,13 @@ class LabeledSampler:
 class UnlabeledSampler(Protocol):
     """Which unlabeled images a step sees."""
 
-    def positions(self, step: int, samples: Sequence[int], *, portrait: bool) -> list[int]:
-        """Positions of the images at some samples of the global batch; all of one orientation, as far as there are any.
+    def positions(self, step: int, samples: Sequence[int], *, portrait: bool | None) -> list[int]:
+        """Positions of the images at some samples of the global batch.
+
+        Args:
+            step: Of the run.
+            samples: Places in the global batch.
+            portrait: Whether all are taller than wide, as far as there are such; None takes any.
 
         Raises:
             InputError: If an image can't be opened that had to be looked at.
@@ -88,9 +102,10 @@ class UniformSampler:
         self.batch_size = batch_size
         self.seed = seed
 
-    def positions(self, step: int, samples: Sequence[int], *, portrait: bool) -> list[int]:
+    def positions(self, step: int, samples: Sequence[int], *, portrait: bool | None) -> list[int]:
         """See ``UnlabeledSampler``; of any orientation where there is no image of the wanted one."""
-        pool = self.pools[portrait] if len(self.pools[portrait]) else self.everything
+        pool = self.everything if portrait is None else self.pools[portrait]
+        pool = pool if len(pool) else self.everything
         rng = keyed_generator(self.seed, Draw.SAMPLE, step)
         drawn = pool[rng.integers(len(pool), size=self.batch_size)]
         return [int(drawn[sample]) for sample in samples]
@@ -113,7 +128,7 @@ class LookingSampler:
         self.batch_size = batch_size
         self.seed = seed
 
-    def positions(self, step: int, samples: Sequence[int], *, portrait: bool) -> list[int]:
+    def positions(self, step: int, samples: Sequence[int], *, portrait: bool | None) -> list[int]:
         """See ``UnlabeledSampler``."""
         candidates = self.candidates(step)
         return [self._fitting(candidates[sample].tolist(), portrait=portrait) for sample in samples]
@@ -123,7 +138,7 @@ class LookingSampler:
         rng = keyed_generator(self.seed, Draw.SAMPLE, step)
         return rng.integers(len(self.images), size=(self.batch_size, self.LOOKS))
 
-    def _fitting(self, candidates: list[int], *, portrait: bool) -> int:
+    def _fitting(self, candidates: list[int], *, portrait: bool | None) -> int:
         for position in candidates:
             try:
                 image = self.images[position]
@@ -131,7 +146,7 @@ class LookingSampler:
                 if not self.passes_over_bad_images:
                     raise
                 continue
-            if (image.height > image.width) == portrait:
+            if portrait in (None, image.height > image.width):
                 return position
         return candidates[0]
 
@@ -153,7 +168,7 @@ class WindowSampler(LookingSampler):
         self._windows = -(-len(self._sizes) // self.WINDOW)
         self._reached = (-1, -1)
 
-    def positions(self, step: int, samples: Sequence[int], *, portrait: bool) -> list[int]:
+    def positions(self, step: int, samples: Sequence[int], *, portrait: bool | None) -> list[int]:
         """See ``UnlabeledSampler``. The next window is downloaded while this one is in use."""
         epoch, index, _ = self._place(step * self.batch_size)
         if (epoch, index) != self._reached:

@@ -19,7 +19,17 @@ from denseteacher.data.open import TrainingData
 from denseteacher.data.randomness import Draw, keyed_uniforms
 from denseteacher.data.records import ImageRecord, LabeledImages, UnopenedImages
 from denseteacher.errors import InputError
-from denseteacher.structures import METHOD_RANDOM, ImageBatch, LabeledBatch, SemiBatch, Targets, UnlabeledBatch, to
+from denseteacher.structures import (
+    METHOD_RANDOM,
+    Canvases,
+    ImageBatch,
+    LabeledBatch,
+    SemiBatch,
+    Targets,
+    UnlabeledBatch,
+    chunk,
+    to,
+)
 
 
 class UnlabeledViews(NamedTuple):
@@ -69,7 +79,9 @@ class StepPlan(NamedTuple):
     unlabeled: list[PlannedView]
     """Empty where the step needs none."""
     canvas: tuple[int, int]
-    """Height and width; one for all, so that the student sees every view in one pass."""
+    """Height and width; one for all, so that every view is in one tensor."""
+    canvases: Canvases | None
+    """What is computed of it for each of the labeled and then the unlabeled views; see ``ImageBatch``."""
 
 
 class _BadImage(InputError):
@@ -109,7 +121,8 @@ class StepDataset(Dataset[LoadedStep | InputError]):
         self.labeled, self.unlabeled, self.hidden = data.labeled, data.unlabeled, data.hidden
         self.config, self.augment, self.seed, self.needs_unlabeled = config, augment, seed, needs_unlabeled
         self.rank, self.world_size = rank, world_size
-        self.labeled_sampler = LabeledSampler(is_portrait(data.labeled.images), config.labeled_batch, seed)
+        shapes = is_portrait(data.labeled.images)
+        self.labeled_sampler = LabeledSampler(shapes, config.labeled_batch, seed, config.orientation_group)
         self.unlabeled_sampler = unlabeled_sampler(data.unlabeled, config.unlabeled_batch, seed)
         self._skips = config.bad_images == "skip"
         if isinstance(self.unlabeled_sampler, LookingSampler):
@@ -143,11 +156,13 @@ class StepDataset(Dataset[LoadedStep | InputError]):
         unlabeled: list[PlannedView] = []
         if self.needs_unlabeled(step):
             first = self.labeled.images[chosen[0]]
+            portrait = None if self.config.orientation_group else first.height > first.width
             samples = self._share(self.config.unlabeled_batch)
-            places = self.unlabeled_sampler.positions(step, samples, portrait=first.height > first.width)
+            places = self.unlabeled_sampler.positions(step, samples, portrait=portrait)
             unlabeled = self._views(self.unlabeled, places, samples, Draw.UNLABELED_WEAK, step)
         weak, sizes = self.augment.weak, [view.geometry[:2] for view in (*labeled, *unlabeled)]
-        return StepPlan(labeled, unlabeled, weak.canvas_for(sizes, weak.step_side(self.seed, step)))
+        short = weak.step_side(self.seed, step)
+        return StepPlan(labeled, unlabeled, weak.canvas_for(sizes, short), weak.canvases_for(sizes, short))
 
     def load(self, step: int) -> LoadedStep:
         """The batch of a step.
@@ -177,12 +192,12 @@ class StepDataset(Dataset[LoadedStep | InputError]):
         )
         pixels = fill_canvas(images, len(views), plan.canvas)
         sizes = torch.tensor([view.geometry[:2] for view in views])
-        count = len(plan.labeled)
+        labeled, unlabeled = chunk(ImageBatch(pixels, sizes, plan.canvases), [len(plan.labeled), len(plan.unlabeled)])
         return LoadedStep(
             step,
-            ImageBatch(pixels[:count], sizes[:count]),
+            labeled,
             _targets(self.labeled, plan.labeled),
-            self._unlabeled_views(plan.unlabeled, ImageBatch(pixels[count:], sizes[count:])),
+            self._unlabeled_views(plan.unlabeled, unlabeled),
             [view.sample for view in plan.labeled],
             [view.sample for view in plan.unlabeled],
             [view.record.name for view in views],
