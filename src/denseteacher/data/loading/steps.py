@@ -201,7 +201,9 @@ class StepDataset(Dataset[LoadedStep | InputError]):
             [view.sample for view in plan.labeled],
             [view.sample for view in plan.unlabeled],
             [view.record.name for view in views],
-            sure_score=None if self.config.labels_complete else torch.full((count,), self.config.sure_score),
+            sure_score=None
+            if self.config.labels_complete
+            else torch.full((len(plan.labeled),), self.config.sure_score),
         )
 
     def _views(
