@@ -27,7 +27,7 @@ class _Piece(NamedTuple):
     """Images that go through the network together."""
 
     rows: list[int]
-    """Of the batch."""
+    """Places in the batch."""
     canvas: tuple[int, int]
     """Height and width."""
 

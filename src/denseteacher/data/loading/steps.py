@@ -56,7 +56,7 @@ class LoadedStep(NamedTuple):
     passed_over: tuple[str, ...] = ()
     """What is wrong with images that others stand in for; see ``DataConfig.bad_images``."""
     sure_score: Tensor | None = None
-    """Of the labeled images, see ``LabeledBatch``."""
+    """Score above which the teacher is sure of an object, one a labeled image; see ``LabeledBatch``."""
     batch: SemiBatch | None = None
     """The step with its strong views, where the loader makes them (``StepsWithStrongViews``)."""
 
