@@ -103,7 +103,11 @@ def _changed(weights: dict[str, torch.Tensor], rng: random.Random) -> dict[str, 
     way = rng.choice((*changed, "gone", "more"))
     if way in changed:
         return weights | {key: changed[way]}
-    return {name: one for name, one in weights.items() if name != key} if way == "gone" else weights | {"more": value}
+    return (
+        {name: one for name, one in weights.items() if name != key}
+        if way == "gone"
+        else weights | {"more": value.clone()}
+    )
 
 
 class OnnxFiles(FileAttack):

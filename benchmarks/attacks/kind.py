@@ -84,8 +84,9 @@ class Worker:
         """
         self.kind = kind
         context = multiprocessing.get_context("fork")
+        self._folder = tempfile.TemporaryDirectory(prefix="attacks-", ignore_cleanup_errors=True)
         self._here, there = context.Pipe()
-        self._process = context.Process(target=_serve, args=(kind, seed, there), daemon=False)
+        self._process = context.Process(target=_serve, args=(kind, seed, there, self._folder.name), daemon=False)
         self._process.start()
         there.close()
         self._here.recv()  # its group is its own now
@@ -100,6 +101,7 @@ class Worker:
             os.killpg(self._process.pid or 0, signal.SIGKILL)
         self._process.join()
         self._here.close()
+        self._folder.cleanup()
 
     def attempt(self, number: int) -> Verdict:
         """Makes one trial; after one that failed by a hang or a crash the worker is of no use."""
@@ -121,7 +123,7 @@ class Worker:
         return self._process.is_alive()
 
 
-def _serve(kind: Kind, seed: int, connection: Connection) -> None:
+def _serve(kind: Kind, seed: int, connection: Connection, folder: str) -> None:
     os.setsid()  # so that what it starts ends with it
     kind.enter()
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
@@ -131,13 +133,13 @@ def _serve(kind: Kind, seed: int, connection: Connection) -> None:
             number = connection.recv()
         except EOFError:
             return
-        connection.send(_judged(kind, seed, number))
+        connection.send(_judged(kind, seed, number, folder))
         sys.stdout.flush()
 
 
-def _judged(kind: Kind, seed: int, number: int) -> tuple[str, str]:
+def _judged(kind: Kind, seed: int, number: int, parent: str) -> tuple[str, str]:
     rng = random.Random(f"{seed}/{kind.label}/{number}")
-    folder = Path(tempfile.mkdtemp(prefix="attack-"))
+    folder = Path(tempfile.mkdtemp(dir=parent))
     try:
         return kind.attack(number, rng, folder), ""
     except FailureError as error:

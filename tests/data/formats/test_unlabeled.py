@@ -159,3 +159,10 @@ def test_faults_of_images_are_reported_and_the_rest_is_listed(tmp_path):
     assert [(fault.kind, "000003.png" in fault.message) for fault in faults] == [("unreadable image", True)]
     Image.new("RGB", (4, 4)).save(tmp_path / "000003.png")
     assert len(read_unlabeled(tmp_path)) == 6
+
+
+def test_a_line_that_is_not_a_name_is_shown_in_part(tmp_path):
+    (tmp_path / "list.txt").write_text("9" * 5000)
+    with pytest.raises(InputError, match="line 1: there is no image file") as caught:
+        read_unlabeled(tmp_path / "list.txt")
+    assert len(str(caught.value)) < 1000

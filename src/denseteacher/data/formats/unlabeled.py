@@ -31,6 +31,7 @@ from denseteacher.data.records import ImageRecord
 from denseteacher.errors import InputError
 from denseteacher.files import refuse_irregular
 
+_LONGEST_SHOWN = 300  # characters of a name, since a line may be no name at all
 _WILD = re.compile(r"[*?\[]")
 _COMPRESSED = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
 
@@ -181,7 +182,8 @@ def listed_images(path: Path, images: Path | None = None, on_fault: OnFault = re
             index = ImageIndex.below(images)
         found = index.find(listed_name(name)) if index is not None else None
         if index is None or found is None:
-            on_fault([Fault("missing image file", f"{path}, line {number}: there is no image file {file}")])
+            missing = str(file)[:_LONGEST_SHOWN]
+            on_fault([Fault("missing image file", f"{path}, line {number}: there is no image file {missing}")])
             continue
         said = f"{path}, line {number}: {name!r} is read as {index.root / found}, found by its name"
         on_fault([Fault("image found by its name", said, harmless=True)])
