@@ -100,7 +100,10 @@ def left_by(folder: Path) -> dict[str, Any]:
     for file in sorted(folder.glob("*.safetensors")):
         found[file.name] = hashlib.sha256(file.read_bytes()).hexdigest()
     for file in sorted((folder / "checkpoints").glob("*.pt")):
-        found[file.name] = state_hash(torch.load(file, weights_only=True))
+        try:
+            found[file.name] = state_hash(torch.load(file, weights_only=True))
+        except Exception:  # one that was damaged, and that no later step writes again
+            found[file.name] = "damaged"
     rows = read_metrics(folder / "metrics.jsonl")
     found["metrics.jsonl"] = [{key: value for key, value in row.items() if key not in _CLOCKED} for row in rows]
     for name in ("split.json", "recipe.yaml", "detections.json", "evaluation.json"):
