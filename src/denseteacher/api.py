@@ -110,9 +110,8 @@ def train(
         resume: Continue the run in ``output``, or the newest run of this recipe. What torchrun or SLURM restarts
             goes on unasked.
         burn_in_from: Another run of the same recipe and seed but for the method, whose burn-in to start from.
-        baseline: Also train the same detector without unlabeled images, from the same burn-in and for as many steps,
-            into ``baseline`` of the run folder, and say what they were worth: ``TrainResult.gain``, ``baseline.json``
-            and the top of the report. With ``resume``, what is finished is not repeated.
+        baseline: Also train without unlabeled images, from the same burn-in and for as many steps, into ``baseline`` of
+            the run folder, and say what they were worth: ``TrainResult.gain`` and the top of the report.
         devices: Processes, one a device, on each node.
         nodes: Machines.
 

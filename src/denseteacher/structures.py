@@ -185,7 +185,7 @@ def take(tree: Tree, rows: Tensor | slice) -> Tree:
     """Some of the images.
 
     Args:
-        tree: Tree of B images.
+        tree: A batch of B images.
         rows: (n,) int64 of the wanted ones, on the tensors' device; or a slice. With the former images lose their
             ``canvases``, which the host can't choose from without waiting for the device.
     """
@@ -203,7 +203,7 @@ def chunk(tree: Tree, parts: int | Sequence[int]) -> list[Tree]:
     All are cut in one go: the gradients of single slices would each be a whole tensor of zeros, and their sum.
 
     Args:
-        tree: Tree of B images.
+        tree: A batch of B images.
         parts: How many equal ones, or how many images each has.
     """
     count = parts if isinstance(parts, int) else len(parts)

@@ -17,7 +17,14 @@ from denseteacher.training.trainer import Trainer
 
 WATCHED = 4  # a step with unlabeled images, after a checkpoint
 # registered first, so called last
-atexit.register(lambda: print("in a group at exit:", torch.distributed.is_initialized()))
+
+
+def say(line):
+    """Prints a line in one write: two processes share the pipe, and print writes its pieces one by one."""
+    sys.stdout.write(f"{line}\n")
+
+
+atexit.register(lambda: say(f"in a group at exit: {torch.distributed.is_initialized()}"))
 evaluate = Evaluator.__call__
 train_step, fit, save = StudentTeacher.train_step, Trainer.fit, Trainer._save
 
@@ -34,7 +41,7 @@ def watched_step(student_teacher, loaded):
 
 
 def told_fit(trainer, notes=()):
-    print("begins at step", trainer.step)
+    say(f"begins at step {trainer.step}")
     return fit(trainer, notes)
 
 

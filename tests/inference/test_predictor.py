@@ -44,7 +44,9 @@ def test_all_kinds_of_input_give_the_same(predictor, tmp_path):
     found = predictor.predict([tmp_path / "one.png", str(tmp_path / "one.png"), array, Image.fromarray(array)])
     assert len(found) == 4
     for other in found[1:]:
-        assert all(torch.equal(a, b) for a, b in zip(found[0], other, strict=True))
+        assert torch.equal(found[0].labels, other.labels)
+        assert_close_to_scale(other.boxes, found[0].boxes)  # images of a batch may differ in their last bit
+        assert_close_to_scale(other.scores, found[0].scores)
     assert len(found[0].boxes) > 0
     assert found[0].boxes[:, 0::2].max() <= 100
     assert found[0].boxes[:, 1::2].max() <= 50

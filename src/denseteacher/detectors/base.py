@@ -239,11 +239,12 @@ class OneStageDetector(nn.Module, ABC):
         has locations (anchors) on the image where they are fewer.
         """
         config = self.config
-        counts: Any = torch.unique_consecutive(self.levels(output.anchors), return_counts=True)[1]
+        levels = self.levels(output.anchors)
+        counts: Any = levels.new_zeros(len(self.strides)).index_add_(0, levels, torch.ones_like(levels))
         level_sizes = counts.tolist()
         boxes, scores, *_ = self.decode(output)
         class_scores = output.logits.sigmoid() * output.valid[..., None]
-        on_image = torch.stack([level.sum(1) for level in torch.split(output.valid, level_sizes, dim=1)], dim=1)
+        on_image = levels.new_zeros(len(sizes), len(self.strides)).index_add_(1, levels, output.valid.long())
         most: Any = on_image.clamp(max=config.top_k).tolist()
         detections = []
         for index, (height, width) in enumerate(sizes.tolist()):

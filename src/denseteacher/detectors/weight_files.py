@@ -198,7 +198,7 @@ def require_like(weights: Mapping[str, Tensor], own: Mapping[str, Tensor], *, so
 
     Args:
         weights: Those of ``own`` among others.
-        own: Own of the network.
+        own: Tensors of the network.
         source: Where the weights are from, for messages.
 
     Raises:

@@ -41,7 +41,8 @@ def pseudo_boxes(
     """Thresholds the teacher's predictions, removes duplicates and pads what is left, for all images at once.
 
     The threshold comes before NMS: a box below it never suppresses one above, so the result is that of
-    thresholding final detections, from far fewer candidates. NMS has no fixed output size, so a GPU is
+    thresholding final detections, from far fewer candidates; only that boxes are cut to the image before NMS here, and
+    detections after it. NMS has no fixed output size, so a GPU is
     waited for, which dense pseudo-labels never need.
 
     Args:

@@ -86,9 +86,8 @@ class StudentTeacher:
         """The student as it is evaluated: not synchronized."""
         self.ema = Teacher(student)
         self.teacher = runtime.local(self.ema.module, parts)
-        self.burned_in = (
-            Teacher(self.ema.module) if self.method.static_teacher else None
-        )  # as at the end of the burn-in
+        # as the teacher is at the end of the burn-in
+        self.burned_in = Teacher(self.ema.module) if self.method.static_teacher else None
         self.pseudo_labeler = self.teacher if self.burned_in is None else runtime.local(self.burned_in.module, parts)
         """What labels unlabeled images."""
         self.parameters = [parameter for parameter in student.parameters() if parameter.requires_grad]
@@ -190,7 +189,7 @@ class StudentTeacher:
         parts = {
             "student": self.student_module.state_dict().values(),
             "teacher": self.ema.module.state_dict().values(),
-            "labeler": () if self.burned_in is None else self.burned_in.module.state_dict().values(),
+            "pseudo-labeler": () if self.burned_in is None else self.burned_in.module.state_dict().values(),
             "method's memory": self.method_state.values(),
             "optimizer": [value for own in self.optimizer.state.values() for value in own.values()],
         }

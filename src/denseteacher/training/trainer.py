@@ -120,7 +120,7 @@ class Trainer:
         Without its best teacher this run would be judged by fewer teachers than the one that did the burn-in.
 
         Args:
-            burn_in: Burn in of that run.
+            burn_in: Checkpoint, best teacher and logged rows of that run's burn-in.
             check: Is given the recipe of that run.
 
         Raises:
