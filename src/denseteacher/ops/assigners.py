@@ -23,6 +23,9 @@ class Assignment(NamedTuple):
     """(B, N, 4) the assigned box, xyxy pixels; meaningless but at foreground."""
     matched: Tensor
     """(B, N) int64 which of the image's boxes that is; meaningless but at foreground."""
+    weights: Tensor | None = None
+    """(B, N) fp32 in [0, 1] how well the prediction at foreground fits its box, 0 elsewhere: what it counts in the box
+    loss, and in the sum that the losses are over. None where all foreground counts alike."""
 
 
 def location_weights(assignment: Assignment, weights: LossWeights) -> Tensor:
