@@ -143,7 +143,7 @@ def test_dry_run_prints_every_recipe_and_makes_nothing(call, experiment, tmp_pat
     assert "# Pseudo-boxes, fold 3: unbiased_teacher-" in out
     assert not (tmp_path / "out").exists()
     code, out, _ = call("reproduce", experiment, "--dry-run", "--row", "SUPER", "--set", "method.threshold=0.4")
-    assert [recipe["method"] for recipe in yaml.safe_load_all(out)] == [{"name": "supervised"}] * 5
+    assert [recipe["method"] for recipe in yaml.safe_load_all(out)] == [{"name": "supervised", "burn_in": 6}] * 5
 
 
 @pytest.mark.parametrize(

@@ -229,8 +229,8 @@ def test_rows_go_over_columns_and_columns_over_the_profile(tmp_path):
 
 def test_a_users_key_is_left_out_where_the_method_has_no_such_option(tmp_path):
     experiment = load_experiment(write(tmp_path))
-    methods = [cell.recipe.method for cell in cells(experiment, "digits", ["method.burn_in=700", "optim.lr=0.9"])]
-    assert [getattr(method, "burn_in", None) for method in methods] == [None, 700]
+    methods = [cell.recipe.method for cell in cells(experiment, "digits", ["method.ramp=700", "optim.lr=0.9"])]
+    assert [getattr(method, "ramp", None) for method in methods] == [None, 700]
     with pytest.raises(InputError, match=r"no key 'method\.bun_in' \(did you mean 'burn_in'"):
         cells(experiment, "digits", ["method.bun_in=700"])
     with pytest.raises(InputError, match=r"mine, row 'one': .*optim\.lr: .*'fast'"):

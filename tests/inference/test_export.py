@@ -88,7 +88,7 @@ def test_the_traced_network_detects_what_the_detector_detects(name, options):
     batch = BATCHES["padding"]
     with torch.no_grad():
         expected = detector.detect(detector(batch), batch.sizes)
-        rows, counts = DetectionNetwork(detector)(*batch)
+        rows, counts = DetectionNetwork(detector)(*batch[:2])
     assert_detected(expected, rows, counts)
     assert len(expected[0].scores) >= 3
 
@@ -106,7 +106,7 @@ def test_boxes_of_which_the_cut_leaves_nothing_are_no_detections(name):
         boxes = detector.decode(output).boxes
         empty = boxes[..., 0] >= boxes[..., 2].clamp(max=batch.sizes[:, 1:])
         expected = detector.detect(output, batch.sizes)
-        rows, counts = DetectionNetwork(detector)(*batch)
+        rows, counts = DetectionNetwork(detector)(*batch[:2])
     assert (empty & (output.logits.sigmoid().amax(-1) > 0.3)).sum() > 5
     assert all((found.boxes[:, 2:] > found.boxes[:, :2]).all() for found in expected)
     assert_detected(expected, rows, counts)
@@ -123,7 +123,7 @@ def test_a_file_without_nms_gives_every_location(folder, tmp_path, call):
         boxes, scores = session.run(None, {"pixels": batch.pixels.numpy(), "sizes": batch.sizes.numpy()})
         with torch.no_grad():
             output = detector(batch)
-            wanted, _ = DenseNetwork(detector)(*batch)
+            wanted, _ = DenseNetwork(detector)(*batch[:2])
         assert_close_to_scale(boxes, wanted, what="boxes")
         assert_close_to_scale(scores, detector.decode(output).scores, what="scores")
         for index, (height, width) in enumerate(batch.sizes.tolist()):

@@ -143,7 +143,7 @@ def test_the_published_box_branch_begins_at_0(name):
 
 
 def test_another_method_drops_the_first_ones_options():
-    assert load_recipe("coco_standard", ["method.name=supervised"]).method == Supervised()
+    assert load_recipe("coco_standard", ["method.name=supervised"]).method == Supervised(burn_in=5000)
     digits = load_recipe("digits", ["method.ramp=70", "method.name=unbiased_teacher", "method.threshold=0.4"])
     assert digits.method == UnbiasedTeacher(burn_in=1000, ramp=70, threshold=0.4)  # shared options stay
 

@@ -167,7 +167,7 @@ def test_a_quarter_of_a_side_must_remain(remains, kept):
 def test_some_rows_are_replaced_and_the_others_keep_every_bit():
     first, first_targets, second, second_targets = pairs()
     rows = torch.tensor([3, 1])
-    chosen = [ImageBatch(*(field[rows] for field in images)) for images in (first, second)]
+    chosen = [take(images, rows) for images in (first, second)]
     boxes = [take(targets, rows) for targets in (first_targets, second_targets)]
     others = mixup(chosen[0], boxes[0], chosen[1], boxes[1], torch.tensor([0.4, 0.6]))
     before = unmixed(first, first_targets, room=5)
