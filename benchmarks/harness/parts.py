@@ -7,7 +7,7 @@ from torch import Tensor
 
 from denseteacher.detectors import DenseDetector
 from denseteacher.methods.mean_teacher import MeanTeacher, StudentTask
-from denseteacher.ops.assigners import BACKGROUND
+from denseteacher.ops.assignment import BACKGROUND
 from denseteacher.runs.benchmark import Size, made_up_targets
 from denseteacher.structures import DenseOutput, ImageBatch, LossDict, SemiBatch, Targets, cat, chunk, to
 from denseteacher.training.optim import clip_gradients

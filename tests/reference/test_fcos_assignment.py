@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from denseteacher.ops.anchors import location_anchors
-from denseteacher.ops.assigners import BACKGROUND, assign_fcos
+from denseteacher.ops.assignment import BACKGROUND, assign_fcos
 from denseteacher.structures import Targets
 from support import random_targets
 

@@ -9,7 +9,7 @@ from denseteacher.data.augment.mix import mixup, mosaic, unmixed, with_rows
 from denseteacher.data.open import open_data
 from denseteacher.detectors import FCOS, RetinaNet
 from denseteacher.methods import InstantTeaching
-from denseteacher.ops.assigners import BACKGROUND, IGNORED
+from denseteacher.ops.assignment import BACKGROUND, IGNORED
 from denseteacher.ops.boxes import move_targets
 from denseteacher.recipes.schema import load_recipe
 from denseteacher.runs.build import build_steps

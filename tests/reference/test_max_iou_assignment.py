@@ -7,7 +7,7 @@ from torchvision.models.detection._utils import BoxCoder, Matcher
 from torchvision.ops import box_iou
 
 from denseteacher.ops.anchors import box_anchors
-from denseteacher.ops.assigners import BACKGROUND, IGNORED, assign_max_iou
+from denseteacher.ops.assignment import BACKGROUND, IGNORED, assign_max_iou
 from denseteacher.ops.boxes import decode_deltas, encode_deltas
 from denseteacher.structures import Targets
 from support import random_targets

@@ -10,7 +10,7 @@ from conftest import TINY
 from denseteacher.data.open import open_data
 from denseteacher.detectors import FCOS, RetinaNet
 from denseteacher.methods import CSD, DenseTeacher, HumbleTeacher, InstantTeaching, MethodConfig, Supervised
-from denseteacher.ops.assigners import BACKGROUND
+from denseteacher.ops.assignment import BACKGROUND
 from denseteacher.ops.boxes import pairwise_iou
 from denseteacher.pseudo_labels.missing_labels import unlabeled_objects
 from denseteacher.recipes.resolve import with_lengths

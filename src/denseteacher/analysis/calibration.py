@@ -7,7 +7,7 @@ from torch import Tensor
 
 from denseteacher.analysis.outputs import DetectorOutputs, known_locations, match_boxes, share
 from denseteacher.evaluation.matching import IGNORED
-from denseteacher.ops.assigners import IGNORED as UNTRAINED
+from denseteacher.ops.assignment import IGNORED as UNTRAINED
 
 BINS = 10
 

@@ -15,7 +15,7 @@ from denseteacher.data.sizes import resized_size
 from denseteacher.evaluation.matching import IGNORED, match_groups
 from denseteacher.inference.predictor import Predictor
 from denseteacher.methods import UnbiasedTeacher
-from denseteacher.ops.assigners import Assignment, centers_inside
+from denseteacher.ops.assignment import Assignment, centers_inside
 from denseteacher.pseudo_labels.boxes import PseudoBoxes, pseudo_boxes
 from denseteacher.structures import DenseOutput, ImageBatch, Targets, to
 

@@ -9,7 +9,7 @@ from torch import Tensor
 from denseteacher.analysis.outputs import DetectorOutputs, OutputBatch, known_locations, share
 from denseteacher.errors import InputError
 from denseteacher.methods import DenseTeacher
-from denseteacher.ops.assigners import BACKGROUND, Assignment
+from denseteacher.ops.assignment import BACKGROUND, Assignment
 from denseteacher.pseudo_labels.dense import DensePseudoLabels
 from denseteacher.runs.folder import RunFolder
 from denseteacher.structures import Targets

@@ -5,13 +5,16 @@ from typing import Annotated
 from pydantic import Field
 
 from denseteacher.detectors.base import DenseDetector, OneStageDetector
+from denseteacher.detectors.composed import ComposedConfig, ComposedDetector, with_moved_options
 from denseteacher.detectors.fcos import FCOS, FCOSConfig
+from denseteacher.detectors.gfl import GFL, GFLConfig
 from denseteacher.detectors.pyramid import PyramidConfig, PyramidDetector, shape_detector
 from denseteacher.detectors.retinanet import RetinaNet, RetinaNetConfig
 
 DetectorConfig = Annotated[
     FCOSConfig
-    | RetinaNetConfig,
+    | RetinaNetConfig
+    | GFLConfig,
     Field(discriminator="name"),
 ]  # fmt: skip
 """Every detector that a recipe can name."""
@@ -42,10 +45,14 @@ from denseteacher.detectors.torchvision_weights import (  # noqa: E402
 __all__ = [
     "DETECTOR_FILE",
     "FCOS",
+    "GFL",
+    "ComposedConfig",
+    "ComposedDetector",
     "DenseDetector",
     "DetectorCard",
     "DetectorConfig",
     "FCOSConfig",
+    "GFLConfig",
     "InitialWeights",
     "OneStageDetector",
     "PyramidConfig",
@@ -63,6 +70,7 @@ __all__ = [
     "shape_detector",
     "starts_from_detector",
     "take_over",
+    "with_moved_options",
     "with_old_statistics",
     "with_options",
 ]

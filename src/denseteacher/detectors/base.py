@@ -1,24 +1,15 @@
-"""What every detector of the package offers, and what is the same in all of them: losses, decoding and detection."""
+"""What every detector of the package offers, and what is the same in all of them: decoding and detection."""
 
 from abc import ABC, abstractmethod
-from typing import Any, ClassVar, Literal, NamedTuple, Protocol
+from typing import Any, Literal, Protocol
 
 import torch
 from pydantic import Field
 from torch import Tensor, nn
 
 from denseteacher.config import Config
-from denseteacher.ops.assigners import (
-    BACKGROUND,
-    IGNORED,
-    Assignment,
-    centers_inside,
-    leave_out,
-    location_weights,
-    with_regions,
-)
-from denseteacher.ops.distributed import mean_over_processes
-from denseteacher.ops.losses import sigmoid_focal_loss
+from denseteacher.detectors.assigners.base import Misses
+from denseteacher.ops.assignment import BACKGROUND, Assignment, centers_inside, leave_out, with_regions
 from denseteacher.ops.postprocess import candidates_per_level, non_maximum_suppression
 from denseteacher.structures import Decoded, DenseOutput, Detections, ImageBatch, LossDict, LossWeights, Targets
 
@@ -49,6 +40,9 @@ class DenseDetector(Protocol):
     def decode_boxes(self, output: DenseOutput) -> Tensor:
         """(B, N, 4) the boxes of ``decode`` alone, for losses that need no scores."""
 
+    def box_uncertainty(self, output: DenseOutput) -> Tensor | None:
+        """(B, N) in [0, 1] how unsure the predicted boxes are; None where the coding can't say."""
+
     def detect(self, output: DenseOutput, sizes: Tensor) -> list[Detections]:
         """Final detections of each image; sizes is (B, 2), height and width without padding."""
 
@@ -78,25 +72,8 @@ class DenseDetector(Protocol):
         """(B, N) bool, which anchors ``assign`` trains on a box."""
 
 
-class Misses(NamedTuple):
-    """What it means that a detector is hardly or never trained on an object."""
-
-    kind: str
-    """What such an object is called."""
-    meaning: str
-    """What becomes of it."""
-    ordinary: float
-    """Share of the objects that are so in ordinary data: tiny or thin ones."""
-
-
 class OneStageConfig(Config, ABC):
     """The options that every detector has, and what makes it of them."""
-
-    misses: ClassVar[Misses] = Misses(
-        "object outside of all levels",
-        "no location is trained on them at the size of the training views",
-        0.02,
-    )
 
     score_floor: float = Field(0.05, ge=0, lt=1)
     """Class scores at or below are not detections. Published numbers use 0.05; others report with 0.001."""
@@ -121,9 +98,12 @@ class OneStageConfig(Config, ABC):
 
 
 class OneStageDetector(nn.Module, ABC):
-    """Losses, decoding and detection; a detector adds its network, its anchors, its assigner and its box coding."""
+    """Decoding and detection; a detector adds its network, its anchors, its assigner, its box coding and its losses."""
 
-    anchors_per_location: ClassVar[int] = 1
+    anchors_per_location: int
+    """Anchors side by side at a location."""
+    misses: Misses
+    """What it means to be missed by the assigner."""
     config: OneStageConfig
     """Options; nothing in them is ``auto``."""
     strides: list[int]
@@ -150,28 +130,12 @@ class OneStageDetector(nn.Module, ABC):
         """(B, N, 4) xyxy pixels of the canvas, not cut to it: the inverse of the detector's box coding."""
 
     @abstractmethod
-    def location_losses(self, output: DenseOutput, boxes: Tensor) -> LossDict:
-        """The losses at every location but that of the classes: ``box`` and, if there, ``quality``.
+    def box_uncertainty(self, output: DenseOutput) -> Tensor | None:
+        """See ``DenseDetector``."""
 
-        Args:
-            output: Predictions on B images.
-            boxes: (B, N, 4) the box that each location is trained on; meaningless where it is not.
-
-        Returns:
-            (B, N) each, finite everywhere.
-        """
-
-    def box_shares(self, boxes: Tensor, anchors: Tensor) -> Tensor | None:
-        """What each location counts in the box loss, which is then over their sum; None if all count the same.
-
-        Args:
-            boxes: As for ``location_losses``.
-            anchors: (N, 4).
-
-        Returns:
-            (B, N).
-        """
-        return None
+    @abstractmethod
+    def supervised_losses(self, output: DenseOutput, targets: Targets, weights: LossWeights | None = None) -> LossDict:
+        """See ``DenseDetector``."""
 
     def levels(self, anchors: Tensor) -> Tensor:
         """See ``DenseDetector``: the first anchor of a location doubles its side from one level to the next."""
@@ -201,28 +165,9 @@ class OneStageDetector(nn.Module, ABC):
         """(B, N) bool, which anchors fit a box by themselves: without those that are trained lest it have none."""
         return self.foreground(targets, anchors)
 
-    def supervised_losses(self, output: DenseOutput, targets: Targets, weights: LossWeights | None = None) -> LossDict:
-        """See ``DenseDetector``: focal loss and ``location_losses``, over the foreground count of all processes."""
-        assignment = self.assignment(targets, output.anchors, output)
-        views = output.logits.shape[0] // assignment.labels.shape[0]
-        labels, boxes = assignment.labels.repeat(views, 1), assignment.boxes.repeat(views, 1, 1)
-        foreground = labels > BACKGROUND
-        count = mean_over_processes(foreground.sum().float()).clamp(min=1)
-
-        one_hot = torch.zeros_like(output.logits)
-        one_hot.scatter_(2, labels.clamp(min=0)[..., None], foreground[..., None].to(one_hot.dtype))
-        entropy = sigmoid_focal_loss(output.logits, one_hot) * (labels != IGNORED)[..., None]
-        counted: Tensor = foreground
-        if weights is not None:
-            share = location_weights(assignment, weights).repeat(views, 1)
-            entropy, counted = entropy * share[..., None], foreground * share
-        losses = {"cls": entropy.sum() / count}
-        errors = self.location_losses(output, boxes)
-        shares = self.box_shares(boxes, output.anchors)
-        if shares is not None:
-            total = mean_over_processes((shares * foreground).sum()).clamp(min=1)
-            losses["box"] = (errors.pop("box") * shares * counted).sum() / total
-        return losses | {name: (each * counted).sum() / count for name, each in errors.items()}
+    def class_scores(self, output: DenseOutput) -> Tensor:
+        """(B, N, K) in [0, 1] the scores by which candidates are chosen: those of the classes alone, as published."""
+        return output.logits.sigmoid() * output.valid[..., None]
 
     def decode(self, output: DenseOutput) -> Decoded:
         """See ``DenseDetector``: scores are class scores, or with a quality branch the root of their product."""
@@ -235,7 +180,7 @@ class OneStageDetector(nn.Module, ABC):
     def detect(self, output: DenseOutput, sizes: Tensor) -> list[Detections]:
         """See ``DenseDetector``.
 
-        As published, candidates are chosen by class score alone, and of a level there are ``top_k``, or as many as it
+        As published, candidates are chosen by ``class_scores``, and of a level there are ``top_k``, or as many as it
         has locations (anchors) on the image where they are fewer.
         """
         config = self.config
@@ -243,7 +188,7 @@ class OneStageDetector(nn.Module, ABC):
         counts: Any = levels.new_zeros(len(self.strides)).index_add_(0, levels, torch.ones_like(levels))
         level_sizes = counts.tolist()
         boxes, scores, *_ = self.decode(output)
-        class_scores = output.logits.sigmoid() * output.valid[..., None]
+        class_scores = self.class_scores(output)
         on_image = levels.new_zeros(len(sizes), len(self.strides)).index_add_(1, levels, output.valid.long())
         most: Any = on_image.clamp(max=config.top_k).tolist()
         detections = []

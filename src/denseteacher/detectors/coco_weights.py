@@ -15,8 +15,8 @@ _PATIENCE = 10.0  # s for the server's first answer; where packets are dropped, 
 
 
 def has_coco_weights(config: PyramidConfig) -> bool:
-    """Whether torchvision has a COCO detector of this architecture: it has FCOS and RetinaNet on ResNet-50."""
-    return config.name in ("fcos", "retinanet") and config.backbone.partition(".")[0] == "resnet50"
+    """Whether torchvision has a COCO detector for this one: FCOS and RetinaNet on ResNet-50; GFL takes most of FCOS."""
+    return config.name in ("fcos", "gfl", "retinanet") and config.backbone.partition(".")[0] == "resnet50"
 
 
 def coco_weights(config: PyramidConfig) -> Any:
@@ -32,10 +32,10 @@ def coco_weights(config: PyramidConfig) -> Any:
 
     if not has_coco_weights(config):
         raise InputError(
-            "torchvision has COCO detectors on the backbone resnet50 (FCOS and RetinaNet), "
+            "torchvision has COCO detectors on the backbone resnet50 (FCOS, which GFL starts from too, and RetinaNet), "
             f"not {config.name} on {config.backbone!r}"
         )
-    if config.name == "fcos":
+    if config.name in ("fcos", "gfl"):
         return detection.FCOS_ResNet50_FPN_Weights.COCO_V1
     if config.head_norm == "group" or config.extra_from == "backbone":
         return detection.RetinaNet_ResNet50_FPN_V2_Weights.COCO_V1

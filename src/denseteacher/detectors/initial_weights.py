@@ -16,6 +16,7 @@ from denseteacher.detectors.coco_weights import (
     has_coco_weights,
     trained_without_epsilon,
 )
+from denseteacher.detectors.composed import ComposedConfig
 from denseteacher.detectors.files import DETECTOR_FILE, load_detector
 from denseteacher.detectors.pyramid import PyramidConfig, PyramidDetector
 from denseteacher.detectors.torchvision_weights import read_torchvision, with_epsilon
@@ -38,12 +39,14 @@ class InitialWeights(NamedTuple):
     source: str
     """Source of the weights, in words."""
     file: Path
-    config: PyramidConfig
+    config: ComposedConfig
     class_names: tuple[str, ...] | None
     """Class names by class index, empty where one is not used; None if they are not known."""
     weights: dict[str, Tensor]
     adopted: Mapping[str, Any] = MappingProxyType({})
     """Options that a recipe had otherwise and has from it now."""
+    lacks: tuple[str, ...] = ()
+    """Branches of the head that it can't fill."""
 
 
 class TakenOver(NamedTuple):
@@ -60,6 +63,8 @@ class TakenOver(NamedTuple):
     """Classes that start fresh."""
     names_known: bool
     """Whether the other's classes have names."""
+    branches: tuple[str, ...] = ()
+    """Branches of the head that start fresh, since the other lacks them."""
 
     def sentence(self) -> str:
         """A sentence for the reader of a run's output."""
@@ -72,12 +77,14 @@ class TakenOver(NamedTuple):
             text += f"classes{_in_brackets(self.classes)}"
             text += f", not {', '.join(self.fresh[:_SHOWN_CLASSES])}" if self.fresh else ""
             text += ", ..." if len(self.fresh) > _SHOWN_CLASSES else ""
+        if self.branches:
+            text += f"; the head's {' and '.join(self.branches)} start fresh"
         if self.adopted:
             text += f". Adopted from it: {', '.join(f'detector.{key}={value}' for key, value in self.adopted.items())}"
         return text
 
 
-def find_initial(config: PyramidConfig) -> InitialWeights:
+def find_initial(config: ComposedConfig) -> InitialWeights:
     """Reads what ``detector.init`` names: ``coco`` or a path.
 
     Args:
@@ -89,7 +96,8 @@ def find_initial(config: PyramidConfig) -> InitialWeights:
     if config.init == "coco":
         weights = coco_weights(config)
         file, content = fetch(weights)
-        return _from_torchvision(file, state_dict_in(file, content), source=f"torchvision's {weights}")
+        found = _from_torchvision(file, state_dict_in(file, content), source=f"torchvision's {weights}")
+        return _as_gfl(found, config)
     file = Path(config.init)
     if file.is_dir():
         file = file / DETECTOR_FILE
@@ -103,13 +111,13 @@ def find_initial(config: PyramidConfig) -> InitialWeights:
     if file.suffix == ".safetensors":
         detector, card = load_detector(file)
         names = tuple(name for _, name in card.categories)
-        return InitialWeights(str(file), file, detector.config, names, detector.state_dict())
-    return _from_torchvision(file, read_state_dict(file), source=str(file))
+        return InitialWeights(str(file), file, card.detector, names, detector.state_dict())
+    return _as_gfl(_from_torchvision(file, read_state_dict(file), source=str(file)), config)
 
 
 def adopt(
-    config: PyramidConfig, initial: InitialWeights, by_hand: Collection[str]
-) -> tuple[PyramidConfig, InitialWeights]:
+    config: ComposedConfig, initial: InitialWeights, by_hand: Collection[str]
+) -> tuple[ComposedConfig, InitialWeights]:
     """The config with the architecture of what it starts from, which says then what was adopted.
 
     Args:
@@ -120,43 +128,69 @@ def adopt(
     Raises:
         InputError: If one of them contradicts.
     """
-    by_hand = {key for key in by_hand if getattr(config, key, None) != "auto"}
+    by_hand = {key for key in by_hand if _option(config, key) != "auto"}
     other = differences(config, initial.config)
     for key, value in other.items():
         if key in by_hand and key in initial.config.architecture:
             raise InputError(
-                f"detector.{key} is set to {_plain(getattr(config, key, None))}, but {initial.source} has "
+                f"detector.{key} is set to {_plain(_option(config, key))}, but {initial.source} has "
                 f"{_plain(value)}: leave detector.{key} out, or start from another detector"
             )
     new = {
         key: _plain(value)
         for key, value in other.items()
-        if key not in by_hand and getattr(config, key, "auto") != "auto"
+        if key not in by_hand and _option(config, key) not in ("auto", None)
     }
     return with_options(config, initial.config, by_hand), initial._replace(adopted=new)
 
 
-def with_options(config: PyramidConfig, other: PyramidConfig, by_hand: Collection[str]) -> PyramidConfig:
+def with_options(config: ComposedConfig, other: ComposedConfig, by_hand: Collection[str]) -> ComposedConfig:
     """The config with what weights bring along as another one has it, but for the options that the user has set."""
     changes = {key: value for key, value in differences(config, other).items() if key not in by_hand}
     if "name" not in changes:
-        return config.model_copy(
-            update={key: value for key, value in changes.items() if key in type(config).model_fields}
-        )
-    fields = type(other).model_fields.keys() - {"name"}
-    kept = {key: getattr(config, key) for key in config.model_fields_set & fields}
-    carried = {key: getattr(other, key) for key in _carried(other) if key in fields and key not in by_hand}
-    return type(other)(**(kept | carried))
+        return _with(config, changes, other)
+    fields = type(other).model_fields.keys() - {"name", "coding", "quality", "cls_loss"}
+    own = {key: getattr(config, key) for key in config.model_fields_set}
+    kept = {key: value for key, value in type(config).kept_by(type(other), own).items() if key in fields}
+    begun = type(other)(**kept)
+    carried = {key: _option(other, key) for key in _carried(other) if key not in by_hand}
+    return _with(begun, {key: value for key, value in carried.items() if key != "name" and value is not None}, other)
 
 
-def differences(config: PyramidConfig, other: PyramidConfig) -> dict[str, Any]:
+def _with(config: ComposedConfig, changes: Mapping[str, Any], other: ComposedConfig) -> ComposedConfig:
+    """The config with options of another one, ``part.option`` too; a part of another kind comes as a whole."""
+    update = {key: value for key, value in changes.items() if "." not in key}
+    for part in {key.partition(".")[0] for key in changes if "." in key}:
+        own, new = getattr(config, part), getattr(other, part)
+        options = {key.partition(".")[2]: value for key, value in changes.items() if key.startswith(f"{part}.")}
+        update[part] = own.model_copy(update=options) if own.name == new.name else new
+    return config.model_copy(update=update)
+
+
+def differences(config: ComposedConfig, other: ComposedConfig) -> dict[str, Any]:
     """The options that weights bring along, as another config has them, where they differ."""
-    return {key: getattr(other, key) for key in _carried(other) if _meaning(config, key) != _meaning(other, key)}
+    differing = (key for key in _carried(other) if _meaning(config, key) != _meaning(other, key))
+    return {key: _option(other, key) for key in differing if not _begins_anew(config, other, key)}
 
 
-def _carried(config: PyramidConfig) -> tuple[str, ...]:
+def _begins_anew(config: ComposedConfig, other: ComposedConfig, key: str) -> bool:
+    """Whether an option needs not be as weights have it: of another assigner, or a branch that they lack."""
+    if config.name != other.name:
+        return False
+    return (key in other.learned and _option(config, key) is None) or (key == "quality" and other.quality == "none")
+
+
+def _carried(config: ComposedConfig) -> tuple[str, ...]:
     """The options that weights bring along."""
     return (*config.architecture, *config.learned)
+
+
+def _option(config: ComposedConfig, key: str) -> Any:
+    """An option, or one of a part, ``part.option``; None where there is none."""
+    value: Any = config
+    for name in key.split("."):
+        value = getattr(value, name, None)
+    return value
 
 
 def take_over(detector: PyramidDetector, initial: InitialWeights, class_names: Sequence[str]) -> TakenOver:
@@ -172,8 +206,12 @@ def take_over(detector: PyramidDetector, initial: InitialWeights, class_names: S
     """
     matches = match_classes(class_names, initial.class_names or ())
     own = detector.state_dict()
+    lacks = set(initial.lacks) | ({"quality"} if "head.quality.weight" not in initial.weights else set())
+    branches = tuple(name for name in sorted(lacks) if any(key.startswith(tuple(_keys([name]))) for key in own))
     for key, value in own.items():
         other = initial.weights.get(key)
+        if branches and key.startswith(tuple(_keys(branches))):
+            continue
         if other is None and key.endswith("num_batches_tracked"):
             continue  # frozen batch norms don't count
         rows = int(key.startswith("head.cls."))
@@ -191,10 +229,11 @@ def take_over(detector: PyramidDetector, initial: InitialWeights, class_names: S
         classes={class_names[one]: names[other] for one, other in matches.items()},
         fresh=tuple(name for number, name in enumerate(class_names) if number not in matches),
         names_known=initial.class_names is not None,
+        branches=branches,
     )
 
 
-def starts_from_detector(config: PyramidConfig) -> bool:
+def starts_from_detector(config: ComposedConfig) -> bool:
     """Whether ``detector.init`` names a detector; ``auto`` does where there is one of the architecture."""
     return has_coco_weights(config) if config.init == "auto" else config.init != "backbone"
 
@@ -223,9 +262,24 @@ def _from_torchvision(file: Path, tensors: Mapping[str, Tensor], *, source: str)
     return InitialWeights(source, file, found.config, names, weights)
 
 
-def _meaning(config: PyramidConfig, key: str) -> Any:
+def _as_gfl(initial: InitialWeights, config: ComposedConfig) -> InitialWeights:
+    """An FCOS of torchvision's as a GFL where that is wanted: its backbone, pyramid, towers and class branch."""
+    if config.name != "gfl" or initial.config.name != "fcos":
+        return initial
+    shared = {key: getattr(initial.config, key) for key in PyramidConfig.architecture if key != "name"}
+    lacks = ("box", "scales", "quality")
+    weights = {key: one for key, one in initial.weights.items() if not key.startswith(tuple(_keys(lacks)))}
+    return initial._replace(config=config.model_copy(update=shared), weights=weights, lacks=lacks)
+
+
+def _keys(branches: Collection[str]) -> list[str]:
+    """How the tensors of branches of the head begin."""
+    return [f"head.{name}" if name == "scales" else f"head.{name}." for name in branches]
+
+
+def _meaning(config: ComposedConfig, key: str) -> Any:
     """An option's value, the same for values that mean the same."""
-    value: Any = getattr(config, key, None)
+    value = _option(config, key)
     if key == "backbone":
         return str(value).partition(".")[0]  # what follows names its weights
     if key == "head_channels":

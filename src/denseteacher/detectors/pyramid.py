@@ -42,7 +42,8 @@ class PyramidConfig(OneStageConfig):
         "head_channels",
         "head_norm",
     )
-    """Options that must be those of the weights: others have other tensors, or give their numbers another meaning."""
+    """Options that must be those of the weights: others have other tensors, or give their numbers another meaning. One
+    of a part is ``part.option``."""
     learned: ClassVar[tuple[str, ...]] = ()
     """Other options that weights bring along: what they say is learned, but can be learned anew."""
 

@@ -2,14 +2,14 @@
 
 import re
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from pydantic import ValidationError
 from torch import Tensor, nn
 
 from denseteacher.detectors.fcos import FCOSConfig
-from denseteacher.detectors.pyramid import IMAGENET_MEAN, IMAGENET_STD, PyramidConfig, group_count
-from denseteacher.detectors.retinanet import ANCHORS_PER_LOCATION, RetinaNetConfig
+from denseteacher.detectors.pyramid import IMAGENET_MEAN, IMAGENET_STD, group_count
+from denseteacher.detectors.retinanet import RetinaNetConfig
 from denseteacher.errors import InputError
 
 _PYRAMID_PARTS = {
@@ -40,7 +40,7 @@ _BLOCKS: dict[tuple[int, ...], str] = {
 class TorchvisionDetector(NamedTuple):
     """A detector of torchvision's, detected by its tensors."""
 
-    config: PyramidConfig
+    config: FCOSConfig | RetinaNetConfig
     num_classes: int
     """Number of classes, with the background that torchvision counts as class 0."""
     weights: dict[str, Tensor]
@@ -67,7 +67,7 @@ def read_torchvision(weights: Mapping[str, Tensor]) -> TorchvisionDetector | Non
         )
     except (KeyError, IndexError, ValidationError):
         return None
-    anchors = 1 if isinstance(config, FCOSConfig) else ANCHORS_PER_LOCATION
+    anchors = config.anchors_per_location
     if rows % anchors:
         return None
     if boxes != 4 * anchors:
@@ -133,7 +133,7 @@ def with_epsilon(weights: Mapping[str, Tensor], *, trained: float, used: float) 
     return changed
 
 
-def _config(own: Mapping[str, Tensor]) -> PyramidConfig:
+def _config(own: Mapping[str, Tensor]) -> FCOSConfig | RetinaNetConfig:
     """What a detector is, by its tensors.
 
     Raises:
@@ -145,7 +145,7 @@ def _config(own: Mapping[str, Tensor]) -> PyramidConfig:
     above = own["backbone.extra.0.weight"], own["backbone.extra.1.weight"]
     tower = [value.ndim for key, value in own.items() if key.startswith("head.cls_tower.") and key.endswith("weight")]
     width = own["head.cls.weight"].shape[1]
-    options = {
+    options: dict[str, Any] = {
         "backbone": _backbone(own),
         "mean": IMAGENET_MEAN,
         "std": IMAGENET_STD,

@@ -85,7 +85,7 @@ class DetectionNetwork(DenseNetwork):
 
     def _candidates(self, output: DenseOutput, pixels: Tensor) -> tuple[Tensor, Tensor]:
         """The highest (location, class) pairs of every level: (B, M) class scores, and places in the flattened ones."""
-        class_scores = (output.logits.sigmoid() * output.valid[..., None]).flatten(1)
+        class_scores = self.detector.class_scores(output).flatten(1)
         top_k, classes = self.detector.config.top_k, self.detector.num_classes
         found, pairs, start = [], [], 0
         rank = torch.arange(top_k, device=pixels.device)

@@ -61,10 +61,12 @@ def box_anchors(
     sides: Sequence[float],
     ratios: Sequence[float],
     device: torch.device,
+    *,
+    offset: float = 0.0,
 ) -> Tensor:
     """Boxes of several shapes and sizes around every location (RetinaNet), levels concatenated.
 
-    Locations lie at multiples of the stride. Unlike torchvision's, sizes and corners are not rounded.
+    Unlike torchvision's, sizes and corners are not rounded.
 
     Args:
         shapes: Height and width of each level's feature map.
@@ -72,11 +74,12 @@ def box_anchors(
         sides: Sides of the square anchors in strides; an anchor of another shape has the same area.
         ratios: Height over width.
         device: Where the anchors are needed.
+        offset: Where the first location lies, in strides.
 
     Returns:
         (N, 4) fp32 xyxy pixels; the anchors of a location ratio by ratio, within it side by side.
     """
-    return _box_anchors(tuple(shapes), tuple(strides), tuple(sides), tuple(ratios), device)
+    return _box_anchors(tuple(shapes), tuple(strides), tuple(sides), tuple(ratios), offset, device)
 
 
 @_kept
@@ -85,13 +88,14 @@ def _box_anchors(
     strides: tuple[int, ...],
     sides: tuple[float, ...],
     ratios: tuple[float, ...],
+    offset: float,
     device: torch.device,
 ) -> Tensor:
     extents = [(side / ratio**0.5 / 2, side * ratio**0.5 / 2) for ratio in ratios for side in sides]
     halves = torch.tensor(extents, device=device)
     return torch.cat(
         [
-            _around(_locations(shape, stride, 0.0, device), halves * stride)
+            _around(_locations(shape, stride, offset, device), halves * stride)
             for shape, stride in zip(shapes, strides, strict=True)
         ]
     )

@@ -45,6 +45,67 @@ def quality_focal_loss(logits: Tensor, targets: Tensor, *, gamma: float = 2.0) -
     return (targets - torch.sigmoid(logits)).abs().pow(gamma) * entropy
 
 
+def distribution_focal_loss(logits: Tensor, distances: Tensor) -> Tensor:
+    """Distribution focal loss (Li et al., NeurIPS 2020, eq. 6): the bins beside a distance share the probability.
+
+    Args:
+        logits: (..., bins) of a distribution over the distances 0, 1, 2, ...
+        distances: (...) the true one; cut to [0, bins - 1.1], as in the published code.
+
+    Returns:
+        (...) fp32, unreduced.
+    """
+    last = logits.shape[-1] - 1
+    wanted = distances.float().clamp(0, last - 0.1)
+    below = wanted.long()
+    logs = logits.float().log_softmax(-1)
+    share = wanted - below
+    lower, upper = (logs.gather(-1, one[..., None])[..., 0] for one in (below, below + 1))
+    return -(lower * (1 - share) + upper * share)
+
+
+def joint_log_scores(cls_logits: Tensor, quality_logits: Tensor) -> tuple[Tensor, Tensor]:
+    """Logarithms of the joint confidence ``s = sigmoid(cls) * sigmoid(quality)`` and of ``1 - s``.
+
+    ``1 - s`` is what the class lacks, and what the quality lacks of the rest: as a sum of two logarithms it keeps its
+    digits and its gradient however near to 0 or 1 the scores are.
+
+    Args:
+        cls_logits: (..., K).
+        quality_logits: (...).
+
+    Returns:
+        (..., K) fp32 each.
+    """
+    cls, quality = cls_logits.float(), quality_logits.float()[..., None]
+    has = F.logsigmoid(cls)
+    return has + F.logsigmoid(quality), torch.logaddexp(F.logsigmoid(-cls), has + F.logsigmoid(-quality))
+
+
+def joint_focal_loss(
+    cls_logits: Tensor, quality_logits: Tensor, targets: Tensor, *, alpha: float = 0.75, gamma: float = 2.0
+) -> Tensor:
+    """Focal loss of the joint confidence of class and quality (ARSL, Liu et al., CVPR 2023, and its code).
+
+    ``|s - t|^gamma * w * BCE(s, t)`` with ``s = sigmoid(cls) * sigmoid(quality)``; the gradient reaches both branches.
+
+    Args:
+        cls_logits: (..., K) class logits.
+        quality_logits: (...) quality logits.
+        targets: (..., K) t in [0, 1].
+        alpha: w where the target is 0; elsewhere it is 1.
+        gamma: Suppression factor.
+
+    Returns:
+        (..., K) fp32, unreduced.
+    """
+    targets = targets.float()
+    positive, negative = joint_log_scores(cls_logits, quality_logits)
+    entropy = -(targets * positive + (1 - targets) * negative)
+    weight = torch.where(targets > 0, 1.0, alpha)
+    return (positive.exp() - targets).abs().pow(gamma) * weight * entropy
+
+
 def giou_loss(boxes1: Tensor, boxes2: Tensor) -> Tensor:
     """(...) fp32 ``1 - GIoU`` of (..., 4) xyxy boxes, unreduced."""
     return 1 - giou(boxes1, boxes2)

@@ -4,7 +4,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from denseteacher.detectors import with_old_statistics
+from denseteacher.detectors import with_moved_options, with_old_statistics
 from denseteacher.errors import InputError
 from denseteacher.recipes.schema import Recipe
 
@@ -77,9 +77,18 @@ def require_same_recipe(recipe: Recipe, other: str, source: object, may_change: 
 def _with_new_keys(content: Mapping[str, Any]) -> dict[str, Any]:
     """A dumped recipe, perhaps of an older version, with the keys that it could not say yet."""
     new: dict[str, Any] = {"init": "backbone", "extra_from": "pyramid", "ignore_rule": "covered"}
-    if content["detector"].get("name") == "fcos":
-        new["initial_distance"] = 2.0
-    detector = new | with_old_statistics(content["detector"])
+    stored = with_moved_options(content["detector"])
+    new |= {"cls_loss": "focal", "location_offset": 0.0, "scale_per_level": True}
+    if stored.get("name") == "retinanet":
+        new |= {
+            "quality": "none",
+            "anchor_scales": [2 ** (one / 3) for one in range(3)],
+            "anchor_ratios": [0.5, 1.0, 2.0],
+        }
+        parts: dict[str, dict[str, Any]] = {"assigner": {"name": "max_iou"}, "coding": {"name": "delta"}}
+    else:
+        parts = {"assigner": {"name": "fcos"}, "coding": {"name": "ltrb", "initial_distance": 2.0}}
+    detector = new | with_old_statistics(stored) | {key: new | stored.get(key, {}) for key, new in parts.items()}
     detector = {key: list(one) if isinstance(one, tuple) else one for key, one in detector.items()}
     learns_from_unlabeled = "ramp" in content["method"]
     method = ({"unlabeled_weight": 1.0} if learns_from_unlabeled else {}) | content["method"]

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from denseteacher.data.safe_yaml import parse_yaml, yaml_text
+from denseteacher.detectors import with_moved_options
 from denseteacher.errors import InputError
 
 _LONGEST_CHAIN = 20
@@ -36,7 +37,7 @@ def read_chain(source: str, children: tuple[str, ...] = (), *, built_in: bool = 
         raise InputError(f"recipe {source!r} extends itself by way of {', '.join(children)}")
     content = _read_yaml(source)
     parent = content.pop("extends", None)
-    own = [content] if built_in or _is_file(source) else []
+    own = [in_todays_places(content)] if built_in or _is_file(source) else []
     if parent is None:
         return own
     if not isinstance(parent, str):
@@ -56,10 +57,23 @@ def keys_by_hand(part: str, source: str, overrides: Iterable[str]) -> set[str]:
         part: ``detector``, for example.
         source: Name of a built-in recipe, or path of a YAML file.
         overrides: ``KEY=VALUE`` texts.
+
+    Returns:
+        The keys below the part; of a mapping in it those of its content, ``assigner.name``, too.
     """
     contents = [*read_chain(source, built_in=False), *read_overrides(overrides)]
-    parts = [content.get(part) for content in contents]
-    return {key for one in parts if isinstance(one, Mapping) for key in one}
+    given: set[str] = set()
+    for content in contents:
+        if isinstance(mapping := content.get(part), Mapping):
+            inner = [(key, value) for key, value in mapping.items() if isinstance(value, Mapping)]
+            given |= mapping.keys() | {f"{key}.{option}" for key, value in inner for option in value}
+    return given
+
+
+def in_todays_places(content: dict[str, Any]) -> dict[str, Any]:
+    """A recipe's content, or a part of it, in which older spellings of keys are today's (``with_moved_options``)."""
+    detector = content.get("detector")
+    return content | {"detector": with_moved_options(detector)} if isinstance(detector, Mapping) else content
 
 
 def read_overrides(overrides: Mapping[str, Any] | Iterable[str]) -> list[dict[str, Any]]:
@@ -72,13 +86,13 @@ def read_overrides(overrides: Mapping[str, Any] | Iterable[str]) -> list[dict[st
         InputError: If a text is not a ``KEY=VALUE``.
     """
     if isinstance(overrides, Mapping):
-        return [_nest(key, value) for key, value in overrides.items()]
+        return [in_todays_places(_nest(key, value)) for key, value in overrides.items()]
     nested = []
     for text in overrides:
         key, equals, value = text.partition("=")
         if not equals or not key:
             raise InputError(f"--set takes KEY=VALUE, for example --set optim.lr=0.02, not {text!r}")
-        nested.append(_nest(key.strip(), parse_yaml(value, f"--set {key}: {value[:200]!r}")))
+        nested.append(in_todays_places(_nest(key.strip(), parse_yaml(value, f"--set {key}: {value[:200]!r}"))))
     return nested
 
 

@@ -11,7 +11,7 @@ from torch.nn import functional
 from denseteacher.data.augment.weak import WeakView, pad_targets
 from denseteacher.data.objects import Objects
 from denseteacher.detectors import OneStageDetector
-from denseteacher.detectors.base import Misses
+from denseteacher.detectors.assigners import Misses
 from denseteacher.ops.anchors import valid_locations
 
 Array = npt.NDArray[np.float64]
@@ -88,7 +88,7 @@ def measure_scales(objects: Objects, weak: WeakView, detector: OneStageDetector)
     for rows, canvas, origin in _windows(boxes, detector.strides[-1]):
         limits = sizes[rows] * scale[rows, None] - origin[:, ::-1]
         level[rows] = _levels(detector, canvas, boxes[rows] - np.tile(origin, 2), limits)
-    return Scales(type(detector.config).misses, detector.strides, looked_at, boxes, scale, level)
+    return Scales(detector.misses, detector.strides, looked_at, boxes, scale, level)
 
 
 def _windows(boxes: Array, grid: int) -> Iterator[tuple[Indices, tuple[int, int], Array]]:

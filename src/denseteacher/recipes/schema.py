@@ -13,7 +13,7 @@ from denseteacher.config import Config, MaxSide, ShortSide
 from denseteacher.data.augment.config import AugmentConfig
 from denseteacher.data.augment.weak import AutoSizes, EvalView
 from denseteacher.data.config import DataConfig
-from denseteacher.detectors import DetectorConfig, FCOSConfig
+from denseteacher.detectors import ComposedConfig, DetectorConfig, FCOSConfig
 from denseteacher.errors import InputError
 from denseteacher.evaluation.metrics import Metric
 from denseteacher.methods import DenseTeacher, Method, MethodConfig
@@ -188,29 +188,57 @@ def _check_burn_in_ends(recipe: Recipe) -> None:
         )
 
 
-def _merge(parent: dict[str, Any], child: Mapping[str, Any]) -> dict[str, Any]:
+def _merge(parent: dict[str, Any], child: Mapping[str, Any], schema: Any = None) -> dict[str, Any]:
     """The child over the parent, mapping by mapping.
 
-    Another ``name`` in a mapping (of a method, a detector) keeps those of the parent's options that it has
-    too (a method's burn-in, say) and drops the others, which belong to something else.
+    Another ``name`` in a mapping of the recipe (of a method, a detector) keeps those of the parent's options that it
+    has too (a method's burn-in, say) and drops the others, which belong to something else. A detector also drops parts
+    that are the other's own, and another name in a part of it drops all options.
+
+    Args:
+        parent: What the child extends.
+        child: What counts.
+        schema: The model of both; the recipe if not given.
     """
     merged = dict(parent)
     for key, value in child.items():
         before = merged.get(key)
-        if not isinstance(value, Mapping) or not isinstance(before, dict):
+        if not isinstance(value, Mapping):
             merged[key] = value
-        elif "name" in value and value["name"] != before.get("name", value["name"]):
-            merged[key] = _shared_options(key, before, value["name"]) | dict(value)
+            continue
+        field = (schema or Recipe).model_fields.get(key)
+        was = (before if isinstance(before, dict) else {}).get("name", getattr(_default(field), "name", None))
+        if not isinstance(before, dict):
+            merged[key] = value
+        elif value.get("name", was) == was:
+            merged[key] = _merge(before, value, _option(field, was) or Config)
         else:
-            merged[key] = _merge(before, value)
+            kept = _shared_options(field, before, was, value["name"]) if schema is None else {}
+            merged[key] = _merge(kept, value, _option(field, value["name"]) or Config)
     return merged
 
 
-def _shared_options(key: str, before: Mapping[str, Any], name: str) -> dict[str, Any]:
-    field = Recipe.model_fields.get(key)
-    options = getattr(field.annotation, "__args__", ()) if field is not None else ()
-    fields: Iterable[str] = next((option.model_fields for option in options if _default_name(option) == name), {})
-    return {option: value for option, value in before.items() if option in fields}
+def _shared_options(field: Any, before: Mapping[str, Any], was: Any, name: Any) -> dict[str, Any]:
+    """The options of what had a name that what has another one keeps."""
+    old, new = _option(field, was), _option(field, name)
+    if old is None or new is None:
+        return {}
+    kept = old.kept_by(new, before) if issubclass(old, ComposedConfig) else before
+    return {option: value for option, value in kept.items() if option in new.model_fields}
+
+
+def _default(field: Any) -> Any:
+    return None if field is None else field.default
+
+
+def _option(field: Any, name: Any) -> Any:
+    """Of the alternatives of a field that one which has a name; its type where it has no alternatives."""
+    if field is None:
+        return None
+    if isinstance(field.annotation, type) and issubclass(field.annotation, Config):
+        return field.annotation
+    options = getattr(field.annotation, "__args__", ())
+    return next((option for option in options if _default_name(option) == name), None)
 
 
 def _explain(error: ValidationError) -> str:

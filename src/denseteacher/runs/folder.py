@@ -15,8 +15,8 @@ from denseteacher.data.safe_yaml import read_yaml
 from denseteacher.data.splits import Split, write_split_ids
 from denseteacher.detectors import (
     DETECTOR_FILE,
+    ComposedConfig,
     DetectorConfig,
-    PyramidConfig,
     TakenOver,
     with_old_statistics,
     with_options,
@@ -308,7 +308,7 @@ def with_detector_of(recipe: Recipe, begun: RunFolder | None, by_hand: Collectio
         return recipe
     stored = begun.recipe_content()["detector"]
     try:
-        then: PyramidConfig = TypeAdapter(DetectorConfig).validate_python(with_old_statistics(stored))
+        then: ComposedConfig = TypeAdapter(DetectorConfig).validate_python(with_old_statistics(stored))
     except ValidationError:  # of another version, which the comparison explains
         return recipe
     now = recipe.detector

@@ -22,7 +22,7 @@ from denseteacher.detectors.base import DenseDetector
 from denseteacher.detectors.pieces import ForwardInPieces
 from denseteacher.errors import InputError
 from denseteacher.hardware import available_cores, check_bf16, check_compiler, keep_freed_memory
-from denseteacher.ops.assigners import Assignment
+from denseteacher.ops.assignment import Assignment
 from denseteacher.structures import Decoded, DenseOutput, Detections, ImageBatch, LossDict, LossWeights, Targets
 from denseteacher.training.launcher import find_launch
 
@@ -225,6 +225,10 @@ class RuntimeDetector:
     def decode_boxes(self, output: DenseOutput) -> Tensor:
         """See ``DenseDetector``."""
         return self.detector.decode_boxes(output)
+
+    def box_uncertainty(self, output: DenseOutput) -> Tensor | None:
+        """See ``DenseDetector``."""
+        return self.detector.box_uncertainty(output)
 
     def detect(self, output: DenseOutput, sizes: Tensor) -> list[Detections]:
         """See ``DenseDetector``."""

@@ -6,7 +6,7 @@ from typing import ClassVar, NamedTuple
 from torch import Tensor
 
 from denseteacher.config import Config
-from denseteacher.ops.assigners import Assignment
+from denseteacher.ops.assignment import BACKGROUND, Assignment
 from denseteacher.structures import Targets
 
 
@@ -33,11 +33,32 @@ class Predictions(NamedTuple):
     """(B, N, 4) decoded boxes, xyxy pixels."""
 
 
+class Misses(NamedTuple):
+    """What it means that a detector is hardly or never trained on an object."""
+
+    kind: str
+    """What such an object is called."""
+    meaning: str
+    """What becomes of it."""
+    ordinary: float
+    """Share of the objects that are so in ordinary data: tiny or thin ones."""
+
+
 class Assigner(Config, ABC):
     """Says which location is trained on which box; its options are its fields."""
 
     looks: ClassVar[bool] = False
     """Whether it looks at predictions."""
+    soft_labels: ClassVar[bool] = False
+    """Whether the weights of its assignments are class targets too."""
+    misses: ClassVar[Misses] = Misses(
+        "object outside of all levels",
+        "no location is trained on them at the size of the training views",
+        0.02,
+    )
+
+    name: str
+    """Which assigner it is."""
 
     @abstractmethod
     def assign(self, targets: Targets, locations: Locations, predictions: Predictions | None) -> Assignment:
@@ -49,3 +70,7 @@ class Assigner(Config, ABC):
             predictions: On the same B images. Without them an assigner that looks at predictions takes the priors for
                 the boxes and leaves the classes out of its decision.
         """
+
+    def fitting(self, targets: Targets, locations: Locations) -> Tensor:
+        """(B, N) bool, which locations fit a box by themselves: without those that are trained lest it have none."""
+        return self.assign(targets, locations, None).labels > BACKGROUND
