@@ -4,7 +4,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from denseteacher.detectors.assigners import AssignerConfig, FCOSAssigner
+from denseteacher.detectors.assigners import AssignerConfig, ATSSAssigner
 from denseteacher.detectors.class_losses import ClassLoss
 from denseteacher.detectors.codings import CodingConfig, DistributionCoding
 from denseteacher.detectors.composed import ComposedConfig, ComposedDetector
@@ -15,7 +15,7 @@ class GFLConfig(ComposedConfig):
 
     name: Literal["gfl"] = "gfl"
     coding: CodingConfig = DistributionCoding()
-    assigner: AssignerConfig = FCOSAssigner()
+    assigner: AssignerConfig = ATSSAssigner()
     quality: Literal["none", "iou", "centerness"] = "none"
     cls_loss: ClassLoss = "quality_focal"
     location_offset: float = Field(0.5, ge=0, lt=1)

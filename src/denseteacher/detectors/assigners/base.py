@@ -50,7 +50,7 @@ class Assigner(Config, ABC):
     looks: ClassVar[bool] = False
     """Whether it looks at predictions."""
     soft_labels: ClassVar[bool] = False
-    """Whether the weights of its assignments are class targets too."""
+    """Whether the weights of its assignment are the target of the class, in place of 1, too."""
     misses: ClassVar[Misses] = Misses(
         "object outside of all levels",
         "no location is trained on them at the size of the training views",
