@@ -14,6 +14,7 @@ from denseteacher.detectors import shape_detector
 from denseteacher.inference.onnx_predictor import OnnxPredictor
 from denseteacher.methods import DenseTeacher
 from denseteacher.recipes.schema import load_recipe
+from denseteacher.structures import Targets
 from denseteacher.training.metrics_log import read_metrics
 from support import image_batch, semi_batch
 from support.closeness import assert_close_to_scale, assert_same_detections
@@ -43,7 +44,7 @@ def test_binned_is_trained_previewed_reported_and_used(run, call, coco, unlabele
     rows = read_metrics(run / "metrics.jsonl")
     assert all(np.isfinite(row["unsup/box"]) for row in rows if "unsup/cls" in row)
     assert any("unsup/box" in row for row in rows)
-    assert yaml.safe_load((run / "recipe.yaml").read_text())["detector"]["bins"] == 17
+    assert yaml.safe_load((run / "recipe.yaml").read_text())["detector"]["assigner"] == {"name": "nearest", "count": 5}
     with Image.open(run / "previews" / "step_000004.jpg") as preview:
         assert preview.width > 0
     assert "Unlabeled images" in (run / "report.html").read_text()
@@ -93,8 +94,9 @@ def test_binned_boxes_lie_at_the_means_of_their_distributions(tiny):
     distances = (chances * np.arange(17)).sum(-1)
     expected = [center - distances[..., :2] * stride, center + distances[..., 2:] * stride]
     assert_close_to_scale(boxes.numpy(), np.concatenate(expected, axis=-1))
-    assert quality is None
-    assert torch.equal(scores, output.logits.sigmoid() * valid[..., None])
+    assert_close_to_scale(
+        scores.numpy(), ((output.logits.sigmoid() * quality[..., None]).sqrt() * valid[..., None]).numpy()
+    )
 
 
 def test_binned_learns_the_teachers_boxes_through_its_coding(tiny):
@@ -110,3 +112,21 @@ def test_binned_levels_follow_its_anchors(tiny):
     detector = shape_detector(load_recipe("custom", [*tiny, *OWN]).detector, 3)
     anchors = detector.anchors((64, 96), torch.device("cpu"))
     assert detector.levels(anchors).bincount().tolist() == [8 * 12, 4 * 6, 2 * 3]
+
+
+def test_the_nearest_locations_are_trained_on_an_object():
+    detector = load_recipe(
+        "digits", ["detector.name=retinanet", "detector.name=fcos", "detector.assigner.name=nearest"]
+    )
+    detector = shape_detector(detector.detector.model_copy(update={"levels": (3, 5)}), 3)
+    anchors = detector.anchors((96, 96), torch.device("cpu"))
+    boxes = torch.tensor([[[20.0, 21, 52, 53], [10, 11, 90, 91]], [[0, 0, 0, 0], [0, 0, 0, 0]]])
+    mask = torch.tensor([[True, True], [False, False]])
+    found = detector.assign(Targets(boxes, torch.tensor([[1, 2], [0, 0]]), mask), anchors, detector.levels(anchors))
+    place, strides = ((anchors[:, :2] + anchors[:, 2:]) / 2).numpy(), (anchors[:, 2] - anchors[:, 0]).numpy()
+    for number, (stride, label) in enumerate(((8, 1), (8, 2))):
+        center = ((boxes[0, number, :2] + boxes[0, number, 2:]) / 2).numpy()
+        order = np.argsort(np.linalg.norm(place - center, axis=1) + 1e6 * (strides != stride))[:5]
+        assert set(order) >= set(np.flatnonzero(found.labels[0].numpy() == label))
+    assert set(found.labels[0].tolist()) == {-1, 1, 2}
+    assert (found.labels[1] == -1).all()

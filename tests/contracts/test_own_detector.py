@@ -1,6 +1,6 @@
 """The page on adding a detector does what it says, and nothing else in the package has to know of it.
 
-Its one file and its line are put into a copy of the package, where ``own_detector.py`` and the contracts of all methods
+Its files and their lines are put into a copy of the package, where ``own_detector.py`` and the contracts of all methods
 are run with it.
 """
 
@@ -22,16 +22,19 @@ def with_the_pages_detector(folder):
     package = folder / "denseteacher"
     shutil.copytree(Path(denseteacher.__file__).parent, package, ignore=shutil.ignore_patterns("__pycache__"))
     page = PAGE.read_text()
-    (module,) = re.findall(r"```python\n(.*?)```", page, re.S)
-    (package / "detectors" / "binned.py").write_text(module)
-    registry = package / "detectors" / "__init__.py"
-    content = registry.read_text()
+    modules = re.findall(r"```python\n(.*?)```", page, re.S)
+    places = re.findall(r"^`(\w+\.py)`, in `src/denseteacher/([\w/]+)/`:$", page, re.M)
+    assert len(modules) == len(places) == 2
+    for (file, place), module in zip(places, modules, strict=True):
+        (package / place / file).write_text(module)
+    registries = re.findall(r"^In `src/denseteacher/([\w/]+\.py)`", page, re.M)
     changes = re.findall(r"```diff\n (.*?)\n\+(.*?)\n```", page)
-    assert len(changes) == 2
-    for before, added in changes:
+    assert (len(registries), len(changes)) == (2, 4)
+    for number, (before, added) in enumerate(changes):
+        registry = package / registries[number // 2]
+        content = registry.read_text()
         assert content.count(f"{before}\n") == 1
-        content = content.replace(f"{before}\n", f"{before}\n{added}\n")
-    registry.write_text(content)
+        registry.write_text(content.replace(f"{before}\n", f"{before}\n{added}\n"))
 
 
 def test_a_detector_of_ones_own_is_known_everywhere(tmp_path):

@@ -65,7 +65,7 @@ def test_boxes_begin_at_the_initial_distance_and_learn_from_there(distance):
     assert moving == 1 if distance else 0.3 < moving < 0.7  # rectified: the others have no gradient yet
     detector.supervised_losses(output, random_targets(3, batch=2, boxes=4, classes=4))["box"].backward()
     assert detector.head.box.weight.grad.abs().sum() > 0
-    assert FCOS(num_classes=4, **SMALL).config.initial_distance == 2
+    assert FCOS(num_classes=4, **SMALL).config.coding.initial_distance == 2
 
 
 def test_losses_train_every_parameter(detector):

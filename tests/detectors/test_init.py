@@ -201,7 +201,7 @@ SMALL = {"backbone": "test_byobnet", "levels": (3, 5), "channels": 16, "head_con
 
 def own_file(folder, kind=FCOS, names=("cat", "traffic light"), **options):
     torch.manual_seed(2)
-    options = {key: value for key, value in (SMALL | options).items() if key in ("backbone", *kind_fields(kind))}
+    options = {key: value for key, value in (SMALL | options).items() if key in kind_fields(kind)}
     detector = kind(num_classes=len(names), **options).eval()
     nn.init.normal_(detector.head.cls.weight, std=0.1)
     nn.init.normal_(detector.head.cls.bias)
@@ -213,7 +213,7 @@ def own_file(folder, kind=FCOS, names=("cat", "traffic light"), **options):
 
 
 def kind_fields(kind):
-    return (FCOSConfig if kind is FCOS else RetinaNetConfig).model_fields
+    return {*FCOSConfig.model_fields, "size_factor"} if kind is FCOS else RetinaNetConfig.model_fields
 
 
 @pytest.mark.parametrize("kind", [FCOS, RetinaNet])
@@ -301,11 +301,11 @@ def test_options_that_say_the_same_or_can_be_learned_anew_stay(tmp_path):
         "detector.mean=auto",
         "detector.score_floor=0.2",
     ]
-    by_hand = {"head_channels", "size_factor", "mean", "score_floor"}
+    by_hand = {"head_channels", "assigner.size_factor", "mean", "score_floor"}
     config, *_ = start(f"detector.init={path}", *overrides, names=["cat"], by_hand=by_hand)
-    assert (config.head_channels, config.size_factor, config.score_floor) == (16, 6, 0.2)
+    assert (config.head_channels, config.assigner.size_factor, config.score_floor) == (16, 6, 0.2)
     config, *_ = start(f"detector.init={path}", names=["cat"])
-    assert config.size_factor == 4
+    assert config.assigner.size_factor == 4
 
 
 def test_files_that_are_no_detector_are_one_sentence(tmp_path):

@@ -62,7 +62,7 @@ def test_supervised_losses_equal_a_slow_version(box_loss):
         output = detector(image_batch(5, batch=2, height=96, width=96))
         output = output._replace(deltas=torch.randn(output.deltas.shape, generator=torch.Generator().manual_seed(1)))
         losses = detector.supervised_losses(output, targets)
-        labels, boxes, _ = detector.assign(targets, output.anchors, detector.levels(output.anchors))
+        labels, boxes, *_ = detector.assign(targets, output.anchors, detector.levels(output.anchors))
         decoded = detector.decode(output).boxes
     cls, box, count = 0.0, 0.0, int((labels >= 0).sum())
     for image in range(2):

@@ -8,6 +8,7 @@ import pytest
 import yaml
 
 import denseteacher
+from denseteacher.detectors.codings import DeltaCoding
 from denseteacher.errors import InputError
 from denseteacher.methods import DenseTeacher, Supervised, UnbiasedTeacher
 from denseteacher.recipes.differences import changed_keys
@@ -138,8 +139,8 @@ def test_the_published_runs_are_in_fp32(name):
 
 @pytest.mark.parametrize("name", ["coco_full", "coco_full_lsj", "coco_standard", "crowdhuman", "voc", "voc_coco20cls"])
 def test_the_published_box_branch_begins_at_0(name):
-    assert load_recipe(name).detector.initial_distance == 0
-    assert "initial_distance" not in load_recipe(name, ["detector.name=retinanet"]).detector.model_dump()
+    assert load_recipe(name).detector.coding.initial_distance == 0
+    assert load_recipe(name, ["detector.name=retinanet"]).detector.coding == DeltaCoding()
 
 
 def test_another_method_drops_the_first_ones_options():
@@ -282,11 +283,11 @@ def test_a_recipe_file_extends_another_and_circles_are_refused(tmp_path):
 def test_a_recipe_from_before_a_key_was_there_is_the_same(name, method):
     recipe = load_recipe(name, [f"method.name={method}"])
     before = recipe.model_dump(mode="json")
-    del before["detector"]["initial_distance"], before["data"]["empty_images"]
+    del before["detector"]["coding"]["initial_distance"], before["data"]["empty_images"]
     before["method"].pop("unlabeled_weight", None)
     assert changed_keys(recipe, before, ()) == []
     assert changed_keys(load_recipe(name, ["detector.initial_distance=0"]), before, ("method",)) == [
-        "detector.initial_distance"
+        "detector.coding.initial_distance"
     ]
 
 

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 import torch
 
+from denseteacher.detectors.assigners import FCOSAssigner, Locations
 from denseteacher.ops.anchors import location_anchors
-from denseteacher.ops.assignment import BACKGROUND, assign_fcos
+from denseteacher.ops.assignment import BACKGROUND
 from denseteacher.structures import Targets
 from support import random_targets
 
@@ -15,6 +16,12 @@ STRIDES = (8, 16, 32)
 def anchors_of(side, offset=0.0):
     shapes = [(-(-side // stride),) * 2 for stride in STRIDES]
     return location_anchors(shapes, STRIDES, offset, torch.device("cpu"))
+
+
+def assign(anchors, targets, **options):
+    strides = anchors[:, 2] - anchors[:, 0]
+    locations = Locations(anchors, anchors, strides, (strides / strides[0]).log2().long())
+    return FCOSAssigner(**options).assign(targets, locations, None)
 
 
 def reference(anchors, boxes, labels, radius, factor):
@@ -40,7 +47,7 @@ def reference(anchors, boxes, labels, radius, factor):
 
 
 def check(anchors, targets, radius=1.5, factor=8.0):
-    found = assign_fcos(anchors, targets, center_radius=radius, size_factor=factor)
+    found = assign(anchors, targets, center_radius=radius, size_factor=factor)
     for image in range(len(targets.boxes)):
         mask = targets.mask[image]
         labels, boxes = reference(
@@ -74,7 +81,7 @@ def targets_of(boxes, labels):
 
 def test_no_boxes_is_all_background():
     empty = Targets(torch.zeros(2, 1, 4), torch.zeros(2, 1, dtype=torch.int64), torch.zeros(2, 1, dtype=torch.bool))
-    assert (assign_fcos(anchors_of(96), empty).labels == BACKGROUND).all()
+    assert (assign(anchors_of(96), empty).labels == BACKGROUND).all()
 
 
 def test_the_smaller_of_two_boxes_wins_and_the_first_of_equals():
@@ -104,9 +111,7 @@ def test_the_published_size_ranges():
     )
     strides = anchors[:, 2] - anchors[:, 0]
     for side, stride in ((100, 8), (200, 16), (400, 32), (780, 64)):
-        found = assign_fcos(
-            anchors, targets_of([[400 - side / 2, 400 - side / 2, 400 + side / 2, 400 + side / 2]], [0])
-        )
+        found = assign(anchors, targets_of([[400 - side / 2, 400 - side / 2, 400 + side / 2, 400 + side / 2]], [0]))
         levels = strides[found.labels[0] == 0].unique().tolist()
         assert stride in levels
         assert all(level in (stride, 2 * stride, stride / 2) for level in levels)

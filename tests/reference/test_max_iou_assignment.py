@@ -6,8 +6,9 @@ import torch
 from torchvision.models.detection._utils import BoxCoder, Matcher
 from torchvision.ops import box_iou
 
+from denseteacher.detectors.assigners import Locations, MaxIoUAssigner
 from denseteacher.ops.anchors import box_anchors
-from denseteacher.ops.assignment import BACKGROUND, IGNORED, assign_max_iou
+from denseteacher.ops.assignment import BACKGROUND, IGNORED
 from denseteacher.ops.boxes import decode_deltas, encode_deltas
 from denseteacher.structures import Targets
 from support import random_targets
@@ -20,6 +21,11 @@ SIDES, RATIOS = (2.0, 3.0), (0.5, 1.0, 2.0)
 def anchors_of(side):
     shapes = [(-(-side // stride),) * 2 for stride in STRIDES]
     return box_anchors(shapes, STRIDES, SIDES, RATIOS, torch.device("cpu"))
+
+
+def assign(anchors, targets, **options):
+    nowhere = torch.zeros(len(anchors))
+    return MaxIoUAssigner(**options).assign(targets, Locations(anchors, anchors, nowhere, nowhere.long()), None)
 
 
 def test_anchors_lie_where_they_are_said_to():
@@ -59,7 +65,7 @@ def test_assignment_equals_a_slow_version():
     seen = set()
     for seed in range(12):
         targets = random_targets(seed, batch=3, boxes=4, classes=5, extent=64)
-        found = assign_max_iou(anchors, targets, foreground_iou=0.5, background_iou=0.4)
+        found = assign(anchors, targets, foreground_iou=0.5, background_iou=0.4)
         for image, mask in enumerate(targets.mask):
             boxes, labels = targets.boxes[image][mask].numpy(), targets.labels[image][mask].numpy()
             expected, matched = reference(anchors.numpy(), boxes, labels, 0.5, 0.4)
@@ -75,7 +81,7 @@ def test_assignment_equals_a_slow_version():
 def test_assignment_equals_torchvisions_matcher(seed):
     anchors = anchors_of(96)
     targets = random_targets(seed, batch=2, boxes=6, classes=3)
-    found = assign_max_iou(anchors, targets)
+    found = assign(anchors, targets)
     matcher = Matcher(0.5, 0.4, allow_low_quality_matches=True)
     for image, mask in enumerate(targets.mask):
         if not mask.any():
@@ -91,13 +97,13 @@ def test_assignment_equals_torchvisions_matcher(seed):
 
 def test_a_box_that_no_anchor_touches_takes_none():
     far = Targets(torch.tensor([[[900.0, 900, 950, 950]]]), torch.tensor([[1]]), torch.tensor([[True]]))
-    assert (assign_max_iou(anchors_of(64), far).labels == BACKGROUND).all()
+    assert (assign(anchors_of(64), far).labels == BACKGROUND).all()
 
 
 def test_padded_rows_are_never_assigned():
     anchors = anchors_of(64)
     padded = Targets(anchors[None, :3].clone(), torch.tensor([[2, 1, 0]]), torch.zeros(1, 3, dtype=torch.bool))
-    assert (assign_max_iou(anchors, padded).labels == BACKGROUND).all()
+    assert (assign(anchors, padded).labels == BACKGROUND).all()
 
 
 def test_coding_equals_torchvisions():

@@ -215,7 +215,7 @@ def test_losses_agree_with_numpy(detector, seed):
     assert count > 0
     assert_close_to_scale(losses["cls"], total / count)
 
-    labels, boxes, _ = detector.assign(found.targets._replace(mask=reliable), *grid)
+    labels, boxes, *_ = detector.assign(found.targets._replace(mask=reliable), *grid)
     foreground = labels >= 0
     assert foreground.any()
     overlap = giou_rows(detector.decode(student).boxes[foreground].numpy(), boxes[foreground].numpy())
