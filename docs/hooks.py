@@ -47,11 +47,14 @@ def on_page_markdown(markdown: str, **_: Any) -> str:
 
 def key_reference() -> str:
     """All keys of a recipe as Markdown: a table for every part of the schema."""
-    return "\n".join(_tables("", Recipe, "The recipe itself"))
+    return "\n".join(_tables("", Recipe, "The recipe itself", set()))
 
 
-def _tables(prefix: str, model: type[BaseModel], heading: str) -> Iterator[str]:
-    """The table of a model's own keys, then those of the models in it."""
+def _tables(prefix: str, model: type[BaseModel], heading: str, seen: set[str]) -> Iterator[str]:
+    """The table of a model's own keys, then those of the models in it, each heading once."""
+    if heading in seen:
+        return
+    seen.add(heading)
     texts, inner = _docstrings(model), []
     yield f"## {heading}\n\n{_line((inspect.getdoc(model) or '').partition(chr(10) * 2)[0])}\n"
     yield "| key | value | default | |\n|---|---|---|---|"
@@ -65,7 +68,7 @@ def _tables(prefix: str, model: type[BaseModel], heading: str) -> Iterator[str]:
             yield f"| `{prefix}{name}` | {_values(field)} | {_default(field)} | {text} |"
     yield ""
     for part in inner:
-        yield from _tables(*part)
+        yield from _tables(*part, seen)
 
 
 def _options(annotation: Any) -> tuple[Any, ...]:

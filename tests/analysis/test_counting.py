@@ -75,7 +75,7 @@ def known(batch, image, labels):
     return result
 
 
-@pytest.mark.parametrize("name", ["fcos", "retinanet"])
+@pytest.mark.parametrize("name", ["fcos", "retinanet", "gfl"])
 def test_false_and_missed_boxes_are_counted_at_every_threshold(name):
     outputs = made_up_outputs(name, batches=2)
     found = fig2cd.count_errors(outputs)
@@ -99,7 +99,7 @@ def test_false_and_missed_boxes_are_counted_at_every_threshold(name):
     assert numbers["balanced_at"] == fig2cd.THRESHOLDS[int(np.argmin(gaps))]
 
 
-@pytest.mark.parametrize("name", ["fcos", "retinanet"])
+@pytest.mark.parametrize("name", ["fcos", "retinanet", "gfl"])
 def test_disagreement_is_that_of_sets_of_locations(name):
     outputs = made_up_outputs(name)
     result = fig3.measure(outputs, threshold=0.5)
@@ -160,7 +160,7 @@ def matched_pairs(outputs, batch, found, image, truth, sure):
     return pairs
 
 
-@pytest.mark.parametrize("name", ["fcos", "retinanet"])
+@pytest.mark.parametrize("name", ["fcos", "retinanet", "gfl"])
 def test_the_region_is_counted_location_by_location(name):
     outputs, rule = made_up_outputs(name), DenseTeacher(ratio=0.2)
     found = count_region(outputs, rule)
@@ -223,7 +223,7 @@ def test_reliability_is_counted_in_bins():
     assert found.error == pytest.approx(error)
 
 
-@pytest.mark.parametrize("name", ["fcos", "retinanet"])
+@pytest.mark.parametrize("name", ["fcos", "retinanet", "gfl"])
 def test_calibration_asks_the_assigner_and_the_matching(name):
     outputs = made_up_outputs(name, batches=2)
     found = calibrate(outputs)

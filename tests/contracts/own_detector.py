@@ -120,7 +120,7 @@ def test_the_nearest_locations_are_trained_on_an_object():
     )
     detector = shape_detector(detector.detector.model_copy(update={"levels": (3, 5)}), 3)
     anchors = detector.anchors((96, 96), torch.device("cpu"))
-    boxes = torch.tensor([[[20.0, 21, 52, 53], [10, 11, 90, 91]], [[0, 0, 0, 0], [0, 0, 0, 0]]])
+    boxes = torch.tensor([[[20.0, 21, 50.6, 53], [10, 11, 91, 92]], [[0, 0, 0, 0], [0, 0, 0, 0]]])
     mask = torch.tensor([[True, True], [False, False]])
     found = detector.assign(Targets(boxes, torch.tensor([[1, 2], [0, 0]]), mask), anchors, detector.levels(anchors))
     place, strides = ((anchors[:, :2] + anchors[:, 2:]) / 2).numpy(), (anchors[:, 2] - anchors[:, 0]).numpy()

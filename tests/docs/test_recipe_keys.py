@@ -21,7 +21,9 @@ def hooks():
     return module
 
 
-@pytest.mark.parametrize("overrides", [[], ["detector.name=retinanet"], ["method.name=acrst"], ["augment.affine={}"]])
+@pytest.mark.parametrize(
+    "overrides", [[], ["detector.name=retinanet"], ["detector.name=gfl"], ["method.name=acrst"], ["augment.affine={}"]]
+)
 def test_every_key_is_in_the_reference(hooks, overrides):
     found = set(re.findall(r"^\| `([\w.]+)` \|", hooks.key_reference(), re.M))
     if "augment.affine={}" in overrides:

@@ -14,7 +14,7 @@ from PIL import Image
 from torchvision.transforms.v2 import functional
 
 import denseteacher
-from denseteacher.detectors import FCOS, DetectorCard, RetinaNet, save_detector
+from denseteacher.detectors import FCOS, GFL, DetectorCard, RetinaNet, save_detector
 from denseteacher.errors import InputError, RunError
 from denseteacher.inference import export as export_module
 from denseteacher.inference.export import DenseNetwork, DetectionNetwork, export_onnx
@@ -27,6 +27,7 @@ TINY = {"num_classes": 3, "backbone": "test_byobnet", "channels": 16}
 BUILD = {
     "fcos": lambda **options: FCOS(**TINY, levels=(4, 6), head_convs=1, **options),
     "retinanet": lambda **options: RetinaNet(**TINY, levels=(4, 5), head_convs=0, anchor_scale=2.0, **options),
+    "gfl": lambda **options: GFL(**TINY, levels=(4, 5), head_convs=0, coding={"bins": 6}, **options),
 }
 
 
@@ -53,7 +54,7 @@ def build(name, seed=0, **options):
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """Detector files of both kinds, and the ONNX file of FCOS; a second one with NMS would take long to trace."""
+    """Detector files of all kinds, and the ONNX file of FCOS; a second one with NMS would take long to trace."""
     folder = tmp_path_factory.mktemp("export")
     for name in BUILD:
         detector = build(name, score_floor=0.3, top_k=60, max_detections=30)

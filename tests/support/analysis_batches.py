@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from denseteacher.analysis.outputs import DetectorOutputs, OutputBatch
-from denseteacher.detectors import FCOS, RetinaNet
+from denseteacher.detectors import FCOS, GFL, RetinaNet
 from denseteacher.structures import DenseOutput, ImageBatch, Targets
 
 SIDE, CLASSES = 64, 3
@@ -16,6 +16,8 @@ def make_detector(name):
     options = {"backbone": "test_byobnet", "levels": (3, 5), "channels": 16, "head_convs": 1}
     if name == "fcos":
         return FCOS(num_classes=CLASSES, **options, size_factor=4.0).eval()
+    if name == "gfl":
+        return GFL(num_classes=CLASSES, **options).eval()
     return RetinaNet(num_classes=CLASSES, **options, anchor_scale=2.0).eval()
 
 

@@ -72,7 +72,7 @@ def waits_of_a_step(method, detector, *overrides, prepare=lambda student_teacher
     return student_teacher, set(gpu.waits)
 
 
-@pytest.mark.parametrize("detector", ["fcos", "retinanet"])
+@pytest.mark.parametrize("detector", ["fcos", "retinanet", "gfl"])
 @pytest.mark.parametrize("method", list(WAITS))
 def test_a_step_is_on_one_device_and_waits_only_where_it_must(method, detector):
     overrides = ["method.mix_probability=1"] if method == "instant_teaching" else []
@@ -104,7 +104,7 @@ def test_other_settings_wait_for_nothing():
     assert not waits_of_a_step("dense_teacher", "fcos", *settings, prepare=ignoring, hidden=True)[1]
 
 
-@pytest.mark.parametrize("detector", ["fcos", "retinanet"])
+@pytest.mark.parametrize("detector", ["fcos", "retinanet", "gfl"])
 def test_parts_and_canvases_of_their_own_wait_for_nothing(detector):
     def grouped(student_teacher):
         student_teacher.method = student_teacher.method.model_copy(update={"group_canvas": True, "group_size": 1})
@@ -175,7 +175,7 @@ def test_the_backward_pass_is_torchs_own():
         torch.testing.assert_close(one, other)
 
 
-@pytest.mark.parametrize("detector", ["fcos", "retinanet"])
+@pytest.mark.parametrize("detector", ["fcos", "retinanet", "gfl"])
 def test_detections_come_back_to_the_host(detector):
     recipe = load_recipe("custom", [*TINY, f"detector.name={detector}", "runtime.device=cuda"])
     with pretended_cuda():
