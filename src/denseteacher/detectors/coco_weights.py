@@ -32,7 +32,7 @@ def coco_weights(config: PyramidConfig) -> Any:
 
     if not has_coco_weights(config):
         raise InputError(
-            "torchvision has COCO detectors on the backbone resnet50 (FCOS, which GFL starts from too, and RetinaNet), "
+            "torchvision has COCO detectors on the backbone resnet50 (FCOS and RetinaNet), "
             f"not {config.name} on {config.backbone!r}"
         )
     if config.name in ("fcos", "gfl"):

@@ -139,7 +139,9 @@ def adopt(
     new = {
         key: _plain(value)
         for key, value in other.items()
-        if key not in by_hand and _option(config, key) not in ("auto", None)
+        if key not in by_hand
+        and _option(config, key) not in ("auto", None)
+        and not _implied(initial.config, other, key)
     }
     return with_options(config, initial.config, by_hand), initial._replace(adopted=new)
 
@@ -175,9 +177,19 @@ def differences(config: ComposedConfig, other: ComposedConfig) -> dict[str, Any]
 
 def _begins_anew(config: ComposedConfig, other: ComposedConfig, key: str) -> bool:
     """Whether an option needs not be as weights have it: of another assigner, or a branch that they lack."""
+    if "." in key and _option(other, key) is None:
+        return True
     if config.name != other.name:
         return False
     return (key in other.learned and _option(config, key) is None) or (key == "quality" and other.quality == "none")
+
+
+def _implied(config: ComposedConfig, differing: Collection[str], key: str) -> bool:
+    """Whether an option needs not be said of another detector, since it is what that one has anyway."""
+    part, _, option = key.partition(".")
+    default = type(config).model_fields[part].default
+    usual = getattr(default, option, None) if option else default
+    return "name" in differing and key != "name" and _option(config, key) == usual
 
 
 def _carried(config: ComposedConfig) -> tuple[str, ...]:
