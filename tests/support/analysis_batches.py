@@ -31,8 +31,12 @@ def make_batch(detector, seed, *, size=3):
         sure = rng.choice(count, 12, replace=False)
         logits[image, sure, rng.integers(0, CLASSES, 12)] = torch.from_numpy(rng.uniform(0, 4, 12).astype(np.float32))
     deltas = (
-        rng.uniform(1, 3, (size, count, 4)) if detector.config.name == "fcos" else rng.normal(0, 0.1, (size, count, 4))
+        rng.normal(0, 0.1, (size, count, 4))
+        if detector.config.name == "retinanet"
+        else rng.uniform(1, 3, (size, count, 4))
     )
+    if detector.config.name == "gfl":  # distributions about these distances
+        deltas = -4 * (np.arange(17) - deltas[..., None]).reshape(size, count, -1) ** 2
     quality = torch.full((size, count), 2.0) if detector.config.name == "fcos" else None
     sizes = torch.tensor([[SIDE, SIDE], [SIDE, 40], [48, SIDE]][:size])
     x, y = (anchors[:, 0] + anchors[:, 2]) / 2, (anchors[:, 1] + anchors[:, 3]) / 2
