@@ -6,6 +6,8 @@ from torch.nn import functional as F
 
 from denseteacher.ops.boxes import giou
 
+_LARGEST_LOG = -1e-30  # logarithm of a score that is 1 but for rounding: that of its rest stays finite
+
 
 def sigmoid_focal_loss(logits: Tensor, targets: Tensor, *, alpha: float = 0.25, gamma: float = 2.0) -> Tensor:
     """Focal loss (Lin et al., ICCV 2017) against hard labels.
@@ -43,6 +45,36 @@ def quality_focal_loss(logits: Tensor, targets: Tensor, *, gamma: float = 2.0) -
     logits, targets = logits.float(), targets.float()
     entropy = F.binary_cross_entropy_with_logits(logits, targets, reduction="none")
     return (targets - torch.sigmoid(logits)).abs().pow(gamma) * entropy
+
+
+def joint_focal_loss(
+    logits: Tensor, quality: Tensor | None, targets: Tensor, *, gamma: float = 2.0, background_weight: float = 0.75
+) -> Tensor:
+    """Focal loss of the joint confidence against soft labels (Liu et al., CVPR 2023, JCE; docs/sources.md, ARSL).
+
+    ``w |t - s|^gamma * BCE(s, t)`` with ``s = sigmoid(logits) * sigmoid(quality)`` and w 1 where t > 0: gradient flows
+    into both branches. Logarithms come from logits, exact for small and large ones.
+
+    Args:
+        logits: (...) class logits.
+        quality: (...) quality logits, broadcastable to ``logits``, so (B, N, 1) for (B, N, K); None where there is no
+            such branch, whose factor is then 1.
+        targets: (...) joint scores in [0, 1].
+        gamma: Suppression factor.
+        background_weight: w where the target is 0.
+
+    Returns:
+        (...) fp32, unreduced.
+    """
+    targets = targets.float()
+    log_score = F.logsigmoid(logits.float())
+    if quality is not None:
+        log_score = log_score + F.logsigmoid(quality.float())
+    log_score = log_score.clamp(max=_LARGEST_LOG)
+    log_rest = (-torch.expm1(log_score)).log()
+    entropy = -(targets * log_score + (1 - targets) * log_rest)
+    weight = torch.where(targets > 0, 1.0, background_weight)
+    return weight * (targets - log_score.exp()).abs().pow(gamma) * entropy
 
 
 def giou_loss(boxes1: Tensor, boxes2: Tensor) -> Tensor:
