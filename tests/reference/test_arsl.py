@@ -310,9 +310,9 @@ def test_gradient_reaches_class_and_quality_and_not_the_teacher():
 
 def test_the_joint_focal_loss_agrees_with_its_formula():
     rng = torch.Generator().manual_seed(0)
-    logits, quality = torch.randn(40, 5, generator=rng) * 3, torch.randn(40, 1, generator=rng) * 3
+    logits, quality = torch.randn(40, 5, generator=rng) * 3, torch.randn(40, generator=rng) * 3
     targets = torch.rand(40, 5, generator=rng) * (torch.rand(40, 5, generator=rng) < 0.5)
-    for branch, factor in ((quality, sigmoid64(quality)), (None, 1.0)):
+    for branch, factor in ((quality, sigmoid64(quality)[:, None]), (None, 1.0)):
         score, target = sigmoid64(logits) * factor, targets.double().numpy()
         entropy = -(target * np.log(score) + (1 - target) * np.log(1 - score))
         weight = np.where(target > 0, 1, 0.6)
@@ -324,8 +324,8 @@ def test_the_joint_focal_loss_agrees_with_its_formula():
 @pytest.mark.parametrize("quality", [-100.0, 0.0, 100.0])
 @pytest.mark.parametrize("target", [0.0, 0.5, 1.0])
 def test_extreme_logits_have_finite_losses_and_gradients(logit, quality, target):
-    inputs = [torch.tensor([value], requires_grad=True) for value in (logit, quality)]
-    loss = joint_focal_loss(*inputs, torch.tensor([target]))
+    inputs = [torch.tensor([[logit]], requires_grad=True), torch.tensor([quality], requires_grad=True)]
+    loss = joint_focal_loss(*inputs, torch.tensor([[target]]))
     loss.sum().backward()
     assert loss.isfinite().all()
     assert all(value.grad.isfinite().all() for value in inputs)

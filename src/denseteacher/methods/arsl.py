@@ -117,8 +117,7 @@ class ARSL(MeanTeacher):
         weight = richness * labels.localized
         sums = (richness * labels.positive, labels.positive, weight, labels.localized)
         score, positives, total, localized = mean_over_processes(torch.stack([each.sum() for each in sums])).unbind()
-        quality = None if output.quality is None else output.quality[..., None]
-        entropy = joint_focal_loss(output.logits, quality, labels.targets)
+        entropy = joint_focal_loss(output.logits, output.quality, labels.targets)
         losses: LossDict = {"cls": self.cls_weight * entropy.sum() / _at_least(score, positives)}
         error = giou_loss(detector.decode_boxes(output), labels.boxes)
         losses["box"] = self.box_weight * (error * weight).sum() / _at_least(total, localized)

@@ -52,24 +52,23 @@ def joint_focal_loss(
 ) -> Tensor:
     """Focal loss of the joint confidence against soft labels (Liu et al., CVPR 2023, JCE; docs/sources.md, ARSL).
 
-    ``w |t - s|^gamma * BCE(s, t)`` with ``s = sigmoid(logits) * sigmoid(quality)`` and w 1 where t > 0: gradient flows
-    into both branches. Logarithms come from logits, exact for small and large ones.
+    ``w |t - s|^gamma * BCE(s, t)`` with ``s = sigmoid(logits) * sigmoid(quality)`` and w 1 where t > 0: the gradient
+    reaches both branches. Logarithms come from logits, so that none is infinite.
 
     Args:
-        logits: (...) class logits.
-        quality: (...) quality logits, broadcastable to ``logits``, so (B, N, 1) for (B, N, K); None where there is no
-            such branch, whose factor is then 1.
-        targets: (...) joint scores in [0, 1].
+        logits: (..., K) class logits.
+        quality: (...) quality logits; None where there is no such branch, whose factor is then 1.
+        targets: (..., K) joint scores in [0, 1].
         gamma: Suppression factor.
         background_weight: w where the target is 0.
 
     Returns:
-        (...) fp32, unreduced.
+        (..., K) fp32, unreduced.
     """
     targets = targets.float()
     log_score = F.logsigmoid(logits.float())
     if quality is not None:
-        log_score = log_score + F.logsigmoid(quality.float())
+        log_score = log_score + F.logsigmoid(quality.float())[..., None]
     log_score = log_score.clamp(max=_LARGEST_LOG)
     log_rest = (-torch.expm1(log_score)).log()
     entropy = -(targets * log_score + (1 - targets) * log_rest)

@@ -35,8 +35,8 @@ class TaskSeparation(NamedTuple):
 class _Ranked(NamedTuple):
     """The M locations of each image with the highest scores among some of them; padded where there are fewer."""
 
-    index: Tensor
-    """(B, M) their places."""
+    place: Tensor
+    """(B, M) where they are among all."""
     score: Tensor
     """(B, M), ``_UNCHOSEN`` in the padding."""
     boxes: Tensor
@@ -102,9 +102,9 @@ def task_separation(
         for kind in (hard, positive)
     )
     agreed, boxes_agreed = _agreement(mined, promoting, least_iou)
-    promoted = torch.zeros_like(hard).scatter_(1, mined.index, agreed)
+    promoted = torch.zeros_like(hard).scatter_(1, mined.place, agreed)
     new = torch.where(agreed[..., None], boxes_agreed, mined.boxes)
-    boxes = boxes.scatter(1, mined.index[..., None].expand_as(new), new)
+    boxes = boxes.scatter(1, mined.place[..., None].expand_as(new), new)
     quality = None if output.quality is None else output.quality.float().sigmoid()
     return TaskSeparation(targets, positive, hard, positive | promoted, promoted, boxes, quality, threshold)
 
