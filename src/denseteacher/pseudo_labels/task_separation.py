@@ -129,7 +129,8 @@ def _richest(best: Tensor, count: int) -> Tensor:
 def _ranked(score: Tensor, boxes: Tensor, label: Tensor, levels: Tensor, center: Tensor, most: int) -> _Ranked:
     value, index = score.topk(min(most, score.shape[1]), dim=1)
     own = boxes.gather(1, index[..., None].expand(-1, -1, 4))
-    return _Ranked(index, value, own, label.gather(1, index), levels[index], center[index])
+    # int32: half the memory of (B, H, P) comparisons
+    return _Ranked(index, value, own, label.gather(1, index).int(), levels.int()[index], center[index])
 
 
 def _agreement(hard: _Ranked, positive: _Ranked, least_iou: float) -> tuple[Tensor, Tensor]:
@@ -138,15 +139,16 @@ def _agreement(hard: _Ranked, positive: _Ranked, least_iou: float) -> tuple[Tens
     Returns:
         (B, H) bool and (B, H, 4) xyxy.
     """
-    x, y = hard.center[:, :, None].unbind(-1)  # (B, H, 1) each
-    left, top, right, bottom = positive.boxes[:, None].unbind(-1)  # (B, 1, P) each
+    # what only fills up lies nowhere, and holds nothing: cheaper than two more masks of (B, H, P)
+    center = hard.center.masked_fill((hard.score == _UNCHOSEN)[..., None], torch.inf)
+    boxes = positive.boxes.masked_fill((positive.score == _UNCHOSEN)[..., None], 0)
+    x, y = center[:, :, None].unbind(-1)  # (B, H, 1) each
+    left, top, right, bottom = sides = boxes[:, None].unbind(-1)  # (B, 1, P) each
     agrees = (x > left) & (y > top) & (x < right) & (y < bottom)
     agrees &= hard.label[:, :, None] == positive.label[:, None]
-    agrees &= (hard.level[:, :, None] - positive.level[:, None]).abs() <= 1
-    agrees &= (hard.score > _UNCHOSEN)[:, :, None] & (positive.score > _UNCHOSEN)[:, None]
-    agrees &= pairwise_iou(hard.boxes, positive.boxes) >= least_iou
+    agrees &= (hard.level[:, :, None] - positive.level[:, None]).abs_() <= 1
+    agrees &= pairwise_iou(hard.boxes, boxes) >= least_iou
     weight = agrees * positive.score[:, None]
-    share = weight / weight.sum(2, keepdim=True).clamp(min=torch.finfo(weight.dtype).tiny)
     # side by side: a matrix product may be rounded to TF32 or bf16, which costs pixels
-    boxes = torch.stack([(share * side).sum(2) for side in (left, top, right, bottom)], dim=-1)
-    return agrees.any(2), boxes
+    sums = torch.stack([(weight * side).sum(2) for side in sides], dim=-1)
+    return agrees.any(2), sums / weight.sum(2).clamp(min=torch.finfo(sums.dtype).tiny)[..., None]
