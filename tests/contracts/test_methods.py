@@ -8,6 +8,7 @@ import torch
 from denseteacher.detectors import DetectorConfig
 from denseteacher.methods import (
     ACRST,
+    ARSL,
     CSD,
     ISMT,
     STAC,
@@ -43,6 +44,8 @@ METHODS = [
     HumbleTeacher(burn_in=10, ratio=0.1),
     HumbleTeacher(burn_in=10, ratio=0.1, mirror=False),
     CSD(burn_in=10, threshold=0),
+    ARSL(burn_in=10),
+    ARSL(burn_in=10, score_floor=0.02, least_iou=0.1),
 ]
 SEMI = METHODS[1:]
 AFTER = 20  # a step at full weight
@@ -126,6 +129,11 @@ def test_before_the_burn_in_ends_a_method_is_supervised(pair, method):
             {"cls": 2, "box": 3, "quality": 5},
         ),
         (CSD(burn_in=10, threshold=0), {"unlabeled_weight": 2}, {"cls": 2, "box": 2}),
+        (
+            ARSL(burn_in=10, cls_weight=1, box_weight=1, quality_weight=1),
+            {"cls_weight": 2, "box_weight": 3, "quality_weight": 5},
+            {"cls": 2, "box": 3, "quality": 5},
+        ),
     ],
     ids=[
         "dense_teacher",
@@ -137,6 +145,7 @@ def test_before_the_burn_in_ends_a_method_is_supervised(pair, method):
         "soft_teacher",
         "humble_teacher",
         "csd",
+        "arsl",
     ],
 )
 def test_weights_scale_linearly(pair, method, weights, factors):

@@ -10,14 +10,14 @@ import yaml
 import denseteacher
 from denseteacher.detectors.codings import DeltaCoding
 from denseteacher.errors import InputError
-from denseteacher.methods import DenseTeacher, Supervised, UnbiasedTeacher
+from denseteacher.methods import ARSL, DenseTeacher, Supervised, UnbiasedTeacher
 from denseteacher.recipes.differences import changed_keys
 from denseteacher.recipes.resolve import with_lengths
 from denseteacher.recipes.schema import builtin_recipes, dump_recipe, load_recipe
 
 NAMES = [
-    *("bccd", "coco_full", "coco_full_lsj", "coco_standard", "crowdhuman", "custom", "custom_small", "digits", "masks"),
-    *("voc", "voc_coco20cls"),
+    *("arsl", "bccd", "coco_full", "coco_full_lsj", "coco_standard", "crowdhuman", "custom", "custom_small", "digits"),
+    *("masks", "voc", "voc_coco20cls"),
 ]
 
 
@@ -56,7 +56,7 @@ def test_a_recipe_trains(name, other, coco, unlabeled, tiny, tmp_path):
         "data.val_images=null",
         "method.burn_in=2",
         "method.ramp=1",
-        *([] if "method.name=unbiased_teacher" in other else ["method.group_size=null"]),
+        *([] if name == "arsl" or "method.name=unbiased_teacher" in other else ["method.group_size=null"]),
         "schedule.max_steps=4",
         "schedule.evaluate_every=4",
     ]
@@ -78,7 +78,7 @@ def test_a_recipe_trains(name, other, coco, unlabeled, tiny, tmp_path):
 
 
 METHODS = [
-    *("acrst", "csd", "dense_teacher", "dynamic_threshold", "humble_teacher", "instant_teaching", "ismt"),
+    *("acrst", "arsl", "csd", "dense_teacher", "dynamic_threshold", "humble_teacher", "instant_teaching", "ismt"),
     *("soft_teacher", "stac", "unbiased_teacher"),
 ]
 
@@ -132,15 +132,34 @@ def test_the_published_numbers_of_the_main_recipe():
     assert (weak.short_side, weak.sampling) == (tuple(range(480, 801, 32)), "choice")
 
 
-@pytest.mark.parametrize("name", ["coco_full", "coco_full_lsj", "coco_standard", "crowdhuman", "voc", "voc_coco20cls"])
+@pytest.mark.parametrize(
+    "name", ["arsl", "coco_full", "coco_full_lsj", "coco_standard", "crowdhuman", "voc", "voc_coco20cls"]
+)
 def test_the_published_runs_are_in_fp32(name):
     assert load_recipe(name).runtime.precision == "fp32"
 
 
-@pytest.mark.parametrize("name", ["coco_full", "coco_full_lsj", "coco_standard", "crowdhuman", "voc", "voc_coco20cls"])
+@pytest.mark.parametrize(
+    "name", ["arsl", "coco_full", "coco_full_lsj", "coco_standard", "crowdhuman", "voc", "voc_coco20cls"]
+)
 def test_the_published_box_branch_begins_at_0(name):
     assert load_recipe(name).detector.coding.initial_distance == 0
     assert load_recipe(name, ["detector.name=retinanet"]).detector.coding == DeltaCoding()
+
+
+def test_the_published_numbers_of_arsl():
+    recipe = load_recipe("arsl")
+    assert recipe.method == ARSL(burn_in=9000, ramp=2000)
+    assert (recipe.data.labeled_batch, recipe.data.unlabeled_batch, recipe.schedule.max_steps) == (32, 32, 90_000)
+    assert (recipe.ema.decay, recipe.ema.start) == (0.9996, 9000)
+    assert (recipe.optim.lr, recipe.optim.clip_value, recipe.optim.warmup_factor) == (0.02, None, 0.3333)
+    detector = recipe.detector
+    assert (detector.name, detector.quality, detector.score_floor, detector.nms_threshold) == (
+        "fcos",
+        "iou",
+        0.025,
+        0.6,
+    )
 
 
 def test_another_method_drops_the_first_ones_options():

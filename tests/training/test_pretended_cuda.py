@@ -33,6 +33,7 @@ WAITS = {
     "dense_teacher": set(),
     "humble_teacher": set(),
     "csd": set(),
+    "arsl": set(),
     "unbiased_teacher": NMS,
     "dynamic_threshold": NMS,
     "soft_teacher": NMS,

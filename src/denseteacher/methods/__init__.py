@@ -5,6 +5,7 @@ from typing import Annotated
 from pydantic import Field
 
 from denseteacher.methods.acrst import ACRST
+from denseteacher.methods.arsl import ARSL
 from denseteacher.methods.base import Method, Shown
 from denseteacher.methods.csd import CSD
 from denseteacher.methods.dense_teacher import DenseTeacher
@@ -21,6 +22,7 @@ from denseteacher.methods.unbiased_teacher import UnbiasedTeacher
 
 MethodConfig = Annotated[
     ACRST
+    | ARSL
     | CSD
     | DenseTeacher
     | DynamicThreshold
@@ -37,6 +39,7 @@ MethodConfig = Annotated[
 
 __all__ = [
     "ACRST",
+    "ARSL",
     "CSD",
     "ISMT",
     "STAC",

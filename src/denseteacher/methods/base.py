@@ -49,6 +49,9 @@ class Method(Config):
     """Whether it carries its labels from the weak to a strong view that has its own geometry."""
     static_teacher: ClassVar[bool] = False
     """Whether it is taught by the teacher as it was at the end of the burn-in."""
+    cls_loss: ClassVar[str | None] = None
+    """Class loss on labeled images that belongs to it, as ``detector.cls_loss`` names it; None takes the detector's
+    own. The method does not change that loss itself: until its burn-in ends it is ``Supervised``."""
 
     @abstractmethod
     def losses(

@@ -64,45 +64,48 @@ def distribution_focal_loss(logits: Tensor, distances: Tensor) -> Tensor:
     return -(lower * (1 - share) + upper * share)
 
 
-def joint_log_scores(cls_logits: Tensor, quality_logits: Tensor) -> tuple[Tensor, Tensor]:
-    """Logarithms of the joint confidence ``s = sigmoid(cls) * sigmoid(quality)`` and of ``1 - s``.
+def joint_log_scores(logits: Tensor, quality: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Logarithms of the joint confidence ``s = sigmoid(logits) * sigmoid(quality)`` and of ``1 - s``.
 
     ``1 - s`` is what the class lacks, and what the quality lacks of the rest: as a sum of two logarithms it keeps its
     digits and its gradient however near to 0 or 1 the scores are.
 
     Args:
-        cls_logits: (..., K).
-        quality_logits: (...).
+        logits: (..., K) class logits.
+        quality: (...) quality logits; None where there is no such branch, whose factor is then 1.
 
     Returns:
         (..., K) fp32 each.
     """
-    cls, quality = cls_logits.float(), quality_logits.float()[..., None]
-    has = F.logsigmoid(cls)
-    return has + F.logsigmoid(quality), torch.logaddexp(F.logsigmoid(-cls), has + F.logsigmoid(-quality))
+    has, lacks = F.logsigmoid(logits.float()), F.logsigmoid(-logits.float())
+    if quality is None:
+        return has, lacks
+    quality = quality.float()[..., None]
+    return has + F.logsigmoid(quality), torch.logaddexp(lacks, has + F.logsigmoid(-quality))
 
 
 def joint_focal_loss(
-    cls_logits: Tensor, quality_logits: Tensor, targets: Tensor, *, alpha: float = 0.75, gamma: float = 2.0
+    logits: Tensor, quality: Tensor | None, targets: Tensor, *, gamma: float = 2.0, background_weight: float = 0.75
 ) -> Tensor:
-    """Focal loss of the joint confidence of class and quality (ARSL, Liu et al., CVPR 2023, and its code).
+    """Focal loss of the joint confidence against soft labels (Liu et al., CVPR 2023, JCE; docs/sources.md, ARSL).
 
-    ``|s - t|^gamma * w * BCE(s, t)`` with ``s = sigmoid(cls) * sigmoid(quality)``; the gradient reaches both branches.
+    ``w |t - s|^gamma * BCE(s, t)`` with ``s = sigmoid(logits) * sigmoid(quality)`` and w 1 where t > 0: the gradient
+    reaches both branches.
 
     Args:
-        cls_logits: (..., K) class logits.
-        quality_logits: (...) quality logits.
-        targets: (..., K) t in [0, 1].
-        alpha: w where the target is 0; elsewhere it is 1.
+        logits: (..., K) class logits.
+        quality: (...) quality logits; None where there is no such branch, whose factor is then 1.
+        targets: (..., K) joint scores in [0, 1].
         gamma: Suppression factor.
+        background_weight: w where the target is 0.
 
     Returns:
         (..., K) fp32, unreduced.
     """
     targets = targets.float()
-    positive, negative = joint_log_scores(cls_logits, quality_logits)
+    positive, negative = joint_log_scores(logits, quality)
     entropy = -(targets * positive + (1 - targets) * negative)
-    weight = torch.where(targets > 0, 1.0, alpha)
+    weight = torch.where(targets > 0, 1.0, background_weight)
     return (positive.exp() - targets).abs().pow(gamma) * weight * entropy
 
 
