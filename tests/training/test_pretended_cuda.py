@@ -39,6 +39,7 @@ WAITS = {
     "stac": NMS,
     "acrst": NMS | {"copy_paste.deposit: nonzero"},
     "instant_teaching": NMS | {"boxes.fuse: nonzero"},
+    "mixpl": NMS,
     "ismt": NMS | {"boxes.fuse: nonzero"},
 }
 """Every method, and where the host waits for the device in a step of it."""
