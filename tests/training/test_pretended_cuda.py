@@ -106,6 +106,11 @@ def test_other_settings_wait_for_nothing():
 
 
 @pytest.mark.parametrize("detector", ["fcos", "retinanet"])
+def test_dense_mixing_waits_for_nothing(detector):
+    assert not waits_of_a_step("dense_teacher", detector, "method.mix=both", canvases=((64, 96), (64, 64)))[1]
+
+
+@pytest.mark.parametrize("detector", ["fcos", "retinanet"])
 def test_parts_and_canvases_of_their_own_wait_for_nothing(detector):
     def grouped(student_teacher):
         student_teacher.method = student_teacher.method.model_copy(update={"group_canvas": True, "group_size": 1})
