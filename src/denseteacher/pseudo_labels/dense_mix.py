@@ -7,11 +7,11 @@ union of both, up to twice ``ratio``. Box and quality are those of the teacher o
 
 At half its size an image shows at level k - 1 what it showed at level k: a location of stride s becomes one of stride
 s / 2, exactly, where the tile's offset is a multiple of that stride. So the teacher's maps of four full-size images,
-each one level down, are the targets of a mosaic of them. Two levels have no partner. On the mosaic's coarsest level all is
-background: what would be found there was too large for the teacher. The teacher's finest level is lost: its objects are
-still seen, too small for a level of their own, so the mosaic's finest level ignores in the class loss the locations in
-whose place the teacher had selected one there. So that little is left of a region of small objects does not blow the loss
-up, the normalizer is at least a quarter of that of the four images, which have four times as many locations.
+each one level down, are the targets of a mosaic of them. Two levels have no partner. On the mosaic's coarsest level
+all is background: what would be found there was too large for the teacher. The teacher's finest level is lost: its
+objects are still seen, too small for a level of their own, so the mosaic's finest level ignores in the class loss the
+locations in whose place the teacher had selected one there. So that the loss does not blow up where little is left of
+the region, the normalizer is at least a quarter of that of the four images, which have four times as many locations.
 """
 
 from collections.abc import Sequence
@@ -162,7 +162,7 @@ def _middle(canvas: tuple[int, int], strides: Sequence[int]) -> tuple[int, int]:
 
 
 def _one_level_down(detector: DenseDetector, maps: Sequence[Tensor], canvas: tuple[int, int]) -> Tensor:
-    """(n, N, C) values of mosaics from four (n, N, C) of their images; 0 on the coarsest level and beyond the images."""
+    """(n, N, C) values of mosaics from four (n, N, C) of their images; 0 on the coarsest level and beyond images."""
     shapes, (down, across) = detector.shapes(canvas), _middle(canvas, detector.strides)
     tiles = [_by_level(one, shapes) for one in maps]
     levels = []
