@@ -79,7 +79,7 @@ def test_a_recipe_trains(name, other, coco, unlabeled, tiny, tmp_path):
 
 METHODS = [
     *("acrst", "arsl", "csd", "dense_teacher", "dynamic_threshold", "humble_teacher", "instant_teaching", "ismt"),
-    *("soft_teacher", "stac", "unbiased_teacher"),
+    *("mixpl", "soft_teacher", "stac", "unbiased_teacher"),
 ]
 
 

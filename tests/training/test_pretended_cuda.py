@@ -40,6 +40,7 @@ WAITS = {
     "stac": NMS,
     "acrst": NMS | {"copy_paste.deposit: nonzero"},
     "instant_teaching": NMS | {"boxes.fuse: nonzero"},
+    "mixpl": NMS,
     "ismt": NMS | {"boxes.fuse: nonzero"},
 }
 """Every method, and where the host waits for the device in a step of it."""
@@ -103,6 +104,11 @@ def test_other_settings_wait_for_nothing():
         )
 
     assert not waits_of_a_step("dense_teacher", "fcos", *settings, prepare=ignoring, hidden=True)[1]
+
+
+@pytest.mark.parametrize("detector", ["fcos", "retinanet", "gfl"])
+def test_dense_mixing_waits_for_nothing(detector):
+    assert not waits_of_a_step("dense_teacher", detector, "method.mix=both", canvases=((64, 96), (64, 64)))[1]
 
 
 @pytest.mark.parametrize("detector", ["fcos", "retinanet", "gfl"])

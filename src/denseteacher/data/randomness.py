@@ -54,6 +54,17 @@ def keyed_uniforms(seed: int, draw: Draw, step: int, samples: Sequence[int], cou
     return torch.from_numpy(np.stack(rows))
 
 
+def further_uniforms(numbers: Tensor, count: int) -> Tensor:
+    """(B, count) fp32 uniform numbers in [0, 1) for whoever needs more of them than it was given.
+
+    Args:
+        numbers: (B, n) fp32 uniform numbers in [0, 1) on the host; each row is the key of its new ones.
+        count: Numbers a row.
+    """
+    keys = (numbers.double() * 2**24).long().tolist()
+    return torch.from_numpy(np.stack([keyed_generator(*key).random(count, dtype=np.float32) for key in keys]))
+
+
 def to_device(device: torch.device, values: Tensor) -> Tensor:
     """Moves host numbers; only from pinned memory does a GPU take them without being waited for."""
     return (values.pin_memory() if device.type == "cuda" else values).to(device, non_blocking=True)

@@ -14,6 +14,7 @@ from denseteacher.methods.humble_teacher import HumbleTeacher
 from denseteacher.methods.instant_teaching import InstantTeaching
 from denseteacher.methods.ismt import ISMT
 from denseteacher.methods.mean_teacher import MeanTeacher, SemiSupervised, StudentTask
+from denseteacher.methods.mixpl import MixPL
 from denseteacher.methods.pseudo_box import PseudoBoxTeacher, to_strong_view
 from denseteacher.methods.soft_teacher import SoftTeacher
 from denseteacher.methods.stac import STAC
@@ -29,6 +30,7 @@ MethodConfig = Annotated[
     | HumbleTeacher
     | InstantTeaching
     | ISMT
+    | MixPL
     | SoftTeacher
     | STAC
     | Supervised
@@ -50,6 +52,7 @@ __all__ = [
     "MeanTeacher",
     "Method",
     "MethodConfig",
+    "MixPL",
     "PseudoBoxTeacher",
     "SemiSupervised",
     "Shown",

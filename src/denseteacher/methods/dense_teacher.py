@@ -1,5 +1,6 @@
 """Dense Teacher (Zhou et al., ECCV 2022)."""
 
+from collections.abc import Sequence
 from functools import partial
 from typing import Literal, Self
 
@@ -11,6 +12,7 @@ from denseteacher.methods.base import PAPER_MULTIPLE, PAPER_RATIO, Ratio, Shown
 from denseteacher.methods.mean_teacher import MeanTeacher, StudentTask
 from denseteacher.ops.losses import giou_loss, quality_focal_loss, quality_loss
 from denseteacher.pseudo_labels.dense import DensePseudoLabels, dense_pseudo_labels, on_group_canvas
+from denseteacher.pseudo_labels.dense_mix import DenseTargets, mixed_partners, mixed_tiles
 from denseteacher.structures import (
     DenseOutput,
     ImageBatch,
@@ -19,6 +21,8 @@ from denseteacher.structures import (
     MethodState,
     Targets,
     UnlabeledBatch,
+    cat,
+    chunk,
 )
 
 
@@ -64,6 +68,12 @@ class DenseTeacher(MeanTeacher):
     """Images that share one selection and one normalizer; None is the process's whole batch."""
     count_padding: bool = True
     """Padded locations count in the share and may be selected, as in the published run."""
+    mix: Literal["none", "mixup", "mosaic", "both"] = "none"
+    """``mixup`` shows each strong view half and half with another one, which teaches what either teacher output has;
+    ``mosaic`` adds images of four strong views at half size, which teach the teacher's maps one level down; ``both``.
+    See ``pseudo_labels.dense_mix``. Not published: the dense form of what MixPL does with pseudo-boxes."""
+    mosaic_weight: float = Field(0.5, ge=0)
+    """Weight of the losses on mosaics, beside 1 of those on strong views."""
     group_canvas: bool = False
     """The ``group_size`` images have a canvas of their own, as in the published run: ``ratio`` is a share of the
     smallest one that holds them, and nothing is learned beyond it. Else it is a share of the process's canvas."""
@@ -151,27 +161,45 @@ class DenseTeacher(MeanTeacher):
             "pseudo/locations": labels.selected.sum() / labels.selected.shape[0],
             "pseudo/score": labels.normalizer.sum() / labels.selected.sum(),
         }
-        losses = partial(self._losses, detector, teacher_output, labels, ignored)
-        return StudentTask(unlabeled.strong, losses, metrics)
+        quality = None if teacher_output.quality is None else teacher_output.quality.sigmoid()
+        targets = DenseTargets(labels, detector.decode_boxes(teacher_output), quality, ignored)
+        images, parts = self._mixed(detector, targets, unlabeled)
+        return StudentTask(images, partial(self._part_losses, detector, parts), metrics)
 
-    def _losses(
-        self,
-        detector: DenseDetector,
-        teacher_output: DenseOutput,
-        labels: DensePseudoLabels,
-        ignored: Tensor | None,
-        output: DenseOutput,
-    ) -> LossDict:
+    def _mixed(
+        self, detector: DenseDetector, targets: DenseTargets, unlabeled: UnlabeledBatch
+    ) -> tuple[ImageBatch, Sequence[DenseTargets]]:
+        """What is shown of the strong views, and what it teaches: that of the B views, then that of mosaics."""
+        images, parts = unlabeled.strong, [targets]
+        if self.mix in ("mixup", "both"):
+            images, parts[0] = mixed_partners(images, targets, unlabeled.random)
+        if self.mix in ("mosaic", "both"):
+            mosaics, tiles = mixed_tiles(detector, unlabeled.strong, targets, unlabeled.random)
+            images = cat(images, mosaics)
+            parts.append(tiles)
+        return images, parts
+
+    def _part_losses(self, detector: DenseDetector, parts: Sequence[DenseTargets], output: DenseOutput) -> LossDict:
+        """The losses on strong views and, times a weight, on mosaics."""
+        outputs = chunk(output, [len(part.boxes) for part in parts])
+        losses = self._losses(detector, parts[0], outputs[0])
+        for part, own in zip(parts[1:], outputs[1:], strict=True):
+            learned = self._losses(detector, part, own)
+            losses = {name: value + self.mosaic_weight * learned[name] for name, value in losses.items()}
+        return losses
+
+    def _losses(self, detector: DenseDetector, targets: DenseTargets, output: DenseOutput) -> LossDict:
+        labels = targets.labels
         entropy = quality_focal_loss(output.logits, labels.targets, gamma=self.gamma)
-        if ignored is not None:
-            entropy = entropy.masked_fill(ignored[..., None], 0)
+        if targets.ignored is not None:
+            entropy = entropy.masked_fill(targets.ignored[..., None], 0)
         groups = labels.normalizer.shape[0]
         losses: LossDict = {"cls": self.cls_weight * (entropy.view(groups, -1).sum(1) / labels.normalizer).mean()}
         if self.box:
-            error = giou_loss(detector.decode_boxes(output), detector.decode_boxes(teacher_output))
+            error = giou_loss(detector.decode_boxes(output), targets.boxes)
             losses["box"] = self.box_weight * self._mean_over_region(error, labels)
-        if self.quality and output.quality is not None and teacher_output.quality is not None:
-            error = quality_loss(output.quality, teacher_output.quality.sigmoid())
+        if self.quality and output.quality is not None and targets.quality is not None:
+            error = quality_loss(output.quality, targets.quality)
             losses["quality"] = self.quality_weight * self._mean_over_region(error, labels)
         return losses
 

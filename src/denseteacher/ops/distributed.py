@@ -11,13 +11,13 @@ def mean_over_processes(value: Tensor) -> Tensor:
     Gradients are averaged over processes too; with the mean normalizer two processes that share a batch
     give the gradient of one process that has it all.
     """
-    processes = _processes()
-    return value if processes == 1 else sum_over_processes(value) / processes
+    count = processes()
+    return value if count == 1 else sum_over_processes(value) / count
 
 
 def sum_over_processes(value: Tensor) -> Tensor:
     """The sum of a detached tensor over all processes, in fp32; the tensor itself where there is only one."""
-    if _processes() == 1:
+    if processes() == 1:
         return value
     shared = value.detach().to(torch.float32).clone()
     dist.all_reduce(shared)
@@ -30,14 +30,15 @@ def rows_of_all_processes(value: Tensor) -> Tensor:
     Args:
         value: (n, ...) with the same shape in every process.
     """
-    processes = _processes()
-    if processes == 1:
+    count = processes()
+    if count == 1:
         return value
     own = value.detach().contiguous()
-    parts = [torch.empty_like(own) for _ in range(processes)]
+    parts = [torch.empty_like(own) for _ in range(count)]
     dist.all_gather(parts, own)
     return torch.cat(parts)
 
 
-def _processes() -> int:
+def processes() -> int:
+    """How many processes share the run."""
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1

@@ -11,7 +11,7 @@ from denseteacher.structures import DenseOutput
 
 # An untrained head says 0.01 of every class. A selected region whose scores sum to less than a tenth of that
 # belongs to a collapsed teacher, and dividing by its sum would blow the loss up (it is unclamped as published).
-_LEAST_MEAN_SCORE = 1e-3
+LEAST_MEAN_SCORE = 1e-3
 
 
 class DensePseudoLabels(NamedTuple):
@@ -71,7 +71,7 @@ def dense_pseudo_labels(
         share = (own.double() * ratio).long().clamp(min=1)
         kept = (torch.arange(best.shape[1], device=best.device) < share) & (best >= 0)
     selected = torch.zeros_like(richness, dtype=torch.bool).scatter_(1, index, kept).view(batch, locations)
-    floor = _LEAST_MEAN_SCORE * kept.sum(1).clamp(min=1)
+    floor = LEAST_MEAN_SCORE * kept.sum(1).clamp(min=1)
     normalizer = (best * kept).sum(1).clamp(min=floor)
     return DensePseudoLabels(scores * selected[..., None], selected, normalizer)
 

@@ -128,27 +128,48 @@ def warp(images: ImageBatch, matrix: Tensor) -> ImageBatch:
         New pixels on the same canvas with the same sizes. What comes from outside an image has the fill color.
     """
     height, width = images.pixels.shape[-2:]
+    pixels = as_pixels(sampled(above_mean_color(images), matrix, (height, width)))
+    moved = (matrix != torch.eye(3, device=matrix.device)).any(2).any(1)
     inside = real_area(images.sizes, height, width)
+    return images._replace(pixels=torch.where(inside & moved[:, None, None, None], pixels, images.pixels))
+
+
+def above_mean_color(images: ImageBatch) -> Tensor:
+    """(B, 3, H, W) fp32 pixels less the mean color; 0 in the padding, so that the mean color stands there."""
     values = images.pixels.to(torch.float32, memory_format=torch.contiguous_format)
     for channel, fill in zip(values.unbind(1), MEAN_COLOR, strict=True):
-        channel.sub_(fill)  # so that the 0 that is sampled beyond an image stands for the fill color
-    sampled = functional.grid_sample(values.mul_(inside), _sources(matrix, height, width), align_corners=False)
-    for channel, fill in zip(sampled.unbind(1), MEAN_COLOR, strict=True):
-        channel.add_(fill + 0.5)  # the conversion below cuts off, so this rounds
-    moved = (matrix != torch.eye(3, device=matrix.device)).any(2).any(1)
-    pixels = torch.where(inside & moved[:, None, None, None], sampled.byte(), images.pixels)
-    return images._replace(pixels=pixels)
+        channel.sub_(fill)
+    return values.mul_(real_area(images.sizes, *values.shape[-2:]))
 
 
-def _sources(matrix: Tensor, height: int, width: int) -> Tensor:
-    """(B, H, W, 2) where each pixel of the moved images comes from, in units in which the canvas is [-1, 1].
+def sampled(values: Tensor, matrix: Tensor, canvas: tuple[int, int]) -> Tensor:
+    """Images moved by affine maps onto a canvas, bilinearly; 0 beyond them.
+
+    Args:
+        values: (B, C, h, w) fp32.
+        matrix: (B, 3, 3) fp32 maps of homogeneous pixel coordinates (x, y, 1), from old to new; invertible.
+        canvas: Height and width of the new canvas.
+    """
+    sources = _sources(matrix, canvas, (values.shape[-2], values.shape[-1]))
+    return functional.grid_sample(values, sources, align_corners=False)
+
+
+def as_pixels(values: Tensor) -> Tensor:
+    """(B, 3, H, W) uint8 from what ``above_mean_color`` gives, which is changed."""
+    for channel, fill in zip(values.unbind(1), MEAN_COLOR, strict=True):
+        channel.add_(fill + 0.5)  # the conversion cuts off, so this rounds
+    return values.byte()
+
+
+def _sources(matrix: Tensor, canvas: tuple[int, int], old: tuple[int, int]) -> Tensor:
+    """(B, H, W, 2) where each pixel of the moved images comes from, in units in which the old canvas is [-1, 1].
 
     Elementwise and not ``affine_grid``, whose matrix product may be rounded to TF32 on a GPU.
     """
     xx, xy, x0, yx, yy, y0 = matrix[:, :2].flatten(1)[..., None, None].unbind(1)  # (B, 1, 1) each
-    columns = torch.arange(width, device=matrix.device) + 0.5 - x0  # (B, 1, W), from the moved origin
-    rows = (torch.arange(height, device=matrix.device) + 0.5)[:, None] - y0
+    columns = torch.arange(canvas[1], device=matrix.device) + 0.5 - x0  # (B, 1, W), from the moved origin
+    rows = (torch.arange(canvas[0], device=matrix.device) + 0.5)[:, None] - y0
     determinant = xx * yy - xy * yx
     x = (yy * columns - xy * rows) / determinant
     y = (xx * rows - yx * columns) / determinant
-    return torch.stack([x.mul_(2 / width), y.mul_(2 / height)], dim=3).sub_(1)
+    return torch.stack([x.mul_(2 / old[1]), y.mul_(2 / old[0])], dim=3).sub_(1)

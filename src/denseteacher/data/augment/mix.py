@@ -40,13 +40,18 @@ def mixup(
         second_targets: Their ground truth.
         share: (B,) fp32 of the first image, in [0, 1].
     """
-    sizes = torch.maximum(first.sizes, second.sizes)
-    one, other = _on_mean_color(first).float(), _on_mean_color(second).float()
-    pixels = other.lerp_(one, share[:, None, None, None]).add_(0.5).byte()  # the conversion cuts off, so this rounds
     weights = torch.cat(
         [share[:, None].expand_as(first_targets.mask), 1 - share[:, None].expand_as(second_targets.mask)], dim=1
     )
-    return Mixed(_cropped(pixels, sizes), _joined(first_targets, second_targets), weights)
+    return Mixed(weighted_sum(first, second, share), _joined(first_targets, second_targets), weights)
+
+
+def weighted_sum(first: ImageBatch, second: ImageBatch, share: Tensor) -> ImageBatch:
+    """The images of ``mixup``, see there."""
+    sizes = torch.maximum(first.sizes, second.sizes)
+    one, other = _on_mean_color(first).float(), _on_mean_color(second).float()
+    pixels = other.lerp_(one, share[:, None, None, None]).add_(0.5).byte()  # the conversion cuts off, so this rounds
+    return _cropped(pixels, sizes)
 
 
 @torch.no_grad()
