@@ -78,7 +78,7 @@ def test_a_recipe_trains(name, other, coco, unlabeled, tiny, tmp_path):
 
 METHODS = [
     *("acrst", "csd", "dense_teacher", "dynamic_threshold", "humble_teacher", "instant_teaching", "ismt"),
-    *("soft_teacher", "stac", "unbiased_teacher"),
+    *("consistent_teacher", "soft_teacher", "stac", "unbiased_teacher"),
 ]
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import distributed
 
 import denseteacher
-from denseteacher.methods import ACRST, ISMT, DynamicThreshold
+from denseteacher.methods import ACRST, ISMT, ConsistentTeacher, DynamicThreshold
 from denseteacher.training.checkpoint import CheckpointFolder
 from support import assert_same, last_state, semi_batch, stop_after, tensors_of
 from support.closeness import assert_close_to_scale
@@ -19,6 +19,7 @@ METHODS = {
     "dynamic_threshold": ["method.threshold=0.02", "method.memory=0.9"],
     "ismt": ["method.threshold=0.02"],
     "acrst": ["method.threshold=0.02", "method.crop_side=16", "method.crop_threshold=0.02"],
+    "consistent_teacher": ["method.threshold=0.005"],
 }
 
 
@@ -44,7 +45,7 @@ def _used(method, state):
     """Whether the memory holds something."""
     if method == "dynamic_threshold":
         return len(set(state["mass"].tolist())) > 1
-    return bool((state["scores" if method == "ismt" else "sides"] > 0).any())
+    return bool((state["sides" if method == "acrst" else "scores"] > 0).any())
 
 
 @pytest.mark.parametrize(
@@ -53,6 +54,7 @@ def _used(method, state):
         ("dynamic_threshold", []),
         ("ismt", ["augment.affine={flip: 0.5}"]),
         ("acrst", ["augment.affine={flip: 0.5}", "schedule.accumulate=2"]),
+        ("consistent_teacher", ["augment.affine={flip: 0.5}"]),
     ],
     ids=METHODS,
 )
@@ -121,6 +123,7 @@ def _methods():
         DynamicThreshold(burn_in=1, threshold=0.3, memory=0.5),
         ISMT(burn_in=1, threshold=0.3),
         ACRST(burn_in=1, threshold=0.3, crop_threshold=0.3, crop_side=16, crops=6),
+        ConsistentTeacher(burn_in=1, threshold=0.3),
     ]
 
 

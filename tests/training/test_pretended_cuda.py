@@ -34,6 +34,7 @@ WAITS = {
     "humble_teacher": set(),
     "csd": set(),
     "unbiased_teacher": NMS,
+    "consistent_teacher": NMS,
     "dynamic_threshold": NMS,
     "soft_teacher": NMS,
     "stac": NMS,

@@ -6,6 +6,7 @@ from pydantic import Field
 
 from denseteacher.methods.acrst import ACRST
 from denseteacher.methods.base import Method, Shown
+from denseteacher.methods.consistent_teacher import ConsistentTeacher
 from denseteacher.methods.csd import CSD
 from denseteacher.methods.dense_teacher import DenseTeacher
 from denseteacher.methods.dynamic_threshold import DynamicThreshold
@@ -21,6 +22,7 @@ from denseteacher.methods.unbiased_teacher import UnbiasedTeacher
 
 MethodConfig = Annotated[
     ACRST
+    | ConsistentTeacher
     | CSD
     | DenseTeacher
     | DynamicThreshold
@@ -40,6 +42,7 @@ __all__ = [
     "CSD",
     "ISMT",
     "STAC",
+    "ConsistentTeacher",
     "DenseTeacher",
     "DynamicThreshold",
     "HumbleTeacher",
