@@ -8,8 +8,9 @@ import torch
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.mixture import GaussianMixture
 
-from denseteacher.detectors import FCOS
-from denseteacher.detectors.feature_alignment import FeatureAlignment
+from denseteacher.detectors import FCOS, FCOSConfig
+from denseteacher.detectors.feature_alignment import FeatureAlignment, layers_of
+from denseteacher.detectors.pyramid import flatten, tower
 from denseteacher.errors import InputError
 from denseteacher.methods import ConsistentTeacher, UnbiasedTeacher
 from denseteacher.pseudo_labels.boxes import PseudoBoxes
@@ -345,6 +346,23 @@ def test_a_shift_of_a_whole_location_or_level_takes_what_is_there():
     coarser = torch.nn.functional.interpolate(boxes[1], scale_factor=2, mode="bilinear")
     assert_close_to_scale(finest, coarser, scale=120)
     assert_close_to_scale(coarsest, boxes[1], scale=120)
+
+
+def test_locations_in_a_row_are_those_of_the_maps():
+    module, (features, boxes) = _unsettled(), _maps((8, 16, 32))
+    rows = torch.cat([flatten(level, 4) for level in boxes], 1)
+    expected = torch.cat([flatten(level, 4) for level in module(features, boxes)], 1)
+    assert torch.equal(module.of_locations(features, rows), expected)
+
+
+def test_all_layers_of_a_tower_are_seen():
+    torch.manual_seed(0)
+    layers = tower(FCOSConfig(channels=16, head_convs=3))
+    feature = torch.randn(2, 16, 5, 7)
+    seen = layers_of(layers, feature)
+    assert seen.shape == (2, 48, 5, 7)
+    assert torch.equal(seen[:, 32:], layers(feature))
+    assert torch.equal(seen[:, :16], layers[:3](feature))
 
 
 def test_gradients_reach_features_boxes_and_all_weights():

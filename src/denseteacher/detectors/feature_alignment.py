@@ -48,6 +48,23 @@ class FeatureAlignment(nn.Module):
             nn.init.normal_(module.weight, std=_INITIAL_SPREAD)
             nn.init.zeros_(module.bias)  # type: ignore[arg-type]
 
+    def of_locations(self, features: list[Tensor], boxes: Tensor) -> Tensor:
+        """``forward`` for boxes as predictions have them.
+
+        Args:
+            features: See ``forward``.
+            boxes: (B, N, 4) xyxy pixels, levels concatenated, of each its rows and then its columns.
+
+        Returns:
+            (B, N, 4) fp32 xyxy pixels.
+        """
+        shapes = [(feature.shape[-2], feature.shape[-1]) for feature in features]
+        levels = torch.split(boxes, [height * width for height, width in shapes], 1)
+        maps = [
+            level.transpose(1, 2).reshape(len(level), 4, *shape) for level, shape in zip(levels, shapes, strict=True)
+        ]
+        return torch.cat([level.flatten(2).transpose(1, 2) for level in self(features, maps)], 1)
+
     def forward(self, features: list[Tensor], boxes: list[Tensor]) -> list[Tensor]:
         """Takes the sides of each box from where they are seen best.
 
@@ -71,6 +88,21 @@ class FeatureAlignment(nn.Module):
             sides = sides + shift.clamp(min=0) * _resized(boxes[coarser], own)
             aligned.append(_moved(sides, self.places(seen).float()))
         return aligned
+
+
+def layers_of(tower: nn.Sequential, feature: Tensor) -> Tensor:
+    """What all layers of a tower say of a level, (B, layers * C, h, w): the features after each of its ReLUs.
+
+    Args:
+        tower: As ``pyramid.tower`` makes it, with at least one convolution.
+        feature: (B, C, h, w) the level of the pyramid.
+    """
+    layers = []
+    for module in tower:
+        feature = module(feature)
+        if isinstance(module, nn.ReLU):
+            layers.append(feature)
+    return torch.cat(layers, 1)
 
 
 def _resized(values: Tensor, like: Tensor) -> Tensor:
