@@ -8,13 +8,14 @@ import torch
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.mixture import GaussianMixture
 
-from denseteacher.detectors import FCOS, FCOSConfig
+from denseteacher.detectors import FCOS, FCOSConfig, RetinaNet
 from denseteacher.detectors.feature_alignment import FeatureAlignment, layers_of
 from denseteacher.detectors.pyramid import flatten, tower
 from denseteacher.errors import InputError
 from denseteacher.methods import ConsistentTeacher, UnbiasedTeacher
 from denseteacher.pseudo_labels.boxes import PseudoBoxes
 from denseteacher.pseudo_labels.score_mixture import fit_mixture, mixture_thresholds, remember_scores
+from denseteacher.recipes.schema import load_recipe
 from support import semi_batch
 from support.closeness import assert_close_to_scale
 
@@ -389,6 +390,42 @@ def test_its_size_is_the_published_one():
     assert sum(parameter.numel() for parameter in FeatureAlignment(8 * 256).parameters()) == 151_884
 
 
-def test_several_boxes_a_location_are_refused_in_one_sentence():
-    with pytest.raises(InputError, match=r"detector\.align is fam3d, which moves one box a location.* has 9"):
-        FeatureAlignment(64, boxes_per_location=9)
+ALIGNED = {"backbone": "test_byobnet", "levels": (3, 5), "channels": 16, "head_convs": 2, "align": "fam3d"}
+ONE_ANCHOR = {"anchor_scale": 8, "anchor_scales": (1.0,), "anchor_ratios": (1.0,)}
+
+
+@pytest.mark.parametrize(("kind", "more"), [(FCOS, {}), (RetinaNet, ONE_ANCHOR)])
+def test_a_detector_with_alignment_begins_as_one_without(kind, more):
+    aligned = kind(num_classes=3, **ALIGNED | more).eval()
+    plain = kind(num_classes=3, **ALIGNED | more | {"align": "none"}).eval()
+    plain.load_state_dict(aligned.state_dict(), strict=False)
+    images = semi_batch().labeled.weak
+    first, second = aligned(images), plain(images)
+    assert torch.equal(first.logits, second.logits)
+    assert (aligned.decode_boxes(first) - plain.decode_boxes(second)).abs().max() < 0.5
+    sum(aligned.supervised_losses(first, semi_batch().labeled.targets).values()).backward()
+    assert aligned.head.align.places.weight.grad.abs().sum() > 0
+    assert aligned.head.align.levels.weight.grad.abs().sum() > 0
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["detector.name=retinanet"], "align 'fam3d' moves one box a location, and there are 9 anchors at one"),
+        (["detector.coding.name=distribution"], "which coding 'distribution' has no numbers for"),
+        (["detector.head_convs=0"], "head_convs is 0"),
+    ],
+)
+def test_a_detector_that_cannot_align_says_so(overrides, message):
+    with pytest.raises(InputError, match=message):
+        load_recipe("custom", ["detector.align=fam3d", *overrides])
+
+
+def test_the_box_weight_is_that_of_the_box_loss():
+    torch.manual_seed(0)
+    detector = FCOS(num_classes=3, **ALIGNED).eval()
+    output, targets = detector(semi_batch().labeled.weak), semi_batch().labeled.targets
+    once = detector.supervised_losses(output, targets)
+    detector.config = detector.config.model_copy(update={"box_weight": 2.0})
+    twice = detector.supervised_losses(output, targets)
+    assert {name: float((twice[name] / once[name]).detach()) for name in once} == {"cls": 1, "box": 2, "quality": 1}

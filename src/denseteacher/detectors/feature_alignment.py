@@ -4,8 +4,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from denseteacher.errors import InputError
-
 _WIDTH = 64
 _INITIAL_SPREAD = 0.001
 
@@ -20,22 +18,13 @@ class FeatureAlignment(nn.Module):
     As in the published code, a side that is taken from outside of the map is 0 there.
     """
 
-    def __init__(self, channels: int, *, boxes_per_location: int = 1) -> None:
+    def __init__(self, channels: int) -> None:
         """Makes the three convolutions, shared by all levels.
 
         Args:
             channels: Those of a level's features, all layers of both towers together.
-            boxes_per_location: How many boxes the detector has at a location.
-
-        Raises:
-            InputError: If there are several boxes at a location, since there is one shift for each side.
         """
         super().__init__()
-        if boxes_per_location != 1:
-            raise InputError(
-                f"detector.align is fam3d, which moves one box a location, and this detector has {boxes_per_location}: "
-                "give it one anchor a location, or set detector.align to none"
-            )
         self.reduce = nn.Conv2d(channels, _WIDTH, 1)
         self.levels = nn.Conv2d(3 * _WIDTH, 4, 3, padding=1)
         self.places = nn.Conv2d(3 * _WIDTH, 8, 3, padding=1)

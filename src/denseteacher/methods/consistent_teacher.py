@@ -39,7 +39,7 @@ class ConsistentTeacher(PseudoBoxTeacher):
     unlabeled losses count a hundredth. Class and box loss have the weights of the labeled ones, times 2.
 
     The paper's other two changes are the detector's: cost-based assignment (``detector.assigner.name: asa``), for
-    labeled images and pseudo-boxes alike, and feature alignment (``detectors.feature_alignment``).
+    labeled images and pseudo-boxes alike, and feature alignment (``detector.align: fam3d``).
 
     Ours: there is one memory, with the scores of all processes, and the images that have a pseudo-box are counted
     over all processes; published, each GPU has a memory of its own and counts its four images. Before NMS an image
