@@ -83,7 +83,8 @@ def test_the_first_views_are_those_of_the_first_step(dataset):
 
 
 @pytest.mark.parametrize(
-    "name", ["dense_teacher", "soft_teacher", "dynamic_threshold", "humble_teacher", "csd", "ismt"]
+    "name",
+    ["dense_teacher", "soft_teacher", "dynamic_threshold", "consistent_teacher", "humble_teacher", "csd", "ismt"],
 )
 def test_every_method_can_be_shown(dataset, tiny, name):
     recipe, steps = dataset
@@ -98,7 +99,9 @@ def test_every_method_can_be_shown(dataset, tiny, name):
         assert one.weak.shape == one.strong.shape == (height, width, 3)
         assert one.scores.shape == (height, width)
         assert (one.region is not None) == (name == "dense_teacher")
-        assert (one.pseudo_boxes is not None) == (name in ("soft_teacher", "dynamic_threshold", "ismt"))
+        assert (one.pseudo_boxes is not None) == (
+            name in ("soft_teacher", "dynamic_threshold", "consistent_teacher", "ismt")
+        )
         if one.region is not None:
             assert 0 < (one.region > 0).mean() < 1
             assert np.all(one.region <= one.scores + 1e-6)

@@ -10,7 +10,7 @@ import torch
 from torch import distributed
 
 import denseteacher
-from denseteacher.methods import ACRST, ISMT, DynamicThreshold, MixPL
+from denseteacher.methods import ACRST, ISMT, ConsistentTeacher, DynamicThreshold, MixPL
 from denseteacher.training.checkpoint import CheckpointFolder
 from support import assert_same, last_state, semi_batch, stop_after, tensors_of
 from support.closeness import assert_close_to_scale
@@ -20,6 +20,7 @@ METHODS = {
     "ismt": ["method.threshold=0.02"],
     "acrst": ["method.threshold=0.02", "method.crop_side=16", "method.crop_threshold=0.02"],
     "mixpl": ["method.threshold=0.02", "method.cache_side=48", "method.cache=4"],
+    "consistent_teacher": ["method.threshold=0.005"],
 }
 
 
@@ -45,7 +46,7 @@ def _used(method, state):
     """Whether the memory holds something."""
     if method == "dynamic_threshold":
         return len(set(state["mass"].tolist())) > 1
-    names = {"ismt": "scores", "acrst": "sides", "mixpl": "mask"}
+    names = {"ismt": "scores", "consistent_teacher": "scores", "acrst": "sides", "mixpl": "mask"}
     return bool((state[names[method]] > 0).any())
 
 
@@ -56,6 +57,7 @@ def _used(method, state):
         ("ismt", ["augment.affine={flip: 0.5}"]),
         ("acrst", ["augment.affine={flip: 0.5}", "schedule.accumulate=2"]),
         ("mixpl", ["augment.affine={flip: 0.5}", "schedule.accumulate=2"]),
+        ("consistent_teacher", ["augment.affine={flip: 0.5}"]),
     ],
     ids=METHODS,
 )
@@ -125,6 +127,7 @@ def _methods():
         ISMT(burn_in=1, threshold=0.3),
         ACRST(burn_in=1, threshold=0.3, crop_threshold=0.3, crop_side=16, crops=6),
         MixPL(burn_in=1, threshold=0.3, cache_side=48, cache=6),
+        ConsistentTeacher(burn_in=1, threshold=0.3),
     ]
 
 

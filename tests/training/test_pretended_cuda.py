@@ -35,6 +35,7 @@ WAITS = {
     "csd": set(),
     "arsl": set(),
     "unbiased_teacher": NMS,
+    "consistent_teacher": NMS,
     "dynamic_threshold": NMS,
     "soft_teacher": NMS,
     "stac": NMS,

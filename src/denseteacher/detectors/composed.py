@@ -55,6 +55,7 @@ class ComposedConfig(PyramidConfig):
         "coding.name",
         "coding.bins",
         "quality",
+        "align",
         "location_offset",
     )
     learned: ClassVar[tuple[str, ...]] = ("assigner.size_factor",)
@@ -68,9 +69,14 @@ class ComposedConfig(PyramidConfig):
     quality: Literal["none", "iou", "centerness"]
     """What the quality branch predicts, with which class scores are multiplied: the IoU of the predicted box, or how
     central the location is. That is then the location's weight in the box loss too. ``none`` is a head without it."""
+    align: Literal["none", "fam3d"] = "none"
+    """Whether each side of a box is taken from the level and the place that see it best: ``fam3d``, the feature
+    alignment of Consistent-Teacher, for one anchor a location and a coding of four numbers (``ltrb``, ``delta``)."""
     cls_loss: ClassLoss
     """Class loss: ``focal`` with hard labels; ``quality_focal`` (Generalized Focal Loss), where a score should be the
     IoU of the predicted box; ``joint`` (ARSL), where the product of class and quality score should be that."""
+    box_weight: float = Field(1.0, ge=0)
+    """Weight of the box loss, on labeled images and on pseudo-boxes."""
     scale_per_level: bool = True
     """Each level learns a factor of its own for the distances; a coding of deltas has none."""
     location_offset: float = Field(0.0, ge=0, lt=1)
@@ -93,7 +99,23 @@ class ComposedConfig(PyramidConfig):
     def _check_parts(self) -> Self:
         if self.cls_loss == "joint" and self.quality == "none":
             raise ValueError("cls_loss 'joint' needs a quality branch: set detector.quality to iou")
+        if self.align != "none":
+            self._check_alignment()
         return self
+
+    def _check_alignment(self) -> None:
+        if self.anchors_per_location != 1:
+            raise ValueError(
+                f"align 'fam3d' moves one box a location, and there are {self.anchors_per_location} anchors at one: "
+                "give it one (on RetinaNet anchor_scales [1.0] and anchor_ratios [1.0]), or set detector.align to none"
+            )
+        if self.coding.outputs != 4:
+            raise ValueError(
+                f"align 'fam3d' moves the sides of boxes, which coding {self.coding.name!r} has no numbers for: "
+                "set detector.coding.name to ltrb or delta, or detector.align to none"
+            )
+        if self.head_convs == 0:
+            raise ValueError("align 'fam3d' looks at the head's towers, and head_convs is 0: set it to 1 or more")
 
     @classmethod
     def kept_by(cls, other: type["ComposedConfig"], options: Mapping[str, Any]) -> dict[str, Any]:
@@ -216,7 +238,7 @@ class ComposedDetector(PyramidDetector):
             share = location_weights(assignment, _weights_on_views(weights, images))
             entropy, counted = entropy * share[..., None], foreground * share
         losses = {"cls": entropy.sum() / amount}
-        losses["box"] = self._box_loss(output, assignment, fit, counted, count)
+        losses["box"] = self.config.box_weight * self._box_loss(output, assignment, fit, counted, count)
         if output.quality is not None:
             target = fit.iou if self.config.quality == "iou" else fit.centerness
             factor = JOINT_QUALITY_WEIGHT if self.config.cls_loss == "joint" else 1.0

@@ -7,6 +7,7 @@ from pydantic import Field
 from denseteacher.methods.acrst import ACRST
 from denseteacher.methods.arsl import ARSL
 from denseteacher.methods.base import Method, Shown
+from denseteacher.methods.consistent_teacher import ConsistentTeacher
 from denseteacher.methods.csd import CSD
 from denseteacher.methods.dense_teacher import DenseTeacher
 from denseteacher.methods.dynamic_threshold import DynamicThreshold
@@ -24,6 +25,7 @@ from denseteacher.methods.unbiased_teacher import UnbiasedTeacher
 MethodConfig = Annotated[
     ACRST
     | ARSL
+    | ConsistentTeacher
     | CSD
     | DenseTeacher
     | DynamicThreshold
@@ -45,6 +47,7 @@ __all__ = [
     "CSD",
     "ISMT",
     "STAC",
+    "ConsistentTeacher",
     "DenseTeacher",
     "DynamicThreshold",
     "HumbleTeacher",

@@ -10,7 +10,6 @@ from denseteacher.detectors.base import DenseDetector
 from denseteacher.methods.base import boxes_per_image
 from denseteacher.methods.mean_teacher import StudentTask
 from denseteacher.methods.pseudo_box import PseudoBoxTeacher
-from denseteacher.pseudo_labels.boxes import PseudoBoxes
 from denseteacher.pseudo_labels.reliability import relative_spread
 from denseteacher.structures import (
     DenseOutput,
@@ -75,8 +74,8 @@ class SoftTeacher(PseudoBoxTeacher):
         )
         decoded = detector.decode(teacher_output)
         spread = relative_spread(found, decoded.boxes, decoded.scores, unlabeled.weak.sizes)
-        sure = _only(found, found.scores > self.threshold)
-        reliable = _only(found, (found.scores > self.candidate_threshold) & (spread < self.box_spread))
+        sure = found.only(found.scores > self.threshold).targets
+        reliable = found.only((found.scores > self.candidate_threshold) & (spread < self.box_spread)).targets
         background = (1 - teacher_output.logits.sigmoid().amax(-1)) * sure.mask.any(1, keepdim=True)
         metrics = {"pseudo/boxes": boxes_per_image(sure), "pseudo/reliable_boxes": boxes_per_image(reliable)}
         return StudentTask(unlabeled.strong, partial(self._losses, detector, sure, reliable, background), metrics)
@@ -89,9 +88,3 @@ class SoftTeacher(PseudoBoxTeacher):
             placed = self.box_losses(detector, reliable, None, output)
             losses |= {name: value for name, value in placed.items() if name != "cls"}
         return losses
-
-
-def _only(found: PseudoBoxes, which: Tensor) -> Targets:
-    """Some of the pseudo-boxes as ground truth; rows keep their places."""
-    mask = found.mask & which
-    return Targets(found.boxes.masked_fill(~mask[..., None], 0), found.labels.masked_fill(~mask, 0), mask)

@@ -27,6 +27,16 @@ class PseudoBoxes(NamedTuple):
         """The boxes without their scores."""
         return Targets(self.boxes, self.labels, self.mask)
 
+    def only(self, which: Tensor) -> "PseudoBoxes":
+        """Those of the boxes that are among ``which``, (B, G) bool; they keep their places."""
+        mask = self.mask & which
+        return PseudoBoxes(
+            self.boxes.masked_fill(~mask[..., None], 0),
+            self.labels.masked_fill(~mask, 0),
+            mask,
+            self.scores.masked_fill(~mask, 0),
+        )
+
 
 @torch.no_grad()
 def pseudo_boxes(

@@ -42,6 +42,10 @@ class Coding(Config, ABC):
     def decode(self, deltas: Tensor, anchors: Tensor) -> Tensor:
         """(..., N, 4) xyxy pixels from (..., N, D) numbers and (N, 4) anchors; gradients flow through."""
 
+    def encode(self, boxes: Tensor, anchors: Tensor) -> Tensor:
+        """The inverse of ``decode``, of a coding with four numbers a box; gradients flow through."""
+        raise NotImplementedError
+
     @abstractmethod
     def loss(self, deltas: Tensor, anchors: Tensor, boxes: Tensor, giou: Tensor) -> Tensor:
         """The box loss of every location.

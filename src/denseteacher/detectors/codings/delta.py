@@ -28,6 +28,10 @@ class DeltaCoding(Coding):
         """See ``Coding``."""
         return decode_deltas(deltas, anchors)
 
+    def encode(self, boxes: Tensor, anchors: Tensor) -> Tensor:
+        """See ``Coding``."""
+        return encode_deltas(boxes, anchors)
+
     def loss(self, deltas: Tensor, anchors: Tensor, boxes: Tensor, giou: Tensor) -> Tensor:
         """See ``Coding``."""
         if self.compares_boxes:

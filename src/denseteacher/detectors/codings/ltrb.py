@@ -6,7 +6,7 @@ from pydantic import Field
 from torch import Tensor
 
 from denseteacher.detectors.codings.base import Coding
-from denseteacher.ops.boxes import decode_ltrb
+from denseteacher.ops.boxes import decode_ltrb, encode_ltrb
 
 
 class LTRBCoding(Coding):
@@ -31,6 +31,10 @@ class LTRBCoding(Coding):
     def decode(self, deltas: Tensor, anchors: Tensor) -> Tensor:
         """See ``Coding``."""
         return decode_ltrb(deltas, anchors)
+
+    def encode(self, boxes: Tensor, anchors: Tensor) -> Tensor:
+        """See ``Coding``: sides that don't lie around the location have a negative distance."""
+        return encode_ltrb(boxes, anchors)
 
     def loss(self, deltas: Tensor, anchors: Tensor, boxes: Tensor, giou: Tensor) -> Tensor:
         """See ``Coding``."""
