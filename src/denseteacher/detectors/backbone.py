@@ -2,11 +2,13 @@
 
 import re
 from collections import OrderedDict
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import timm
 from torch import Tensor, nn
+from torch.nn import functional as F
 from torchvision.ops import FeaturePyramidNetwork
 
 from denseteacher.detectors import frozen_norm
@@ -31,6 +33,7 @@ class PyramidBackbone(nn.Module):
         extra_from: Literal["pyramid", "backbone"] = "pyramid",
         frozen_stages: int,
         freeze_batch_norm: bool,
+        finer_level: bool = False,
     ) -> None:
         """Builds the network.
 
@@ -43,6 +46,7 @@ class PyramidBackbone(nn.Module):
             extra_from: What level 6 comes from: level 5 of the pyramid, or the backbone's features of that level.
             frozen_stages: Leading stages that stay as they are: 0 none, 1 the stem, 2 also the next, ...
             freeze_batch_norm: Batch normalization uses its stored statistics and is not trained.
+            finer_level: Whether ``forward`` can give a pyramid that begins one level below the finest.
 
         Raises:
             InputError: If there is no such model, or its weights can't be had.
@@ -69,20 +73,59 @@ class PyramidBackbone(nn.Module):
             self.body = frozen_norm.freeze_batch_norm(self.body)
         _freeze_stages(self.body, frozen_stages)
         self.strides = [2**level for level in range(finest, coarsest + 1)]
+        if finer_level and 2 ** (finest - 1) not in strides:
+            raise InputError(
+                f"detector.finer_level needs features of stride {2 ** (finest - 1)}, but backbone {name!r} has those of "
+                f"strides {strides}: choose another backbone or other detector.levels"
+            )
+        self.finer = _FinerLevel(strides.index(2 ** (finest - 1)), widths, channels) if finer_level else None
 
     def pixel_statistics(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
         """Mean and standard deviation, for pixels of 0 to 255, that timm's weights of the network were trained with."""
         told: Any = self.body.default_cfg
         return tuple(255 * value for value in told["mean"]), tuple(255 * value for value in told["std"])
 
-    def forward(self, pixels: Tensor) -> list[Tensor]:
-        """(B, 3, H, W) normalized pixels to a list of (B, channels, H/stride, W/stride), finest first."""
+    def forward(self, pixels: Tensor, *, finer: bool = False) -> list[Tensor]:
+        """(B, 3, H, W) normalized pixels to a list of (B, channels, H/stride, W/stride), finest first.
+
+        Args:
+            pixels: The images.
+            finer: Give as many levels, each of half the stride: one below the finest, and not the coarsest one. Only
+                with ``finer_level``.
+        """
         features = self.body(pixels)
-        levels = list(self.fpn(OrderedDict((str(i), features[i]) for i in self.indices)).values())
+        if finer and self.finer is not None:
+            levels: list[Tensor] = self.finer(features, self.fpn, self.indices)
+        else:
+            levels = list(self.fpn(OrderedDict((str(i), features[i]) for i in self.indices)).values())
         below = features[self.indices[-1]] if self.extra_from == "backbone" else levels[-1]
-        for number, conv in enumerate(self.extra):
+        for number, conv in enumerate(self.extra[: max(0, len(self.strides) - len(levels))]):
             # P6 comes from P5 itself, P7 from the rectified P6, as in RetinaNet and torchvision
             levels.append(conv(below if number == 0 else levels[-1].relu()))
+        return levels[: len(self.strides)]
+
+
+class _FinerLevel(nn.Module):
+    """The level below the finest of a feature pyramid, made as all others are."""
+
+    def __init__(self, index: int, widths: Sequence[int], channels: int) -> None:
+        super().__init__()
+        self.index = index
+        # made as torchvision makes its own, whose initialization it has
+        self.own = FeaturePyramidNetwork([widths[index]], channels)
+
+    def forward(self, features: Sequence[Tensor], fpn: FeaturePyramidNetwork, indices: Sequence[int]) -> list[Tensor]:
+        """The features to the pyramid's levels, those of ``fpn`` and the one below them, finest first."""
+        laterals = [*self.own.inner_blocks, *fpn.inner_blocks]
+        outputs = [*self.own.layer_blocks, *fpn.layer_blocks]
+        levels: list[Tensor] = []
+        above: Tensor | None = None
+        for index, lateral, output in reversed(list(zip([self.index, *indices], laterals, outputs, strict=True))):
+            merged: Tensor = lateral(features[index])
+            if above is not None:
+                merged = merged + F.interpolate(above, size=merged.shape[-2:], mode="nearest")
+            levels.insert(0, output(merged))
+            above = merged
         return levels
 
 

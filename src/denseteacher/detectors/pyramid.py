@@ -10,9 +10,10 @@ from torch import Tensor, nn
 
 from denseteacher.detectors.backbone import PyramidBackbone
 from denseteacher.detectors.base import OneStageConfig, OneStageDetector
+from denseteacher.detectors.half_view import StatisticsKept, half_size
 from denseteacher.ops.anchors import valid_locations
 from denseteacher.ops.padding import real_area
-from denseteacher.structures import DenseOutput, ImageBatch
+from denseteacher.structures import DenseOutput, ImageBatch, take
 
 MOST_CHANNELS = 16_384
 _PRIOR_SCORE = 0.01  # what an untrained head says of every class at every location (Lin et al., 2017)
@@ -77,6 +78,9 @@ class PyramidConfig(OneStageConfig):
     """Leading stages of the backbone that are not trained: 0 none, 1 the stem, 2 also the next, ..."""
     freeze_batch_norm: bool = False
     """Batch normalization of the backbone uses its stored statistics and is not trained."""
+    finer_level: bool = False
+    """The pyramid has one more level below the finest, which nothing but the half-size views of ``method.half_view``
+    uses: it is trained, and no part of a detection."""
 
     @abstractmethod
     def build(self, num_classes: int) -> "PyramidDetector":
@@ -166,24 +170,40 @@ class PyramidDetector(OneStageDetector):
             extra_from=config.extra_from,
             frozen_stages=config.frozen_stages,
             freeze_batch_norm=config.freeze_batch_norm,
+            finer_level=config.finer_level,
         )
         self.config = config = _with_pixel_statistics(config, self.backbone)
         self.strides: list[int] = self.backbone.strides
         self.register_buffer("mean", torch.tensor(config.mean).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(config.std).view(1, 3, 1, 1), persistent=False)
 
-    def forward(self, images: ImageBatch) -> DenseOutput:
+    def forward(self, images: ImageBatch, halved: int = 0) -> DenseOutput:
         """See ``DenseDetector``: uint8 canvas in, raw fp32 predictions out."""
-        logits, deltas, quality = self.head(self.features(images))
+        levels, sizes = self.features(images), images.sizes
+        if halved:
+            seen = take(images, slice(-halved, None))
+            with StatisticsKept(self.backbone):
+                finer = self.features(half_size(seen), finer=True)
+            levels = [torch.cat(pair) for pair in zip(levels, finer, strict=True)]
+            sizes = torch.cat((sizes, seen.sizes))
+        logits, deltas, quality = self.head(levels)
+        if not halved and self.backbone.finer is not None and torch.is_grad_enabled():
+            # a gradient of 0, since DDP waits for one of every parameter
+            deltas = deltas + 0 * torch.stack([value.sum() for value in self.backbone.finer.parameters()]).sum().float()
         height, width = images.pixels.shape[-2:]
         anchors = self.anchors((height, width), logits.device)
-        return DenseOutput(logits, deltas, quality, anchors, valid_locations(anchors, images.sizes))
+        return DenseOutput(logits, deltas, quality, anchors, valid_locations(anchors, sizes))
 
-    def features(self, images: ImageBatch) -> list[Tensor]:
-        """The pyramid of uint8 images. Padding becomes 0, the value that convolutions pad with themselves."""
+    def features(self, images: ImageBatch, *, finer: bool = False) -> list[Tensor]:
+        """The pyramid of uint8 images. Padding becomes 0, the value that convolutions pad with themselves.
+
+        Args:
+            images: B of them.
+            finer: Begin one level below the finest, which ``finer_level`` adds.
+        """
         pixels = (images.pixels.to(self.mean.dtype) - self.mean) / self.std
         pixels = pixels * real_area(images.sizes, *pixels.shape[-2:])
-        found: list[Tensor] = self.backbone(pixels.contiguous(memory_format=torch.channels_last))
+        found: list[Tensor] = self.backbone(pixels.contiguous(memory_format=torch.channels_last), finer=finer)
         return found
 
     def shapes(self, canvas: tuple[int, int]) -> list[tuple[int, int]]:
