@@ -179,6 +179,10 @@ class OneStageDetector(nn.Module, ABC):
         """
         return None
 
+    def stages(self) -> list[list[nn.Parameter]]:
+        """Parameters of each stage of the backbone, first to last, for rates that fall towards the first one."""
+        return []
+
     def levels(self, anchors: Tensor) -> Tensor:
         """See ``DenseDetector``: the first anchor of a location doubles its side from one level to the next."""
         first = anchors[:: self.anchors_per_location]

@@ -8,7 +8,7 @@ import torch
 from pydantic import Field, PositiveInt, model_validator
 from torch import Tensor, nn
 
-from denseteacher.detectors.backbone import PyramidBackbone
+from denseteacher.detectors.backbone import BodyTraining, PyramidBackbone
 from denseteacher.detectors.base import OneStageConfig, OneStageDetector
 from denseteacher.detectors.half_view import StatisticsKept, half_size
 from denseteacher.ops.anchors import valid_locations
@@ -50,7 +50,7 @@ class PyramidConfig(OneStageConfig):
     name: str
     """Which detector it is."""
     backbone: str = "resnet50.tv_in1k"
-    """A model of timm that has ``features_only``."""
+    """A model of timm's that has ``features_only``, or a plain ViT of its ``vision_transformer`` or ``eva``."""
     pretrained: bool | str = False
     """True: timm's weights; a path: a state dict file; false: random."""
     mean: Channels | Literal["auto"] = "auto"
@@ -74,8 +74,12 @@ class PyramidConfig(OneStageConfig):
     """Width of the towers; the pyramid's if not given."""
     head_norm: Literal["group", "none"] = "group"
     """Normalization in the towers: ``group`` normalization, or ``none``."""
-    frozen_stages: int = Field(0, ge=0)
-    """Leading stages of the backbone that are not trained: 0 none, 1 the stem, 2 also the next, ..."""
+    frozen_stages: Annotated[int, Field(ge=0)] | Literal["all"] = 0
+    """Leading stages of the backbone that are not trained: 0 none, 1 the stem, 2 also the next, ...; of a plain
+    transformer 1 the embedding, 2 also the first block, ... Of ``all`` the backward pass is saved."""
+    drop_path: float = Field(0.0, ge=0, lt=1)
+    """Probability that a step leaves the backbone's last residual branch of an image out; it rises to that from 0 at
+    the first one (stochastic depth)."""
     freeze_batch_norm: bool = False
     """Batch normalization of the backbone uses its stored statistics and is not trained."""
     finer_level: bool = False
@@ -168,9 +172,8 @@ class PyramidDetector(OneStageDetector):
             levels=config.levels,
             channels=config.channels,
             extra_from=config.extra_from,
-            frozen_stages=config.frozen_stages,
-            freeze_batch_norm=config.freeze_batch_norm,
             finer_level=config.finer_level,
+            training=BodyTraining(config.frozen_stages, config.freeze_batch_norm, config.drop_path),
         )
         self.config = config = _with_pixel_statistics(config, self.backbone)
         self.strides: list[int] = self.backbone.strides
@@ -205,6 +208,10 @@ class PyramidDetector(OneStageDetector):
         pixels = pixels * real_area(images.sizes, *pixels.shape[-2:])
         found: list[Tensor] = self.backbone(pixels.contiguous(memory_format=torch.channels_last), finer=finer)
         return found
+
+    def stages(self) -> list[list[nn.Parameter]]:
+        """See ``OneStageDetector``: those of the network below the pyramid."""
+        return self.backbone.stages()
 
     def shapes(self, canvas: tuple[int, int]) -> list[tuple[int, int]]:
         """Height and width of each level's feature map on a canvas of this height and width."""
