@@ -129,9 +129,6 @@ def test_rates_fall_from_stage_to_stage():
 
 def test_without_a_decay_the_groups_are_two():
     detector = FCOS(num_classes=2, backbone="test_vit", levels=(4, 5), channels=8, head_convs=1)
-    assert [
-        set(group) - {"rate_scale"} == set(group) for group in build_optimizer(detector, OptimConfig()).param_groups
-    ] == [
-        True,
-        True,
-    ]
+    groups = build_optimizer(detector, OptimConfig()).param_groups
+    assert len(groups) == 2
+    assert all("rate_scale" not in group for group in groups)
