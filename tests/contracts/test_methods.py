@@ -54,6 +54,9 @@ METHODS = [
     CSD(burn_in=10, threshold=0),
     ARSL(burn_in=10),
     ARSL(burn_in=10, score_floor=0.02, least_iou=0.1),
+    DenseTeacher(burn_in=10, ratio=0.1, half_view=True),
+    UnbiasedTeacher(burn_in=10, threshold=0.1, box=True, half_view=True),
+    SoftTeacher(burn_in=10, threshold=0.1, candidate_threshold=0.1, box_spread=0.5, half_view=True),
 ]
 SEMI = METHODS[1:]
 AFTER = 20  # a step at full weight
@@ -64,7 +67,7 @@ DETECTORS = get_args(get_args(DetectorConfig)[0])
 def pair(request):
     """A student and a different teacher."""
     torch.manual_seed(0)
-    options = {"backbone": "test_byobnet", "levels": (3, 5), "channels": 16, "head_convs": 1}
+    options = {"backbone": "test_byobnet", "levels": (3, 5), "channels": 16, "head_convs": 1, "finer_level": True}
     student, teacher = (request.param(**options).build(3) for _ in range(2))
     with torch.no_grad():
         teacher.head.cls.bias += 3  # a teacher that sees something
@@ -146,6 +149,11 @@ def test_before_the_burn_in_ends_a_method_is_supervised(pair, method):
             {"cls_weight": 2, "box_weight": 3, "quality_weight": 5},
             {"cls": 2, "box": 3, "quality": 5},
         ),
+        (
+            DenseTeacher(burn_in=10, ratio=0.1, half_view=True),
+            {"half_view_weight": 3},
+            {"half/cls": 3, "half/box": 3, "half/quality": 3, "cls": 1, "box": 1, "quality": 1},
+        ),
         (CSD(burn_in=10, threshold=0), {"unlabeled_weight": 2}, {"cls": 2, "box": 2}),
         (
             ARSL(burn_in=10, cls_weight=1, box_weight=1, quality_weight=1),
@@ -164,6 +172,7 @@ def test_before_the_burn_in_ends_a_method_is_supervised(pair, method):
         "mixpl",
         "soft_teacher",
         "humble_teacher",
+        "half_view",
         "csd",
         "arsl",
     ],
@@ -174,7 +183,7 @@ def test_weights_scale_linearly(pair, method, weights, factors):
     once, twice = method, method.model_copy(update=weights)
     first = once.losses(student, teacher, semi_batch(), AFTER).losses
     second = twice.losses(student, teacher, semi_batch(), AFTER).losses
-    branches = [name for name in factors if f"sup/{name}" in first]  # RetinaNet has no quality
+    branches = [name for name in factors if f"unsup/{name}" in first]  # RetinaNet has no quality
     assert {"cls", "box"} <= set(branches)
     for name in branches:
         factor = factors[name]
@@ -182,7 +191,8 @@ def test_weights_scale_linearly(pair, method, weights, factors):
     half = once.losses(student, teacher, semi_batch(), 15).losses  # the middle of the ramp
     for name in branches:
         assert_close_to_scale(half[f"unsup/{name}"], first[f"unsup/{name}"] / 2)
-        assert_close_to_scale(half[f"sup/{name}"], first[f"sup/{name}"])
+        if f"sup/{name}" in first:
+            assert_close_to_scale(half[f"sup/{name}"], first[f"sup/{name}"])
 
 
 @pytest.mark.parametrize("method", SEMI, ids=repr)
@@ -270,3 +280,35 @@ def test_auto_must_be_resolved(pair):
         DenseTeacher(ratio="auto", burn_in=10).losses(*pair, semi_batch(), AFTER)
     with pytest.raises(ValueError, match="burn_in is still 'auto'"):
         DenseTeacher(burn_in="auto").losses(*pair, semi_batch(), AFTER)
+
+
+def on_halves(method, student, teacher, batch):
+    """Losses of the student's predictions on the half-size views, against what the teacher says of the whole ones."""
+    with torch.no_grad():
+        task = method.student_task(teacher, teacher(batch.unlabeled.weak), batch.labeled, batch.unlabeled, None)
+    output = student(task.images, 2)
+    return task.loss(
+        output._replace(
+            **{
+                name: getattr(output, name)[2:]
+                for name in ("logits", "deltas", "quality", "valid")
+                if getattr(output, name) is not None
+            }
+        )
+    )
+
+
+@pytest.mark.parametrize("method", [method for method in SEMI if method.needs_finer_level], ids=str)
+def test_half_size_views_have_the_targets_of_the_whole_ones(pair, method):
+    student, teacher = pair
+    student.eval()
+    batch = semi_batch()
+    losses = method.losses(student, teacher, batch, AFTER).losses
+    without = method.model_copy(update={"half_view": False}).losses(student, teacher, batch, AFTER).losses
+    assert losses.keys() - without.keys() == {name.replace("/", "/half/") for name in without if "unsup" in name}
+    for name, value in without.items():
+        assert_close_to_scale(losses[name], value)
+    for name, value in on_halves(method, student, teacher, batch).items():
+        assert_close_to_scale(losses[f"unsup/half/{name}"], value)
+    sum(value for name, value in losses.items() if "half" in name).backward()
+    assert all(value.grad.abs().sum() > 0 for value in student.backbone.finer.parameters())

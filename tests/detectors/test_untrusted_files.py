@@ -312,9 +312,7 @@ def test_any_bytes_are_refused_or_load(start, piece, cut, whole, tmp_path):
 
 
 def body(path):
-    return PyramidBackbone(
-        "test_byobnet", pretrained=str(path), levels=(4, 5), channels=8, frozen_stages=0, freeze_batch_norm=False
-    )
+    return PyramidBackbone("test_byobnet", pretrained=str(path), levels=(4, 5), channels=8)
 
 
 def compressed(path):

@@ -8,8 +8,9 @@ import pytest
 import torch
 from torch import nn
 
+from denseteacher.detectors import FCOS
 from denseteacher.training.ema import EMAConfig, Teacher, ema_decay
-from denseteacher.training.optim import OptimConfig, build_optimizer, clip_gradients, learning_rate
+from denseteacher.training.optim import OptimConfig, build_optimizer, clip_gradients, learning_rate, set_rate
 from support.closeness import assert_close_to_scale
 
 
@@ -103,3 +104,31 @@ def test_clipping_by_value_and_norm_and_the_norm_before():
     assert weight.grad.tolist() == pytest.approx([0.6, -0.8], rel=1e-4)
     weight.grad = torch.tensor([math.inf, 0.0])
     assert not clip_gradients([weight], OptimConfig(clip_value=1.0)).isfinite()
+
+
+def test_rates_fall_from_stage_to_stage():
+    """By hand: six blocks and an embedding below; the last block has one factor, the embedding seven."""
+    detector = FCOS(num_classes=2, backbone="test_vit", levels=(4, 5), channels=8, head_convs=1)
+    optimizer = build_optimizer(detector, OptimConfig(name="adamw", layer_decay=0.5, weight_decay=0.1))
+    set_rate(optimizer, 2.0)
+    names = {id(value): name for name, value in detector.named_parameters()}
+    found = {names[id(value)]: group for group in optimizer.param_groups for value in group["params"]}
+    assert found.keys() == set(names.values())
+    powers = {"backbone.body.model.pos_embed": 7, "backbone.body.model.patch_embed.proj.weight": 7}
+    powers |= {f"backbone.body.model.blocks.{block}.attn.qkv.weight": 6 - block for block in range(6)}
+    powers |= {"backbone.fpn.levels.0.0.weight": 0, "head.cls.weight": 0, "head.scales": 0}
+    assert {name: found[name]["lr"] for name in powers} == {name: 2.0 * 0.5**power for name, power in powers.items()}
+    assert found["backbone.body.model.blocks.3.norm1.weight"]["weight_decay"] == 0.0
+    assert found["backbone.body.model.blocks.3.norm1.weight"]["lr"] == 2.0 * 0.5**3
+    assert found["backbone.body.model.blocks.3.attn.qkv.weight"]["weight_decay"] == 0.1
+    again = build_optimizer(detector, OptimConfig(name="adamw", layer_decay=0.5))
+    again.load_state_dict(optimizer.state_dict())
+    set_rate(again, 1.0)
+    assert [group["lr"] for group in again.param_groups] == [group["lr"] / 2 for group in optimizer.param_groups]
+
+
+def test_without_a_decay_the_groups_are_two():
+    detector = FCOS(num_classes=2, backbone="test_vit", levels=(4, 5), channels=8, head_convs=1)
+    groups = build_optimizer(detector, OptimConfig()).param_groups
+    assert len(groups) == 2
+    assert all("rate_scale" not in group for group in groups)

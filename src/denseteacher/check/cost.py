@@ -136,8 +136,8 @@ class _InParts:
     def __init__(self, detector: PyramidDetector, parts: int) -> None:
         self.detector, self.parts = detector, parts
 
-    def __call__(self, images: ImageBatch) -> DenseOutput:
-        return forward_in_pieces(self.detector, images, self.parts)
+    def __call__(self, images: ImageBatch, halved: int = 0) -> DenseOutput:
+        return forward_in_pieces(self.detector, images, self.parts, halved)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.detector, name)

@@ -27,6 +27,7 @@ class Draw(IntEnum):
     METHOD = 9
     SCALE = 10
     CHUNKS = 11
+    NETWORK = 12
 
 
 def keyed_generator(seed: int, *key: int) -> np.random.Generator:

@@ -22,8 +22,14 @@ class DenseDetector(Protocol):
     num_classes: int
     """K."""
 
-    def __call__(self, images: ImageBatch) -> DenseOutput:
-        """Raw predictions at every location; uint8 pixels in, normalized inside, fp32 out."""
+    def __call__(self, images: ImageBatch, halved: int = 0) -> DenseOutput:
+        """Raw predictions at every location; uint8 pixels in, normalized inside, fp32 out.
+
+        Args:
+            images: B of them.
+            halved: How many of the last images are also seen at half size, by the pyramid's levels of half the stride:
+                B + halved images come out, all in pixels of the full canvas. See ``detectors.half_view``.
+        """
 
     def supervised_losses(self, output: DenseOutput, targets: Targets, weights: LossWeights | None = None) -> LossDict:
         """Losses against ground truth, each already normalized: ``cls``, ``box`` and, if there, ``quality``.
@@ -136,6 +142,10 @@ class OneStageDetector(nn.Module, ABC):
     @abstractmethod
     def supervised_losses(self, output: DenseOutput, targets: Targets, weights: LossWeights | None = None) -> LossDict:
         """See ``DenseDetector``."""
+
+    def stages(self) -> list[list[nn.Parameter]]:
+        """Parameters of each stage of the backbone, first to last, for rates that fall towards the first one."""
+        return []
 
     def levels(self, anchors: Tensor) -> Tensor:
         """See ``DenseDetector``: the first anchor of a location doubles its side from one level to the next."""

@@ -226,6 +226,8 @@ def take_over(detector: PyramidDetector, initial: InitialWeights, class_names: S
             continue
         if other is None and key.endswith("num_batches_tracked"):
             continue  # frozen batch norms don't count
+        if other is None and key.startswith("backbone.finer."):
+            continue  # detections need none
         rows = int(key.startswith("head.cls."))
         if other is None or other.shape[rows:] != value.shape[rows:]:
             raise InputError(f"{initial.source} has another architecture than this detector: {key!r} does not fit")

@@ -12,10 +12,10 @@ from typing import NamedTuple, cast
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
 from denseteacher.detectors.base import DenseDetector
+from denseteacher.detectors.half_view import StatisticsKept
 from denseteacher.ops.anchors import valid_locations
 from denseteacher.structures import DenseOutput, ImageBatch
 
@@ -45,12 +45,12 @@ class ForwardInPieces(nn.Module):
         super().__init__()
         self.detector, self.parts = detector, parts
 
-    def forward(self, images: ImageBatch) -> DenseOutput:
+    def forward(self, images: ImageBatch, halved: int = 0) -> DenseOutput:
         """See ``forward_in_pieces``."""
-        return forward_in_pieces(self.detector, images, self.parts)
+        return forward_in_pieces(self.detector, images, self.parts, halved)
 
 
-def forward_in_pieces(detector: nn.Module, images: ImageBatch, parts: int = 1) -> DenseOutput:
+def forward_in_pieces(detector: nn.Module, images: ImageBatch, parts: int = 1, halved: int = 0) -> DenseOutput:
     """The predictions of a ``DenseDetector``; the detector's own forward where there is nothing to cut.
 
     Args:
@@ -59,22 +59,27 @@ def forward_in_pieces(detector: nn.Module, images: ImageBatch, parts: int = 1) -
             a gradient or is ``valid``.
         parts: How many parts the batch is cut into at least. Of all but the last the activations are not kept: they
             are computed again when the backward pass needs them, one part at a time (gradient checkpointing).
+        halved: See ``DenseDetector``.
     """
     pieces = _cut(images, parts)
     if len(pieces) == 1 and images.canvases is None:
-        return cast(DenseOutput, detector(images))
-    outputs = []
+        return cast(DenseOutput, detector(images, halved) if halved else detector(images))
+    first = len(images.sizes) - halved
+    outputs, seen = [], []
     for number, piece in enumerate(pieces, start=1):
-        seen = _images_of(images, piece)
+        halves = [row + halved for row in piece.rows if row >= first]  # their places behind all images
+        given = (_images_of(images, piece), len(halves)) if halves else (_images_of(images, piece),)
+        seen.append(piece._replace(rows=piece.rows + halves))
         if parts == 1 or number == len(pieces) or not torch.is_grad_enabled():
-            outputs.append(detector(seen))
+            outputs.append(detector(*given))
         else:
             outputs.append(
                 checkpoint(
-                    detector, seen, use_reentrant=False, context_fn=lambda: (nullcontext(), _StatisticsKept(detector))
+                    detector, *given, use_reentrant=False, context_fn=lambda: (nullcontext(), StatisticsKept(detector))
                 )
             )
-    return _join(cast(DenseDetector, detector), images, pieces, outputs)
+    sizes = torch.cat((images.sizes, images.sizes[first:])) if halved else images.sizes
+    return _join(cast(DenseDetector, detector), images._replace(sizes=sizes), seen, outputs)
 
 
 def _cut(images: ImageBatch, parts: int) -> list[_Piece]:
@@ -144,19 +149,3 @@ def _spread(values: Tensor, own: Sequence[tuple[int, int]], whole: Sequence[tupl
         grid = F.pad(grid, (0, 0, 0, columns - width, 0, rows - height), value=beyond)
         levels.append(grid.reshape(batch, rows * columns * anchors, *values.shape[2:]))
     return torch.cat(levels, 1)
-
-
-class _StatisticsKept:
-    """A context in which running statistics stay as they are: a forward that is repeated must not count again."""
-
-    def __init__(self, detector: nn.Module) -> None:
-        modules = [one for one in detector.modules() if isinstance(one, _BatchNorm) and one.training]
-        self._buffers = [buffer for module in modules for buffer in module.buffers(recurse=False)]
-        self._before: list[Tensor] = []
-
-    def __enter__(self) -> None:
-        self._before = [buffer.clone() for buffer in self._buffers]
-
-    def __exit__(self, *_: object) -> None:
-        for buffer, old in zip(self._buffers, self._before, strict=True):
-            buffer.data.copy_(old)  # not seen by autograd, which has saved the buffer for parts still to come

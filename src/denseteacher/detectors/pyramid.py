@@ -8,11 +8,12 @@ import torch
 from pydantic import Field, PositiveInt, model_validator
 from torch import Tensor, nn
 
-from denseteacher.detectors.backbone import PyramidBackbone
+from denseteacher.detectors.backbone import BodyTraining, PyramidBackbone
 from denseteacher.detectors.base import OneStageConfig, OneStageDetector
+from denseteacher.detectors.half_view import StatisticsKept, half_size
 from denseteacher.ops.anchors import valid_locations
 from denseteacher.ops.padding import real_area
-from denseteacher.structures import DenseOutput, ImageBatch
+from denseteacher.structures import DenseOutput, ImageBatch, take
 
 MOST_CHANNELS = 16_384
 _PRIOR_SCORE = 0.01  # what an untrained head says of every class at every location (Lin et al., 2017)
@@ -50,7 +51,7 @@ class PyramidConfig(OneStageConfig):
     name: str
     """Which detector it is."""
     backbone: str = "resnet50.tv_in1k"
-    """A model of timm that has ``features_only``."""
+    """A model of timm's that has ``features_only``, or a plain ViT of its ``vision_transformer`` or ``eva``."""
     pretrained: bool | str = False
     """True: timm's weights; a path: a state dict file; false: random."""
     mean: Channels | Literal["auto"] = "auto"
@@ -74,10 +75,17 @@ class PyramidConfig(OneStageConfig):
     """Width of the towers; the pyramid's if not given."""
     head_norm: Literal["group", "none"] = "group"
     """Normalization in the towers: ``group`` normalization, or ``none``."""
-    frozen_stages: int = Field(0, ge=0)
-    """Leading stages of the backbone that are not trained: 0 none, 1 the stem, 2 also the next, ..."""
+    frozen_stages: Annotated[int, Field(ge=0)] | Literal["all"] = 0
+    """Leading stages of the backbone that are not trained: 0 none, 1 the stem, 2 also the next, ...; of a plain
+    transformer 1 the embedding, 2 also the first block, ... Of ``all`` the backward pass is saved."""
+    drop_path: float = Field(0.0, ge=0, lt=1)
+    """Probability that a step leaves the backbone's last residual branch of an image out; it rises to that from 0 at
+    the first one (stochastic depth)."""
     freeze_batch_norm: bool = False
     """Batch normalization of the backbone uses its stored statistics and is not trained."""
+    finer_level: bool = False
+    """The pyramid has one more level below the finest, which nothing but the half-size views of ``method.half_view``
+    uses: it is trained, and no part of a detection."""
 
     @abstractmethod
     def build(self, num_classes: int) -> "PyramidDetector":
@@ -165,27 +173,46 @@ class PyramidDetector(OneStageDetector):
             levels=config.levels,
             channels=config.channels,
             extra_from=config.extra_from,
-            frozen_stages=config.frozen_stages,
-            freeze_batch_norm=config.freeze_batch_norm,
+            finer_level=config.finer_level,
+            training=BodyTraining(config.frozen_stages, config.freeze_batch_norm, config.drop_path),
         )
         self.config = config = _with_pixel_statistics(config, self.backbone)
         self.strides: list[int] = self.backbone.strides
         self.register_buffer("mean", torch.tensor(config.mean).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(config.std).view(1, 3, 1, 1), persistent=False)
 
-    def forward(self, images: ImageBatch) -> DenseOutput:
+    def forward(self, images: ImageBatch, halved: int = 0) -> DenseOutput:
         """See ``DenseDetector``: uint8 canvas in, raw fp32 predictions out."""
-        logits, deltas, quality = self.head(self.features(images))
+        levels, sizes = self.features(images), images.sizes
+        if halved:
+            seen = take(images, slice(-halved, None))
+            with StatisticsKept(self.backbone):
+                finer = self.features(half_size(seen), finer=True)
+            levels = [torch.cat(pair) for pair in zip(levels, finer, strict=True)]
+            sizes = torch.cat((sizes, seen.sizes))
+        logits, deltas, quality = self.head(levels)
+        if not halved and self.backbone.finer is not None and torch.is_grad_enabled():
+            # a gradient of 0, since DDP waits for one of every parameter
+            deltas = deltas + 0 * torch.stack([value.sum() for value in self.backbone.finer.parameters()]).sum().float()
         height, width = images.pixels.shape[-2:]
         anchors = self.anchors((height, width), logits.device)
-        return DenseOutput(logits, deltas, quality, anchors, valid_locations(anchors, images.sizes))
+        return DenseOutput(logits, deltas, quality, anchors, valid_locations(anchors, sizes))
 
-    def features(self, images: ImageBatch) -> list[Tensor]:
-        """The pyramid of uint8 images. Padding becomes 0, the value that convolutions pad with themselves."""
+    def features(self, images: ImageBatch, *, finer: bool = False) -> list[Tensor]:
+        """The pyramid of uint8 images. Padding becomes 0, the value that convolutions pad with themselves.
+
+        Args:
+            images: B of them.
+            finer: Begin one level below the finest, which ``finer_level`` adds.
+        """
         pixels = (images.pixels.to(self.mean.dtype) - self.mean) / self.std
         pixels = pixels * real_area(images.sizes, *pixels.shape[-2:])
-        found: list[Tensor] = self.backbone(pixels.contiguous(memory_format=torch.channels_last))
+        found: list[Tensor] = self.backbone(pixels.contiguous(memory_format=torch.channels_last), finer=finer)
         return found
+
+    def stages(self) -> list[list[nn.Parameter]]:
+        """See ``OneStageDetector``: those of the network below the pyramid."""
+        return self.backbone.stages()
 
     def shapes(self, canvas: tuple[int, int]) -> list[tuple[int, int]]:
         """Height and width of each level's feature map on a canvas of this height and width."""

@@ -109,6 +109,11 @@ class Method(Config):
         return False
 
     @property
+    def needs_finer_level(self) -> bool:
+        """Whether the student sees half-size views too, which need a finer pyramid level (``detector.finer_level``)."""
+        return False
+
+    @property
     def measures_ratio(self) -> bool:
         """Whether the share of locations to select is still to be measured (``with_ratio``)."""
         return False

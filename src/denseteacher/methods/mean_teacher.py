@@ -81,6 +81,17 @@ class MeanTeacher(SemiSupervised):
     A method is what it makes of the teacher's predictions: its ``student_task``.
     """
 
+    half_view: bool = False
+    """The student learns what it learns on the strong views on their half-size copies too, by the pyramid's levels of
+    half the stride (PseCo's multi-scale label consistency); needs ``detector.finer_level``."""
+    half_view_weight: float = Field(1.0, ge=0)
+    """Weight of the losses on half-size views, over those that they have on the views of full size."""
+
+    @property
+    def needs_finer_level(self) -> bool:
+        """See ``Method``."""
+        return self.half_view
+
     def teacher_output(self, student: DenseDetector, teacher: DenseDetector, unlabeled: UnlabeledBatch) -> DenseOutput:
         """What is believed of the B unlabeled images: the teacher's predictions on their weak views."""
         return teacher(unlabeled.weak)
@@ -121,10 +132,16 @@ class MeanTeacher(SemiSupervised):
             both = TeacherOfBoth(teacher, labeled)
             output = self.teacher_output(student, both.teacher, batch.unlabeled)
             task = self.student_task(student, output, labeled, batch.unlabeled, state)
-        output = student(cat(labeled.weak, labeled.strong, task.images))
-        on_labeled, on_unlabeled = chunk(output, [2 * len(labeled.weak.sizes), len(task.images.sizes)])
+        count = len(task.images.sizes)
+        seen = cat(labeled.weak, labeled.strong, task.images)
+        output = student(seen, count) if self.half_view else student(seen)
+        on_labeled, on_unlabeled, *on_halves = chunk(
+            output, [2 * len(labeled.weak.sizes), count, *([count] if self.half_view else [])]
+        )
         weights, watched = both.missing_labels()
         losses: LossDict = weighted("sup", student.supervised_losses(on_labeled, labeled.targets, weights))
         losses |= weighted("unsup", task.loss(on_unlabeled), weight)
+        for half in on_halves:
+            losses |= weighted("unsup/half", task.loss(half), weight * self.half_view_weight)
         metrics = {"labeled/boxes": boxes_per_image(labeled.targets)} | watched | task.metrics
         return MethodOutput(losses, metrics, task.state)

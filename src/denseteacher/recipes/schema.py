@@ -136,6 +136,7 @@ def _check_recipe(recipe: Recipe) -> None:
     """
     _check_batches(recipe)
     _check_labels_can_follow(recipe)
+    _check_half_views(recipe)
     _check_teacher_is_ready(recipe)
     _check_burn_in_ends(recipe)
 
@@ -170,6 +171,14 @@ def _check_labels_can_follow(recipe: Recipe) -> None:
         raise ValueError(
             "method.region 'suppress' and 'ignore' are analyses that look at the labels of the unlabeled "
             "images: say so with data.hidden_labels=true, on data that a split cuts"
+        )
+
+
+def _check_half_views(recipe: Recipe) -> None:
+    if recipe.method.needs_finer_level and not recipe.detector.finer_level:
+        raise ValueError(
+            "method.half_view needs a pyramid level that the detector does not have: add it with "
+            "detector.finer_level=true"
         )
 
 

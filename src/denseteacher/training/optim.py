@@ -1,7 +1,7 @@
 """Optimizers, and a learning rate that is a pure function of the step."""
 
 import math
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 from pydantic import Field
@@ -9,6 +9,10 @@ from torch import nn
 from torch.optim import SGD, AdamW, Optimizer
 
 from denseteacher.config import Config
+from denseteacher.detectors.base import OneStageDetector
+
+_SCALE = "rate_scale"
+"""Key of a parameter group: what multiplies the rate, where that is not 1."""
 
 
 class OptimConfig(Config):
@@ -25,6 +29,9 @@ class OptimConfig(Config):
     """Momentum of SGD."""
     weight_decay: float = Field(1e-4, ge=0)
     """Decay of all weights and biases but those of normalization layers."""
+    layer_decay: float = Field(1.0, gt=0, le=1)
+    """What the rate is multiplied by from one stage of the backbone to the one below, the last stage first; 1 gives all
+    of it the full rate. Of a plain transformer each block is a stage; for fine-tuned ones 0.65 to 0.9 are usual."""
     norm_weight_decay: float = Field(0.0, ge=0)
     """Weight decay of the weights and biases of normalization layers."""
     warmup_steps: int = Field(1000, ge=0)
@@ -69,21 +76,26 @@ def build_optimizer(model: nn.Module, config: OptimConfig) -> Optimizer:
         if isinstance(module, nn.GroupNorm | nn.LayerNorm | nn.modules.batchnorm._BatchNorm)
         for parameter in module.parameters(recurse=False)
     }
-    trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    groups = [
-        {
-            "params": [parameter for parameter in trainable if id(parameter) not in norms],
-            "weight_decay": config.weight_decay,
-        },
-        {
-            "params": [parameter for parameter in trainable if id(parameter) in norms],
-            "weight_decay": config.norm_weight_decay,
-        },
-    ]
+    groups: list[dict[str, Any]] = []
+    for scale, parameters in _by_rate(model, config.layer_decay):
+        trainable = [parameter for parameter in parameters if parameter.requires_grad]
+        own = {} if scale == 1 else {_SCALE: scale}
+        plain = [parameter for parameter in trainable if id(parameter) not in norms]
+        groups.append({"params": plain, "weight_decay": config.weight_decay} | own)
+        of_norms = [parameter for parameter in trainable if id(parameter) in norms]
+        groups.append({"params": of_norms, "weight_decay": config.norm_weight_decay} | own)
     groups = [group for group in groups if group["params"]]
     if config.name == "sgd":
         return SGD(groups, lr=config.lr, momentum=config.momentum, fused=True)
     return AdamW(groups, lr=config.lr, fused=True)
+
+
+def _by_rate(model: nn.Module, decay: float) -> list[tuple[float, list[nn.Parameter]]]:
+    """The parameters with what multiplies their rate: 1 above the backbone's body, ``decay`` at its last stage, ..."""
+    stages = model.stages() if decay < 1 and isinstance(model, OneStageDetector) else []
+    body = {id(parameter) for stage in stages for parameter in stage}
+    rest = [parameter for parameter in model.parameters() if id(parameter) not in body]
+    return [(1.0, rest), *((decay ** (len(stages) - number), stage) for number, stage in enumerate(stages))]
 
 
 def begin_momentum(optimizer: Optimizer) -> None:
@@ -99,9 +111,9 @@ def begin_momentum(optimizer: Optimizer) -> None:
 
 
 def set_rate(optimizer: Optimizer, rate: float) -> None:
-    """Gives all parameter groups this learning rate."""
+    """Gives all parameter groups this learning rate, those of the backbone's stages their share of it."""
     for group in optimizer.param_groups:
-        group["lr"] = rate
+        group["lr"] = rate * group.get(_SCALE, 1.0)
 
 
 def clip_gradients(parameters: list[nn.Parameter], config: OptimConfig) -> torch.Tensor:

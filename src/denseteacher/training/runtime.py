@@ -23,7 +23,16 @@ from denseteacher.detectors.pieces import ForwardInPieces
 from denseteacher.errors import InputError
 from denseteacher.hardware import available_cores, check_bf16, check_compiler, keep_freed_memory
 from denseteacher.ops.assignment import Assignment
-from denseteacher.structures import Decoded, DenseOutput, Detections, ImageBatch, LossDict, LossWeights, Targets
+from denseteacher.structures import (
+    Decoded,
+    DenseOutput,
+    Detections,
+    ImageBatch,
+    LossDict,
+    LossWeights,
+    Targets,
+    take,
+)
 from denseteacher.training.launcher import find_launch
 
 
@@ -207,12 +216,14 @@ class RuntimeDetector:
         self.pixels = Counter[bool]()
         """Pixels of the canvases that passes with and without gradients have seen, until somebody clears it."""
 
-    def __call__(self, images: ImageBatch) -> DenseOutput:
+    def __call__(self, images: ImageBatch, halved: int = 0) -> DenseOutput:
         """See ``DenseDetector``."""
         training = torch.is_grad_enabled()
         self.pixels[training] += images.computed
+        if halved:
+            self.pixels[training] += take(images, slice(-halved, None)).computed // 4
         with self.runtime.autocast(), record_function("forward to be trained" if training else "forward"):
-            return cast(DenseOutput, self.forward_module(images))
+            return cast(DenseOutput, self.forward_module(images, halved))
 
     def supervised_losses(self, output: DenseOutput, targets: Targets, weights: LossWeights | None = None) -> LossDict:
         """See ``DenseDetector``."""

@@ -4,11 +4,13 @@ from collections.abc import Iterable
 from typing import Any, Protocol
 
 import torch
+from timm.layers.drop import DropPath
 from torch import Tensor, nn
 
 from denseteacher.data.augment.config import AugmentConfig
 from denseteacher.data.config import DataConfig
 from denseteacher.data.loading.steps import LoadedStep, with_strong_views
+from denseteacher.data.randomness import Draw, keyed_generator
 from denseteacher.detectors import load_weights
 from denseteacher.methods import Method
 from denseteacher.structures import MethodState, SemiBatch
@@ -91,6 +93,7 @@ class StudentTeacher:
         self.pseudo_labeler = self.teacher if self.burned_in is None else runtime.local(self.burned_in.module, parts)
         """What labels unlabeled images."""
         self.parameters = [parameter for parameter in student.parameters() if parameter.requires_grad]
+        self._leaves_out = any(isinstance(module, DropPath) and module.drop_prob for module in student.modules())
         self._buffers = [buffer for buffer in student.buffers() if buffer.is_floating_point()]
         fresh = self.method.initial_state(classes=self.student.num_classes, unlabeled=unlabeled)
         self.method_state = {name: value.to(runtime.device) for name, value in fresh.items()}
@@ -118,6 +121,10 @@ class StudentTeacher:
         set_rate(self.optimizer, rate)
         batch = self._with_strong_views(loaded) if loaded.batch is None else loaded.batch
         before = [buffer.clone() for buffer in self._buffers]
+        if self._leaves_out:
+            # torch's own generator decides; seeded by the step, a resumed run needs no state of it
+            key = keyed_generator(self.seed, Draw.NETWORK, self.step, self.runtime.rank)
+            torch.manual_seed(int(key.integers(2**63)))
         try:
             values, state = self._backward(batch)
             norm = clip_gradients(self.parameters, self.optim)
