@@ -19,7 +19,9 @@ DetectorConfig = Annotated[
 # after what a detector's card is made of
 from denseteacher.detectors.files import (  # noqa: E402
     DETECTOR_FILE,
+    BestScores,
     DetectorCard,
+    add_best_scores,
     load_detector,
     load_weights,
     save_detector,
@@ -42,6 +44,7 @@ from denseteacher.detectors.torchvision_weights import (  # noqa: E402
 __all__ = [
     "DETECTOR_FILE",
     "FCOS",
+    "BestScores",
     "DenseDetector",
     "DetectorCard",
     "DetectorConfig",
@@ -53,6 +56,7 @@ __all__ = [
     "RetinaNet",
     "RetinaNetConfig",
     "TakenOver",
+    "add_best_scores",
     "adopt",
     "find_initial",
     "load_detector",

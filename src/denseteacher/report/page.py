@@ -8,6 +8,7 @@ from typing import NamedTuple
 import jinja2
 
 from denseteacher.evaluation.gain import UnlabeledGain
+from denseteacher.evaluation.summary import ClassScore, RunEvaluation
 from denseteacher.files import write_text
 from denseteacher.report.charts import (
     ShownRun,
@@ -55,7 +56,7 @@ class Report(NamedTuple):
 
 
 class Cell(NamedTuple):
-    """A number in a table; ``kind`` is ``count``, ``number``, ``bar`` (of 100) or ``gain``."""
+    """A number in a table; ``kind`` is ``count``, ``number``, ``bar`` (of 100), ``gain`` or ``score`` (of 1)."""
 
     kind: str
     value: float | None
@@ -84,7 +85,7 @@ def write_report(path: Path, report: Report) -> None:
 
 
 def class_table(runs: Sequence[ShownRun], *, comparable: bool = True) -> tuple[list[str], list[tuple[str, list[Cell]]]]:
-    """Headings and rows: objects, AP of every run with its gain over the first, other metrics of the last.
+    """Headings and rows: objects, AP of every run with its gain over the first, other metrics of the last, best scores.
 
     Runs without an evaluation are left out; of runs that don't compare only the last is shown.
     """
@@ -104,8 +105,16 @@ def class_table(runs: Sequence[ShownRun], *, comparable: bool = True) -> tuple[l
             cells.append(Cell("bar", values.get(one.name)))
             cells += [Cell("gain", _difference(values.get(one.name), ap[0].get(one.name)))] if number else []
         others = [value for name, value in one.scores.items() if name != "AP"]
-        rows.append((one.name, [*cells, *(Cell("number", value) for value in others)]))
-    return [*heads, *(name for name in last.classes[0].scores if name != "AP")], rows
+        rows.append((one.name, [*cells, *(Cell("number", value) for value in others), *_point_cells(last, one)]))
+    heads += [name for name in last.classes[0].scores if name != "AP"]
+    return heads + ([] if last.best is None else ["best score", "F1 there"]), rows
+
+
+def _point_cells(found: RunEvaluation, one: ClassScore) -> list[Cell]:
+    """The class's best operating point, where the evaluation has such."""
+    if found.best is None:
+        return []
+    return [Cell("score", one.best and one.best.score), Cell("score", one.best and one.best.f1)]
 
 
 def _difference(value: float | None, base: float | None) -> float | None:
