@@ -47,6 +47,7 @@ def test_a_run_says_where_to_cut_and_predict_cuts_there(call, run, unlabeled, tm
     assert all(
         (run / f"{name}_curve.png").read_bytes().startswith(b"\x89PNG") for name in ("f1", "recall", "precision")
     )
+    assert (run / "labels.png").read_bytes().startswith(b"\x89PNG")
     page = (run / "report.html").read_text()
     assert "F1 against score threshold" in page
     assert f"Scores above {evaluation['best']['score']:.2f} give the best F1" in page

@@ -10,6 +10,7 @@ from denseteacher.evaluation.diagnostics import RECALLS, Curve, mean_precision
 from denseteacher.evaluation.gain import UnlabeledGain
 from denseteacher.evaluation.summary import RunEvaluation
 from denseteacher.evaluation.thresholds import ScoreCurve, ScoreCurves
+from denseteacher.training.health import CLASS_KL, IMAGES_WITHOUT, LABELED_WITHOUT, SCORE
 from denseteacher.training.metrics_log import last_evaluation, median_step_seconds, metric_series, smooth
 from denseteacher.visualization.boxes import SHOWN_ABOVE
 from denseteacher.visualization.figure import (
@@ -46,6 +47,9 @@ _NAMES = {
     "pseudo/remembered": ("Pseudo-boxes with those remembered", "an unlabeled image"),
     "pseudo/threshold": ("Threshold of the pseudo-boxes", "mean over classes"),
     "consistency/locations": ("Locations compared", "an image"),
+    CLASS_KL: ("Classes of the pseudo-labels against the labels", "KL divergence"),
+    IMAGES_WITHOUT: ("Unlabeled images without a pseudo-label", "share"),
+    SCORE: ("Best score of an unlabeled image", "mean"),
 }
 _OPTIMIZER = {
     "lr": ("Learning rate", "rate"),
@@ -105,7 +109,9 @@ def loss_charts(runs: Sequence[ShownRun]) -> list[Chart]:
 def pseudo_label_charts(runs: Sequence[ShownRun]) -> list[Chart]:
     """Whatever the methods watch of their unlabeled side, a figure each."""
     known = (*_LOSSES, *_EVALUATED, "labeled")
-    watched = [key for key in _keys(runs) if "/" in key and key.partition("/")[0] not in known]
+    watched = [
+        key for key in _keys(runs) if "/" in key and key.partition("/")[0] not in known and key != LABELED_WITHOUT
+    ]
     return _charts(runs, {key: _NAMES.get(key, (key, "value")) for key in watched})
 
 

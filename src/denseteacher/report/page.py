@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jinja2
 
@@ -19,6 +19,7 @@ from denseteacher.report.charts import (
     pseudo_label_charts,
 )
 from denseteacher.report.gallery import Picture
+from denseteacher.training.health import HealthNote
 from denseteacher.visualization.boxes import SHOWN_ABOVE
 from denseteacher.visualization.figure import Chart
 
@@ -37,6 +38,8 @@ class Report(NamedTuple):
     """What unlabeled images were worth, where the run has a baseline."""
     notes: Sequence[str] = ()
     """What a reader must know before comparing."""
+    health: Sequence[HealthNote] = ()
+    """What the last run's numbers say about it."""
     comparable: bool = True
     """Whether all runs were evaluated on the same images."""
     figures: Sequence[Chart] = ()
@@ -68,9 +71,8 @@ def write_report(path: Path, report: Report) -> None:
     Raises:
         RunError: If the disk refuses.
     """
-    loader = jinja2.FunctionLoader(lambda name: resources.files(__package__).joinpath(name).read_text("utf-8"))
-    environment = jinja2.Environment(loader=loader, autoescape=True, undefined=jinja2.StrictUndefined)
-    page = environment.get_template("page.html.j2").render(
+    page = render_page(
+        "page.html.j2",
         report=report,
         metrics=(metrics := _metrics(report.runs)),
         table=_table(report.runs, metrics),
@@ -82,6 +84,13 @@ def write_report(path: Path, report: Report) -> None:
         shown_above=SHOWN_ABOVE,
     )
     write_text(path, page)
+
+
+def render_page(template: str, **values: Any) -> str:
+    """The HTML of a template beside this file, with the texts in it escaped."""
+    loader = jinja2.FunctionLoader(lambda name: resources.files(__package__).joinpath(name).read_text("utf-8"))
+    environment = jinja2.Environment(loader=loader, autoescape=True, undefined=jinja2.StrictUndefined)
+    return environment.get_template(template).render(**values)
 
 
 def class_table(runs: Sequence[ShownRun], *, comparable: bool = True) -> tuple[list[str], list[tuple[str, list[Cell]]]]:

@@ -30,6 +30,7 @@ from denseteacher.report.previews import first_views, unlabeled_examples
 from denseteacher.runs.damage import damage_explained
 from denseteacher.runs.evaluate import read_detections, read_evaluation, write_evaluation, write_figures
 from denseteacher.runs.folder import RunFolder
+from denseteacher.training.health import health_notes
 from denseteacher.visualization.boxes import SHOWN_ABOVE
 
 _SHOWN = 6  # rows of each gallery
@@ -151,6 +152,7 @@ def report_runs(
         facts=_facts(runs, comparable=comparable, gain=gain),
         gain=gain,
         notes=notes,
+        health=health_notes(last.shown.rows, burn_in=last.shown.burn_in),
         comparable=comparable,
         taught=last.recipe.method.legend(),
         differences=differences or {},
