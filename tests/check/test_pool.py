@@ -49,10 +49,10 @@ def test_another_kind_is_far_and_a_few_strange_ones_are_the_farthest(seed):
     alien = -directions(rng, 80, around=1.5)
     (warning,) = compare_features(own, alien, records(80)).findings()
     assert (warning.severity, warning.subset, warning.count) == ("warning", "unlabeled", 80)
-    mixed = np.concatenate([others[:40], alien[:8], others[48:]])
+    mixed = np.concatenate([others[:40], alien[:16], others[56:]])
     found = compare_features(own, mixed, records(80))
-    assert {one.record.id for one in found.farthest} == set(range(40, 48))
-    assert found.strange >= 8
+    assert {one.record.id for one in found.farthest} < set(range(40, 56))
+    assert found.strange >= 16
     assert found.strange_p_value <= 0.01
     (warning,) = found.findings()
     assert warning.count in (found.strange, 80)

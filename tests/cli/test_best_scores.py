@@ -7,10 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from denseteacher.detectors import BestScores, add_best_scores, load_detector
+from denseteacher.detectors import BestScores, DetectorCard, add_best_scores, load_detector
 from denseteacher.errors import InputError
 from denseteacher.evaluation.evaluator import Evaluator
 from denseteacher.evaluation.metrics import measure
+from denseteacher.inference.onnx_card import read_card
 from support.finished_runs import random_results, trained
 
 
@@ -88,3 +89,25 @@ def test_scores_of_other_classes_are_refused_and_damage_is_not_covered(detector)
     detector.write_bytes(content)
     with pytest.raises(InputError, match="is damaged"):
         add_best_scores(detector, BestScores(overall=0.5, classes=(0.5, 0.5, 0.5)))
+
+
+def test_files_of_versions_without_best_scores_still_load(run):
+    _, card = load_detector(run / "last_teacher.safetensors")
+    content = card.model_dump(mode="json")
+    del content["best_scores"]
+    assert DetectorCard.model_validate(content).best_scores is None
+    content = {
+        "version": "1",
+        "categories": [[1, "red"], [2, "green"]],
+        "short_side": 64,
+        "max_side": 96,
+        "multiple": 32,
+        "score_floor": 0.05,
+        "nms": True,
+        "trained": {},
+    }
+    assert read_card("old.onnx", json.dumps(content), None).best_scores is None
+    assert read_card("new.onnx", json.dumps(content | {"best_scores": [0.5, 0.25]}), None).best_scores == [0.5, 0.25]
+    for wrong in ([0.5, 2.0], "0.5", [True, "a"], {}):
+        with pytest.raises(InputError, match="best_scores"):
+            read_card("odd.onnx", json.dumps(content | {"best_scores": wrong}), None)

@@ -55,7 +55,7 @@ def test_a_broken_run_is_told_what_to_do(now, said, advice):
     assert len([one for one in sentences if said in one and advice in one]) == 1, sentences
     others = [one for one in sentences if said not in one]
     assert all("behind" in one or "worse" in one for one in others)  # a lost teacher is behind and worse
-    assert sum("WARNING" in line for line in summary(health_notes([row(100, 30.0), now], burn_in=100))) == len(
+    assert sum("health: warning" in line for line in summary(health_notes([row(100, 30.0), now], burn_in=100))) == len(
         sentences
     )
 

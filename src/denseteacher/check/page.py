@@ -24,7 +24,8 @@ def write_check_page(path: Path, report: CheckReport) -> None:
         RunError: If the disk refuses.
     """
     serious = sum(one.severity != "info" for one in report.findings)
-    summary = f"{serious:,} kinds of fault were found." if serious else "Nothing wrong was found."
+    kinds = "1 kind of fault was" if serious == 1 else f"{serious:,} kinds of fault were"
+    summary = f"{kinds} found." if serious else "Nothing wrong was found."
     facts = [(f"{count:,}", f"{subset} images") for subset, count in report.images.items()]
     facts += [(f"{sum(one.objects for one in report.classes):,}", "labeled objects")]
     facts += [(f"{len(report.classes):,}", "classes")]

@@ -83,12 +83,12 @@ def _draw_boxes_an_image(axes: "Axes", labeled: LabeledImages, objects: Objects)
 
 
 def _draw_cells(axes: "Axes", points: Floats) -> None:
-    """Counts of (n, 2) points in the unit square, empty cells left out so that the page shows through."""
+    """Counts of (n, 2) points in the unit square, in colors for light and dark pages; empty cells are not drawn."""
     cells = (points * _CELLS).astype(np.int64).clip(0, _CELLS - 1)
     counts = np.zeros((_CELLS, _CELLS))  # rows up the second coordinate
     np.add.at(counts, (cells[:, 1], cells[:, 0]), 1)
     shown = np.where(counts > 0, np.sqrt(counts), np.nan)  # few beside many still show
-    axes.imshow(shown, origin="lower", extent=(0, 1, 0, 1), cmap="viridis", interpolation="nearest")
+    axes.imshow(shown, origin="lower", extent=(0, 1, 0, 1), cmap="cool", interpolation="nearest")
 
 
 _PANELS: dict[str, Draw] = {

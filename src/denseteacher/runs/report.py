@@ -194,12 +194,10 @@ def _with_evaluation(report: Report, runs: Sequence[FinishedRun], validation: Va
     records = {record.id: record for record in validation.images}
     worst = worst_images(matched[last], above=SHOWN_ABOVE, most=_SHOWN)
     spread = validation.images[:: max(1, len(validation.images) // _SHOWN)][:_SHOWN]
+    curves = score_curves(matched[last])
+    by_score = [] if curves.overall.best is None else [score_chart(curves)]
     return report._replace(
-        figures=[
-            precision_recall_chart(precision_recall(matched[last])),
-            score_chart(score_curves(matched[last])),
-            confusion_chart(matrix, names),
-        ],
+        figures=[precision_recall_chart(precision_recall(matched[last])), *by_score, confusion_chart(matrix, names)],
         confusions=confusions(matrix, names),
         mistakes=[validation_row(records[id_], {last: matched[last]}) for id_ in worst],
         examples=[validation_row(record, matched) for record in spread],

@@ -48,7 +48,7 @@ def health_notes(rows: Sequence[Mapping[str, Any]], *, burn_in: int | None) -> l
 def summary(notes: Sequence[HealthNote]) -> list[str]:
     """Lines for a terminal: one with all that is good, and one for each thing that isn't."""
     good = "; ".join(note.sentence for note in notes if note.good)
-    return ([f"health: {good}"] if good else []) + [f"health: WARNING: {one.sentence}" for one in notes if not one.good]
+    return ([f"health: {good}"] if good else []) + [f"health: warning: {one.sentence}" for one in notes if not one.good]
 
 
 def _classes(now: Mapping[str, Any]) -> HealthNote | None:
