@@ -25,17 +25,15 @@ from denseteacher.errors import InputError, RunError
 from denseteacher.evaluation.evaluator import Evaluator
 from denseteacher.files import write_bytes, write_text
 from denseteacher.recipes.schema import Recipe
-from denseteacher.report.label_charts import label_figure
 from denseteacher.report.previews import begin_previews
 from denseteacher.runs.folder import RunFolder
-from denseteacher.runs.report import evaluate_run, report_run
+from denseteacher.runs.report import draw_labels, evaluate_run, report_run
 from denseteacher.training.evaluations import Callbacks, Evaluate, Preview, first_line
 from denseteacher.training.runtime import Runtime
 from denseteacher.training.shortages import explain_shortage
 from denseteacher.training.student_teacher import StudentTeacher
 from denseteacher.training.trainer import Progress, Trainer
 from denseteacher.training.unlabeled_sample import UnlabeledSample
-from denseteacher.visualization.figure import save_png
 
 
 def build_steps(recipe: Recipe, data: TrainingData, rank: int = 0, world_size: int = 1) -> StepDataset:
@@ -244,7 +242,7 @@ def finish_run(recipe: Recipe, data: TrainingData, trainer: Trainer, progress: P
             evaluator = build_evaluator(recipe, data.validation, data.labeled.categories)
             best_step = int(progress.best.get("step", progress.step))
             evaluate_run(folder, evaluator, file=data.validation.path, step=best_step)
-        save_png(folder.labels, label_figure(data.labeled))
+        draw_labels(folder, data.labeled)
         report_run(folder, recipe, data)
     except RunError:
         raise

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from denseteacher.data.loading.steps import StepDataset
 from denseteacher.data.open import TrainingData, Validation
+from denseteacher.data.records import LabeledImages
 from denseteacher.data.splits import read_split_sizes
 from denseteacher.detectors import BestScores, add_best_scores
 from denseteacher.evaluation.diagnostics import (
@@ -25,6 +26,7 @@ from denseteacher.inference.predictor import Predictor
 from denseteacher.recipes.schema import Recipe, dump_recipe
 from denseteacher.report.charts import ShownRun, confusion_chart, precision_recall_chart, score_chart
 from denseteacher.report.gallery import Picture, unlabeled_row, validation_row
+from denseteacher.report.label_charts import label_figure
 from denseteacher.report.page import Report, write_report
 from denseteacher.report.previews import first_views, unlabeled_examples
 from denseteacher.runs.damage import damage_explained
@@ -32,6 +34,7 @@ from denseteacher.runs.evaluate import read_detections, read_evaluation, write_e
 from denseteacher.runs.folder import RunFolder
 from denseteacher.training.health import health_notes
 from denseteacher.visualization.boxes import SHOWN_ABOVE
+from denseteacher.visualization.figure import save_png
 
 _SHOWN = 6  # rows of each gallery
 
@@ -77,6 +80,14 @@ def evaluate_run(folder: RunFolder, evaluator: Evaluator, *, file: Path, step: i
         write_figures(folder, evaluator.ground_truth, results)
     except Exception as error:  # a picture is no reason to lose a report
         warnings.warn(f"the figures of {folder} can't be made: {error}", stacklevel=2)
+
+
+def draw_labels(folder: RunFolder, labeled: LabeledImages) -> None:
+    """Writes ``labels.png``; a picture is no reason to lose a report."""
+    try:
+        save_png(folder.labels, label_figure(labeled))
+    except Exception as error:
+        warnings.warn(f"the labels of {folder} can't be drawn: {error}", stacklevel=2)
 
 
 def finished_run(folder: RunFolder, recipe: Recipe, label: str) -> FinishedRun:
