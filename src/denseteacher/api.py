@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from denseteacher.analysis.analyze import analyze
-from denseteacher.check import CheckReport, check_data
+from denseteacher.check import CheckReport, check_data, write_check_page
 from denseteacher.data.choices import ExportFormat, Format, Protocol
 from denseteacher.data.config import UnlabeledSource
 from denseteacher.data.formats import (
@@ -261,6 +261,8 @@ def check(
     recipe: str | Path = "custom",
     overrides: Mapping[str, Any] | Iterable[str] = (),
     quick: bool = False,
+    pool: bool | None = None,
+    html: str | Path | None = None,
 ) -> CheckReport:
     """Looks for whatever is wrong with a data set, and measures what a recipe would make of it.
 
@@ -275,16 +277,23 @@ def check(
         recipe: Name of a built-in recipe, or path of a YAML file.
         overrides: As for ``train``.
         quick: Do not read the image files.
+        pool: Whether to compare unlabeled images with labeled ones by the features of the recipe's backbone; True
+            fetches its weights. None does it where images are read and the weights are on this machine.
+        html: Page to write, with charts of the labels.
 
     Raises:
         InputError: If something given is wrong, or the data can't be read at all.
+        RunError: If the disk refuses the page.
     """
     # the recipe's own paths are those of other data
     paths = ("builtin", "root", "images", "unlabeled", "unlabeled_images", "val", "val_images")
     given: dict[str, Any] = {f"data.{key}": None for key in paths}
     given |= _given_paths(labeled=data, images=images, unlabeled=unlabeled, val=val)
     given |= {"data.format": format, "data.subset": subset, "data.val_subset": val_subset}
-    return check_data(load_recipe(recipe, [*_as_texts(given), *_as_texts(overrides)]), quick=quick)
+    report = check_data(load_recipe(recipe, [*_as_texts(given), *_as_texts(overrides)]), quick=quick, pool=pool)
+    if html is not None:
+        write_check_page(Path(html), report)
+    return report
 
 
 def demo(

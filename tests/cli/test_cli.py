@@ -1,5 +1,6 @@
 """The command line through its entry point: a stranger's path, and what wrong input gets."""
 
+import csv
 import importlib.metadata
 import json
 import os
@@ -49,6 +50,8 @@ def test_a_strangers_path(call, coco, unlabeled, tiny, tmp_path, monkeypatch):
     assert {"detector.safetensors", "report.html", "recipe.yaml", "metrics.jsonl"} <= {
         file.name for file in run.iterdir()
     }
+    with (run / "results.csv").open(newline="") as file:
+        assert [row["step"] for row in csv.DictReader(file)] == ["10", "20"]
     split = json.loads((run / "split.json").read_text())
     assert len(split["labeled_ids"]) == 6
     assert len(split["digest"]) == 64

@@ -5,8 +5,10 @@ import numpy as np
 import denseteacher
 from conftest import TINY
 from denseteacher.data.open import open_data
+from denseteacher.evaluation.diagnostics import match_arrays
 from denseteacher.evaluation.metrics import measure
 from denseteacher.evaluation.summary import describe_evaluation
+from denseteacher.evaluation.thresholds import best_points, score_curves
 from denseteacher.runs.evaluate import write_evaluation, write_figures
 from denseteacher.runs.folder import RunFolder
 from denseteacher.runs.report import report_run
@@ -34,7 +36,8 @@ def with_detections(folder, *, seed=0, missed=0.2):
     data = open_data(recipe.data)
     truth = data.validation.ground_truth
     results = random_results(truth, np.random.default_rng(seed), missed=missed)
-    found = describe_evaluation(truth, measure(truth, results), file=data.validation.path, step=8)
+    points = best_points(score_curves(match_arrays(truth, results)))
+    found = describe_evaluation(truth, measure(truth, results), points, file=data.validation.path, step=8)
     write_evaluation(run, found, results)
     write_figures(run, truth, results)
     report_run(run, recipe, data)

@@ -1,5 +1,6 @@
 """The record of a run's numbers, and what the terminal shows meanwhile."""
 
+import csv
 import errno
 import io
 import json
@@ -30,6 +31,39 @@ def _written(folder: Path, steps: range) -> MetricsLog:
 
 def _steps(folder: Path) -> list[int]:
     return [row["step"] for row in read_metrics(folder / "metrics.jsonl")]
+
+
+# --- results.csv -------------------------------------------------------------------------------------------
+
+
+def _table(folder: Path) -> list[dict[str, str]]:
+    with (folder / "results.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_each_evaluation_is_a_row_of_the_table_once(tmp_path: Path) -> None:
+    log = MetricsLog(tmp_path / "metrics.jsonl", results=tmp_path / "results.csv")
+    log.write(1, {"loss": 0.5})
+    assert not (tmp_path / "results.csv").exists()
+    log.write(2, {"loss": 0.25, "lr": 1.0})
+    log.write(2, {"teacher/AP": 10.0, "student/AP": math.nan})
+    log.write(4, {"teacher/AP": 12.5, "student/AP": 11.0, "health/score": 0.5})
+    assert _table(tmp_path) == [
+        {"step": "2", "teacher/AP": "10.0", "student/AP": "", "loss": "0.25", "lr": "1.0", "health/score": ""},
+        {"step": "4", "teacher/AP": "12.5", "student/AP": "11.0", "loss": "0.25", "lr": "1.0", "health/score": "0.5"},
+    ]
+    resumed = MetricsLog(tmp_path / "metrics.jsonl", results=tmp_path / "results.csv")
+    resumed.truncate(5, evaluated=False)  # step 4 is evaluated again
+    assert [row["step"] for row in _table(tmp_path)] == ["2"]
+    resumed.write(4, {"teacher/AP": 13.0})
+    resumed.write(6, {"teacher/AP": 14.0})
+    assert [(row["step"], row["teacher/AP"]) for row in _table(tmp_path)] == [
+        ("2", "10.0"),
+        ("4", "13.0"),
+        ("6", "14.0"),
+    ]
+    resumed.truncate(0)
+    assert _table(tmp_path) == []
 
 
 # --- metrics.jsonl -----------------------------------------------------------------------------------------

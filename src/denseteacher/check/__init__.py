@@ -2,6 +2,7 @@
 
 from denseteacher.check.cost import Duration, StepMemory
 from denseteacher.check.findings import Finding, Severity, Subset
+from denseteacher.check.page import write_check_page
 from denseteacher.check.report import CheckReport, Measures, check_data, notes_before_run
 
 __all__ = [
@@ -14,4 +15,5 @@ __all__ = [
     "Subset",
     "check_data",
     "notes_before_run",
+    "write_check_page",
 ]

@@ -25,8 +25,10 @@ from denseteacher.check.images import (
     unlisted_findings,
 )
 from denseteacher.check.labels import ClassCount, box_findings, class_findings, count_classes, empty_images
+from denseteacher.check.pool import PoolComparison, compare_pool
 from denseteacher.data.objects import objects_of
 from denseteacher.data.open import TrainingData
+from denseteacher.data.records import LabeledImages
 from denseteacher.detectors import OneStageDetector, shape_detector
 from denseteacher.hardware import this_machine
 from denseteacher.pseudo_labels.foreground import Foreground
@@ -91,6 +93,10 @@ class CheckReport(NamedTuple):
     """The recipe without ``auto`` values."""
     decoded: bool
     """Whether the images were read."""
+    labeled: LabeledImages
+    """The labeled subset."""
+    pool: PoolComparison | None
+    """Unlabeled images beside labeled ones; None where there are none, or nobody asked."""
 
     @property
     def errors(self) -> int:
@@ -106,15 +112,18 @@ class CheckReport(NamedTuple):
             **({} if self.measures is None else self.measures.content()),
             "recipe": self.recipe.model_dump(mode="json"),
             "decoded": self.decoded,
+            "pool": None if self.pool is None else self.pool.content(),
         }
 
 
-def check_data(recipe: Recipe, *, quick: bool = False) -> CheckReport:
+def check_data(recipe: Recipe, *, quick: bool = False, pool: bool | None = None) -> CheckReport:
     """Reads everything that a run of this recipe would read, once.
 
     Args:
         recipe: A recipe whose ``data`` names what to check.
         quick: Leave out the content of the images: what can't be decoded, and copies under other names.
+        pool: Whether to compare unlabeled images with labeled ones; None does it where images are read and the
+            backbone's weights are on this machine.
 
     Raises:
         InputError: If a subset of the data can't be read at all, or the recipe's detector can't be built.
@@ -123,6 +132,10 @@ def check_data(recipe: Recipe, *, quick: bool = False) -> CheckReport:
     if not findings:  # what could not be read, or was not, is listed nowhere
         findings += unlisted_findings(checked)
     findings += _image_findings(checked, quick=quick)
+    compared = None
+    if checked.unlabeled and (not quick if pool is None else pool):
+        compared = compare_pool(recipe.detector, checked.labeled.images, checked.unlabeled, fetch=bool(pool))
+        findings += compared.findings()
     findings += class_findings(checked)
     for name, labeled in checked.labels():
         findings += [*empty_images(labeled, name), *box_findings(labeled, name)]
@@ -149,7 +162,8 @@ def check_data(recipe: Recipe, *, quick: bool = False) -> CheckReport:
     images = {subset: len(images) for subset, images in checked.images()}
     if checked.unlabeled_count:
         images["unlabeled"] = checked.unlabeled_count
-    return CheckReport(by_severity(findings), images, count_classes(checked.labeled), measures, recipe, not quick)
+    classes, labeled = count_classes(checked.labeled), checked.labeled
+    return CheckReport(by_severity(findings), images, classes, measures, recipe, not quick, labeled, compared)
 
 
 def notes_before_run(recipe: Recipe, detector: OneStageDetector, data: TrainingData, ratio: float | None) -> list[str]:

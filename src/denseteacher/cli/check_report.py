@@ -34,6 +34,8 @@ def _lines(report: "CheckReport") -> Iterator[Text]:
     classes = f"{len(report.classes):,} class{'' if len(report.classes) == 1 else 'es'}"
     yield Text(f"Images: {parts}. Labeled objects: {objects:,} in {classes}.")
     yield _classes(report)
+    if report.pool is not None:
+        yield cell(report.pool.sentence)
     if report.measures is not None:
         yield from _measures(report, report.measures)
 

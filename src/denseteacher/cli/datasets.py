@@ -30,7 +30,18 @@ def check(
     recipe: Annotated[str, typer.Option("--recipe", help="Recipe to check against.")] = "custom",
     overrides: Overrides = None,
     quick: Annotated[bool, typer.Option("--quick", help="Do not read the image files.")] = False,
+    pool: Annotated[
+        bool | None,
+        typer.Option(
+            "--pool/--no-pool",
+            help="Compare unlabeled with labeled images, fetching the backbone's weights. If neither is given: where "
+            "these are on this machine and images are read.",
+        ),
+    ] = None,
     json: Annotated[Path | None, typer.Option("--json", help="File for all that was found.")] = None,
+    html: Annotated[
+        Path | None, typer.Option("--html", metavar="FILE.html", help="Page to write, with charts of the labels.")
+    ] = None,
 ) -> None:
     """Look for what is wrong with a data set, and for the recipe values that fit it.
 
@@ -50,8 +61,12 @@ def check(
         recipe=recipe,
         overrides=overrides or [],
         quick=quick,
+        pool=pool,
+        html=html,
     )
     print_check(report)
+    if html is not None:
+        say(f"Page: {html}")
     if json is not None:
         write_json(json, report.content())
     if report.errors:

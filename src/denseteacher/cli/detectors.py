@@ -2,7 +2,7 @@
 
 import math
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 from rich.table import Table
@@ -85,7 +85,10 @@ def predict(
     detector: Detector,
     paths: Annotated[list[str], typer.Argument(metavar="PATH...", help="Images, folders, patterns or text lists.")],
     output: Annotated[Path, typer.Option("--output", help="Folder for predictions.json and pictures.")],
-    score: Annotated[float, typer.Option("--score", min=0, max=1, help="Scores above are drawn.")] = 0.5,
+    score: Annotated[
+        str,
+        typer.Option("--score", metavar="SCORE", help="Scores above are drawn; auto: the best score of each class."),
+    ] = "0.5",
     precision: Annotated[
         Precision, typer.Option("--precision", help="Of the network. auto: bf16 on a GPU made for it.")
     ] = "fp32",
@@ -96,11 +99,16 @@ def predict(
     """Detect objects in images; write COCO results and pictures with boxes."""
     from denseteacher import api
 
-    outcome = api.predict(detector, paths, output=output, score=score, precision=precision, compile=compile)
+    drawn = _parse_score(score)
+    outcome = api.predict(detector, paths, output=output, score=drawn, precision=precision, compile=compile)
     for message in outcome.unreadable:
         remark(message)
     found = f"{count(outcome.detections, 'detection')} in {count(outcome.images, 'image')}"
     say(f"{found}: {output / 'predictions.json'}")
+    if drawn == "auto":
+        above = list(outcome.drawn_above.items())
+        more = "" if len(above) <= _CLASSES_SHOWN else ", ..."
+        say(f"Drawn: {', '.join(f'{name} above {one:.2f}' for name, one in above[:_CLASSES_SHOWN])}{more}")
     if outcome.unreadable:
         raise RunError(f"{count(len(outcome.unreadable), 'image')} could not be read; all others are done")
 
@@ -169,6 +177,19 @@ def export(
 
     api.export(detector, output=output, format=format, nms=nms, opset=opset)
     say(f"{output}: {output.stat().st_size / 2**20:.1f} MiB of {format.upper()}")
+
+
+def _parse_score(text: str) -> float | Literal["auto"]:
+    """``0.5`` as a number; ``auto``."""
+    if text == "auto":
+        return "auto"
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0 <= value <= 1:
+        raise InputError(f"--score takes a number from 0 to 1, or auto, not {text!r}")
+    return value
 
 
 def _parse_class_score(text: str) -> tuple[str, float]:

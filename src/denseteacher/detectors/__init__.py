@@ -22,7 +22,9 @@ DetectorConfig = Annotated[
 # after what a detector's card is made of
 from denseteacher.detectors.files import (  # noqa: E402
     DETECTOR_FILE,
+    BestScores,
     DetectorCard,
+    add_best_scores,
     load_detector,
     load_weights,
     save_detector,
@@ -46,6 +48,7 @@ __all__ = [
     "DETECTOR_FILE",
     "FCOS",
     "GFL",
+    "BestScores",
     "ComposedConfig",
     "ComposedDetector",
     "DenseDetector",
@@ -60,6 +63,7 @@ __all__ = [
     "RetinaNet",
     "RetinaNetConfig",
     "TakenOver",
+    "add_best_scores",
     "adopt",
     "find_initial",
     "load_detector",

@@ -4,7 +4,7 @@ import json
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 
 from pydantic import Field, ValidationError, model_validator
 from safetensors.torch import save
@@ -25,6 +25,23 @@ _HEADER_KEY = "denseteacher"
 _HASH_KEY = "sha256"
 
 
+_Score = Annotated[float, Field(ge=0, le=1)]
+
+
+class BestScores(Config):
+    """Score thresholds with the highest F1 on a detector's validation images, at IoU 0.5."""
+
+    overall: _Score
+    """Threshold of all classes together."""
+    classes: tuple[_Score | None, ...]
+    """Threshold of each class, by class index; None where no object of it was found."""
+
+    @property
+    def by_class(self) -> list[float]:
+        """Threshold of each class, by class index; the one of all classes where it has none of its own."""
+        return [self.overall if one is None else one for one in self.classes]
+
+
 class DetectorCard(Config):
     """What a detector file says about itself."""
 
@@ -36,6 +53,14 @@ class DetectorCard(Config):
     max_side: MaxSide
     trained: dict[str, str | int | float] = Field(default_factory=dict)
     """Where it comes from: recipe, step, teacher or student, AP."""
+    best_scores: BestScores | None = None
+    """Where to cut its detections; None where it was not evaluated at the end of its run, or by a version before."""
+
+    @model_validator(mode="after")
+    def _has_a_score_for_each_class(self) -> Self:
+        if self.best_scores is not None and len(self.best_scores.classes) != len(self.categories):
+            raise ValueError(f"best_scores are of {len(self.best_scores.classes)} classes, not {len(self.categories)}")
+        return self
 
     @model_validator(mode="before")
     @classmethod
@@ -66,6 +91,21 @@ def save_detector(path: Path, weights: Mapping[str, Tensor], card: DetectorCard)
     write_bytes(path, save(tensors, metadata={_HEADER_KEY: header}))
 
 
+def add_best_scores(path: Path, scores: BestScores) -> None:
+    """Writes into a detector file where its detections are best cut; all else in it stays.
+
+    Raises:
+        InputError: If it is not a detector file, or is damaged.
+        RunError: If the disk refuses.
+    """
+    with open_weights(path) as file:
+        description, stated = _described(path, file.metadata)
+        weights = file.read()
+    _require_hash(path, stated, description, weights)
+    card = _card(path, description | {"best_scores": scores.model_dump()})
+    save_detector(path, weights, card)
+
+
 def load_detector(path: Path, *, score_floor: float | None = None) -> tuple[PyramidDetector, DetectorCard]:
     """Reads a detector file: data, whoever wrote it. Nothing else is opened or asked for.
 
@@ -91,10 +131,7 @@ def load_detector(path: Path, *, score_floor: float | None = None) -> tuple[Pyra
         config = card.detector.model_copy(update=changes)
         require_fitting(lambda: config.build(len(card.categories)), file.kinds, source=str(path))
         weights = file.read()
-    if stated is None:
-        warnings.warn(f"{path} was written before detector files had a hash: damage can't be noticed", stacklevel=2)
-    elif stated != content_hash(description, weights):
-        raise InputError(f"{path} is damaged: its content is not what its hash describes; use another copy")
+    _require_hash(path, stated, description, weights)
     require_finite(weights, source=str(path))
     detector = config.build(len(card.categories))
     load_weights(detector, weights, source=str(path))
@@ -114,6 +151,13 @@ def _described(path: Path, metadata: Mapping[str, str]) -> tuple[dict[str, Any],
             f"{path} is not a detector file of denseteacher, or is damaged: its description is not a mapping"
         )
     return description, description.pop(_HASH_KEY, None)
+
+
+def _require_hash(path: Path, stated: Any, description: dict[str, Any], weights: Mapping[str, Tensor]) -> None:
+    if stated is None:
+        warnings.warn(f"{path} was written before detector files had a hash: damage can't be noticed", stacklevel=3)
+    elif stated != content_hash(description, weights):
+        raise InputError(f"{path} is damaged: its content is not what its hash describes; use another copy")
 
 
 def _card(path: Path, description: dict[str, Any]) -> DetectorCard:

@@ -174,7 +174,7 @@ def export_onnx(detector: Path, output: Path, *, nms: bool = True, opset: int | 
     predictor = Predictor.load(detector, device=torch.device("cpu"))
     network = (DetectionNetwork if nms else DenseNetwork)(cast(PyramidDetector, predictor.detector))
     program = _traced(network, opset)
-    config = predictor.card.detector
+    config, best = predictor.card.detector, predictor.card.best_scores
     card = OnnxCard(
         version=version("dense-teacher"),
         categories=list(predictor.card.categories),
@@ -184,6 +184,7 @@ def export_onnx(detector: Path, output: Path, *, nms: bool = True, opset: int | 
         score_floor=config.score_floor,
         nms=nms,
         trained=predictor.card.trained,
+        best_scores=None if best is None else best.by_class,
     )
     own_hash = network_hash(program.model_proto.SerializeToString())
     program.model.metadata_props[METADATA_KEY] = write_card(card, own_hash)

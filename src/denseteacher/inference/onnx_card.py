@@ -34,6 +34,9 @@ class OnnxCard(NamedTuple):
     """Whether it gives detections, or boxes and scores at every location."""
     trained: dict[str, str | int | float]
     """Source of the detector: recipe, step, teacher or student, AP."""
+    best_scores: list[float] | None = None
+    """Score above which each class has its highest F1 on the validation images, by class index; None where that is not
+    known."""
 
 
 def write_card(card: OnnxCard, network: str) -> str:
@@ -108,6 +111,12 @@ def _is_source(value: Any) -> bool:
     )
 
 
+def _are_scores(value: Any) -> bool:
+    return value is None or (
+        isinstance(value, list) and all(isinstance(one, int | float) and 0 <= one <= 1 for one in value)
+    )
+
+
 _RULES: dict[str, Callable[[Any], bool]] = {
     "version": lambda value: isinstance(value, str),
     "categories": _are_categories,
@@ -117,5 +126,6 @@ _RULES: dict[str, Callable[[Any], bool]] = {
     "score_floor": lambda value: isinstance(value, int | float) and 0 <= value < 1,
     "nms": lambda value: isinstance(value, bool),
     "trained": _is_source,
+    "best_scores": _are_scores,
 }
 """What each field of a card can be; pydantic is not imported here."""

@@ -5,9 +5,11 @@ import os
 from collections.abc import Sequence
 from operator import itemgetter
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
+import torch
 from PIL import Image
+from torch import Tensor
 
 from denseteacher.data.choices import Precision
 from denseteacher.data.formats.annotations import Fault, refuse
@@ -30,6 +32,8 @@ class PredictionOutcome(NamedTuple):
     detections: int
     unreadable: list[str]
     """One sentence for each file that is not a readable image."""
+    drawn_above: dict[str, float]
+    """Score above which detections were drawn, by class name."""
 
 
 def predict_files(
@@ -37,7 +41,7 @@ def predict_files(
     paths: Sequence[str | Path],
     output: str | Path,
     *,
-    score: float = 0.5,
+    score: float | Literal["auto"] = 0.5,
     precision: Precision = "fp32",
     compile: bool = False,
 ) -> PredictionOutcome:
@@ -50,16 +54,18 @@ def predict_files(
         detector: Detector file or run folder.
         paths: Image files, folders (searched with all below them), glob patterns, or text lists with a path a line.
         output: Folder to write to.
-        score: Detections with a higher score are drawn.
+        score: Detections with a higher score are drawn; ``auto`` takes each class's best score (``BestScores``).
         precision: See ``Predictor.load``.
         compile: See ``Predictor.load``.
 
     Raises:
-        InputError: If there are no images, or ``output`` holds predictions already.
+        InputError: If there are no images, ``output`` holds predictions already, or ``auto`` is asked of a detector
+            file without best scores.
         RunError: If the disk refuses.
     """
     output = Path(output)
     predictor = Predictor.load(Path(detector), precision=precision, compile=compile)
+    floors = score_floors(Path(detector), predictor, score)
     results, infos, unreadable = [], [], list[str]()
     files = find_images([str(path) for path in paths], unreadable)
     if (output / "predictions.json").exists():
@@ -72,14 +78,37 @@ def predict_files(
             height, width = array.shape[:2]
             infos.append({"id": number, "file_name": str(file), "width": width, "height": height})
             results.extend(coco_results(number, detections, predictor.categories))
-            picture = draw_detections(Image.fromarray(array), detections, predictor.class_names, score_floor=score)
+            picture = draw_detections(Image.fromarray(array), detections, predictor.class_names, score_floor=floors)
             picture.save(output / "pictures" / f"{number:06d}_{file.stem[:100]}.jpg", quality=92)
     infos.sort(key=itemgetter("id"))
     results.sort(key=itemgetter("image_id"))
     categories = [{"id": category.id, "name": category.name} for category in predictor.categories]
     write_json(output / "images.json", {"images": infos, "categories": categories})
     write_json(output / "predictions.json", results)
-    return PredictionOutcome(len(infos), len(results), unreadable)
+    above = dict(zip(predictor.class_names, floors.tolist(), strict=True))
+    return PredictionOutcome(len(infos), len(results), unreadable, above)
+
+
+def score_floors(detector: Path, predictor: Predictor, score: float | Literal["auto"]) -> Tensor:
+    """(K,) score above which detections of each class are shown.
+
+    Args:
+        detector: Where the detector is from, for messages.
+        predictor: The detector.
+        score: One for all classes; ``auto``: those with the highest F1.
+
+    Raises:
+        InputError: If ``auto`` is asked of a detector that has no best scores.
+    """
+    if score != "auto":
+        return torch.full((len(predictor.class_names),), float(score))
+    best = predictor.card.best_scores
+    if best is None:
+        raise InputError(
+            f"{detector} has no best scores for --score auto: a run with --val writes them at its end, if it finds an "
+            "object; give a number, as --score 0.5"
+        )
+    return torch.tensor(best.by_class)
 
 
 def find_images(patterns: list[str], missing: list[str] | None = None) -> list[Path]:

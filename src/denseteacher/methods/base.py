@@ -132,6 +132,11 @@ class Method(Config):
         """The method with the share of locations that was measured, where it left it open."""
         return self
 
+    @property
+    def believed_above(self) -> float:
+        """Score above which a detection of the teacher counts as a pseudo-label in what a run says of its health."""
+        return 0.3
+
     def show(self, detector: DenseDetector, teacher_output: DenseOutput, weak: ImageBatch) -> Shown:
         """What there is to draw of the teacher's output for unlabeled weak views."""
         return Shown()

@@ -44,6 +44,11 @@ class PseudoBoxTeacher(MeanTeacher):
     box: bool = False
     """Learn boxes and their quality too."""
 
+    @property
+    def believed_above(self) -> float:
+        """See ``Method``."""
+        return self.threshold
+
     def pseudo_boxes(
         self, detector: DenseDetector, teacher_output: DenseOutput, weak: ImageBatch, threshold: float | Tensor
     ) -> PseudoBoxes:

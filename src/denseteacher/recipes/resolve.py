@@ -55,6 +55,9 @@ def resolve(
         recipe = recipe.model_copy(update={"method": recipe.method.with_ratio(measured.ratio)})
     detector = recipe.detector
     changes: dict[str, object] = {"mean": shapes.config.mean, "std": shapes.config.std}
+    belongs = recipe.method.cls_loss
+    if belongs is not None and "cls_loss" not in detector.model_fields_set and detector.quality != "none":
+        changes["cls_loss"] = belongs
     if detector.init == "auto":
         changes["init"] = "coco" if starts_from_detector(detector) else "backbone"
     return recipe.model_copy(update={"detector": detector.model_copy(update=changes)})

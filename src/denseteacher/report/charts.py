@@ -1,14 +1,16 @@
 """The charts of a page: how runs were trained, how well classes are found, what unlabeled images were worth."""
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 
-from denseteacher.evaluation.arrays import Ints
+from denseteacher.evaluation.arrays import Floats, Ints
 from denseteacher.evaluation.diagnostics import RECALLS, Curve, mean_precision
 from denseteacher.evaluation.gain import UnlabeledGain
 from denseteacher.evaluation.summary import RunEvaluation
+from denseteacher.evaluation.thresholds import ScoreCurve, ScoreCurves
+from denseteacher.training.health import CLASS_KL, IMAGES_WITHOUT, LABELED_WITHOUT, SCORE
 from denseteacher.training.metrics_log import last_evaluation, median_step_seconds, metric_series, smooth
 from denseteacher.visualization.boxes import SHOWN_ABOVE
 from denseteacher.visualization.figure import (
@@ -28,6 +30,8 @@ from denseteacher.visualization.figure import (
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+ScoreValue = Literal["precision", "recall", "F1"]
+
 _STUDENT_STYLE = 3  # dotted
 _LOSSES = {"sup": "Losses on labeled images", "unsup": "Losses on unlabeled images"}
 _EVALUATED = ("teacher", "student")
@@ -43,6 +47,9 @@ _NAMES = {
     "pseudo/remembered": ("Pseudo-boxes with those remembered", "an unlabeled image"),
     "pseudo/threshold": ("Threshold of the pseudo-boxes", "mean over classes"),
     "consistency/locations": ("Locations compared", "an image"),
+    CLASS_KL: ("Classes of the pseudo-labels against the labels", "KL divergence"),
+    IMAGES_WITHOUT: ("Unlabeled images without a pseudo-label", "share"),
+    SCORE: ("Best score of an unlabeled image", "mean"),
 }
 _OPTIMIZER = {
     "lr": ("Learning rate", "rate"),
@@ -102,7 +109,9 @@ def loss_charts(runs: Sequence[ShownRun]) -> list[Chart]:
 def pseudo_label_charts(runs: Sequence[ShownRun]) -> list[Chart]:
     """Whatever the methods watch of their unlabeled side, a figure each."""
     known = (*_LOSSES, *_EVALUATED, "labeled")
-    watched = [key for key in _keys(runs) if "/" in key and key.partition("/")[0] not in known]
+    watched = [
+        key for key in _keys(runs) if "/" in key and key.partition("/")[0] not in known and key != LABELED_WITHOUT
+    ]
     return _charts(runs, {key: _NAMES.get(key, (key, "value")) for key in watched})
 
 
@@ -140,6 +149,53 @@ def precision_recall_figure(curves: Mapping[str, Curve]) -> "Figure":
         axes.grid()
         figure.legend(loc="outside lower left", ncols=1, frameon=False)
     return figure
+
+
+def score_chart(curves: ScoreCurves) -> Chart:
+    """``score_figure`` of F1 for the page."""
+    title = "F1 against score threshold, IoU 0.5"
+    return Chart(title, as_svg(score_figure(curves, "F1"), f"{title}, of each class and of all together"))
+
+
+def score_figure(curves: ScoreCurves, value: ScoreValue) -> "Figure":
+    """All classes together in bold, the classes with the highest and the lowest best F1 by name, all others faint.
+
+    Args:
+        curves: Of a detector.
+        value: What is drawn against the score threshold.
+    """
+    ranked = sorted(curves.classes, key=lambda name: _best_f1(curves.classes[name]))
+    with page_style():
+        figure = new_figure(4.2, 4.4)
+        axes = figure.add_subplot()
+        for name in ranked[1:-1]:
+            axes.plot(*_values(curves.classes[name], value), color=FAINT, linewidth=0.8, alpha=0.6)
+        if len(ranked) > 1:
+            for name, what, color, style in ((ranked[-1], "best", GREEN, "-."), (ranked[0], "worst", VERMILLION, "--")):
+                curve = curves.classes[name]
+                axes.plot(*_values(curve, value), style, color=color, label=f"{what}: {name}{_peak(curve)}")
+        axes.plot(
+            *_values(curves.overall, value), color=BLUE, linewidth=2.6, label=f"all classes{_peak(curves.overall)}"
+        )
+        if curves.overall.best is not None:
+            axes.axvline(curves.overall.best.score, color=FAINT, linewidth=1, linestyle=":")
+        axes.set(xlabel="score threshold", ylabel=value, xlim=(0, 1), ylim=(0, 1.02))
+        axes.grid()
+        figure.legend(loc="outside lower left", ncols=1, frameon=False)
+    return figure
+
+
+def _values(curve: ScoreCurve, value: ScoreValue) -> tuple[Floats, Floats]:
+    drawn = curve.drawn()
+    return drawn.scores, {"precision": drawn.precision, "recall": drawn.recall, "F1": drawn.f1}[value]
+
+
+def _best_f1(curve: ScoreCurve) -> float:
+    return 0.0 if curve.best is None else curve.best.f1
+
+
+def _peak(curve: ScoreCurve) -> str:
+    return "" if curve.best is None else f", best F1 {curve.best.f1:.2f} above {curve.best.score:.2f}"
 
 
 def confusion_figure(matrix: Ints, names: Sequence[str]) -> "Figure":

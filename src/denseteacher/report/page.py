@@ -3,11 +3,12 @@
 from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jinja2
 
 from denseteacher.evaluation.gain import UnlabeledGain
+from denseteacher.evaluation.summary import ClassScore, RunEvaluation
 from denseteacher.files import write_text
 from denseteacher.report.charts import (
     ShownRun,
@@ -18,6 +19,7 @@ from denseteacher.report.charts import (
     pseudo_label_charts,
 )
 from denseteacher.report.gallery import Picture
+from denseteacher.training.health import HealthNote
 from denseteacher.visualization.boxes import SHOWN_ABOVE
 from denseteacher.visualization.figure import Chart
 
@@ -36,6 +38,8 @@ class Report(NamedTuple):
     """What unlabeled images were worth, where the run has a baseline."""
     notes: Sequence[str] = ()
     """What a reader must know before comparing."""
+    health: Sequence[HealthNote] = ()
+    """What the last run's numbers say about it."""
     comparable: bool = True
     """Whether all runs were evaluated on the same images."""
     figures: Sequence[Chart] = ()
@@ -55,7 +59,7 @@ class Report(NamedTuple):
 
 
 class Cell(NamedTuple):
-    """A number in a table; ``kind`` is ``count``, ``number``, ``bar`` (of 100) or ``gain``."""
+    """A number in a table; ``kind`` is ``count``, ``number``, ``bar`` (of 100), ``gain`` or ``score`` (of 1)."""
 
     kind: str
     value: float | None
@@ -67,9 +71,8 @@ def write_report(path: Path, report: Report) -> None:
     Raises:
         RunError: If the disk refuses.
     """
-    loader = jinja2.FunctionLoader(lambda name: resources.files(__package__).joinpath(name).read_text("utf-8"))
-    environment = jinja2.Environment(loader=loader, autoescape=True, undefined=jinja2.StrictUndefined)
-    page = environment.get_template("page.html.j2").render(
+    page = render_page(
+        "page.html.j2",
         report=report,
         metrics=(metrics := _metrics(report.runs)),
         table=_table(report.runs, metrics),
@@ -83,8 +86,15 @@ def write_report(path: Path, report: Report) -> None:
     write_text(path, page)
 
 
+def render_page(template: str, **values: Any) -> str:
+    """The HTML of a template beside this file, with the texts in it escaped."""
+    loader = jinja2.FunctionLoader(lambda name: resources.files(__package__).joinpath(name).read_text("utf-8"))
+    environment = jinja2.Environment(loader=loader, autoescape=True, undefined=jinja2.StrictUndefined)
+    return environment.get_template(template).render(**values)
+
+
 def class_table(runs: Sequence[ShownRun], *, comparable: bool = True) -> tuple[list[str], list[tuple[str, list[Cell]]]]:
-    """Headings and rows: objects, AP of every run with its gain over the first, other metrics of the last.
+    """Headings and rows: objects, AP of every run with its gain over the first, other metrics of the last, best scores.
 
     Runs without an evaluation are left out; of runs that don't compare only the last is shown.
     """
@@ -104,8 +114,16 @@ def class_table(runs: Sequence[ShownRun], *, comparable: bool = True) -> tuple[l
             cells.append(Cell("bar", values.get(one.name)))
             cells += [Cell("gain", _difference(values.get(one.name), ap[0].get(one.name)))] if number else []
         others = [value for name, value in one.scores.items() if name != "AP"]
-        rows.append((one.name, [*cells, *(Cell("number", value) for value in others)]))
-    return [*heads, *(name for name in last.classes[0].scores if name != "AP")], rows
+        rows.append((one.name, [*cells, *(Cell("number", value) for value in others), *_point_cells(last, one)]))
+    heads += [name for name in last.classes[0].scores if name != "AP"]
+    return heads + ([] if last.best is None else ["best score", "F1 there"]), rows
+
+
+def _point_cells(found: RunEvaluation, one: ClassScore) -> list[Cell]:
+    """The class's best operating point, where the evaluation has such."""
+    if found.best is None:
+        return []
+    return [Cell("score", one.best and one.best.score), Cell("score", one.best and one.best.f1)]
 
 
 def _difference(value: float | None, base: float | None) -> float | None:

@@ -27,12 +27,13 @@ from denseteacher.files import write_bytes, write_text
 from denseteacher.recipes.schema import Recipe
 from denseteacher.report.previews import begin_previews
 from denseteacher.runs.folder import RunFolder
-from denseteacher.runs.report import evaluate_run, report_run
-from denseteacher.training.evaluations import Callbacks, Preview, first_line
+from denseteacher.runs.report import draw_labels, evaluate_run, report_run
+from denseteacher.training.evaluations import Callbacks, Evaluate, Preview, first_line
 from denseteacher.training.runtime import Runtime
 from denseteacher.training.shortages import explain_shortage
 from denseteacher.training.student_teacher import StudentTeacher
 from denseteacher.training.trainer import Progress, Trainer
+from denseteacher.training.unlabeled_sample import UnlabeledSample
 
 
 def build_steps(recipe: Recipe, data: TrainingData, rank: int = 0, world_size: int = 1) -> StepDataset:
@@ -166,6 +167,7 @@ def build_trainer(
             save_detector(folder.burn_in_detector, teacher.state_dict(), card)  # for runs that start from it
 
     dataset = build_steps(recipe, data, runtime.rank, runtime.world_size)
+    watch = _watch(recipe, dataset, runtime) if data.unlabeled else None
     preview = _preview(recipe, dataset, runtime, folder.previews) if runtime.is_main else None
     student_teacher = StudentTeacher(student, recipe, runtime, unlabeled=len(data.unlabeled))
     trainer = Trainer(
@@ -175,13 +177,35 @@ def build_trainer(
         workers=recipe.runtime.workers,
         recipe=recipe.model_dump(mode="json"),
         files=folder.training_files(recipe.schedule.keep_checkpoints),
-        callbacks=Callbacks(evaluate_one, save_best, preview),
+        callbacks=Callbacks(evaluate_one, save_best, preview, watch),
     )
     return trainer
 
 
 def _preview(recipe: Recipe, dataset: StepDataset, runtime: Runtime, folder: Path) -> Preview | None:
     return begin_previews(folder, dataset, method=recipe.method, device=runtime.device)
+
+
+def _watch(recipe: Recipe, dataset: StepDataset, runtime: Runtime) -> Evaluate | None:
+    """What looks at the pseudo-labels of a method that has such."""
+    method, evaluation = recipe.method, recipe.evaluation
+    if not method.needs_unlabeled(int(recipe.schedule.max_steps) - 1):
+        return None
+    sample = UnlabeledSample(
+        dataset,
+        believed_above=method.believed_above,
+        view=evaluation.view,
+        batch_size=evaluation.batch,
+        device=runtime.device,
+    )
+
+    def watch(teacher: DenseDetector) -> dict[str, float]:
+        try:
+            return sample(teacher)
+        except InputError:  # training says which image it is when it comes to it
+            return {}
+
+    return watch
 
 
 def _card(recipe: Recipe, data: TrainingData, role: str, step: int, metrics: Mapping[str, float]) -> DetectorCard:
@@ -218,6 +242,7 @@ def finish_run(recipe: Recipe, data: TrainingData, trainer: Trainer, progress: P
             evaluator = build_evaluator(recipe, data.validation, data.labeled.categories)
             best_step = int(progress.best.get("step", progress.step))
             evaluate_run(folder, evaluator, file=data.validation.path, step=best_step)
+        draw_labels(folder, data.labeled)
         report_run(folder, recipe, data)
     except RunError:
         raise

@@ -10,8 +10,9 @@ from pydantic import TypeAdapter
 
 from denseteacher.evaluation.diagnostics import confusion_matrix, match_arrays, precision_recall
 from denseteacher.evaluation.summary import RunEvaluation
+from denseteacher.evaluation.thresholds import OperatingPoint, score_curves
 from denseteacher.files import write_json, write_text
-from denseteacher.report.charts import confusion_figure, precision_recall_figure
+from denseteacher.report.charts import confusion_figure, precision_recall_figure, score_figure
 from denseteacher.runs.damage import damage_explained
 from denseteacher.runs.folder import RunFolder
 from denseteacher.visualization.boxes import SHOWN_ABOVE
@@ -24,12 +25,17 @@ def write_evaluation(folder: RunFolder, found: RunEvaluation, results: Sequence[
     Raises:
         RunError: If the disk refuses.
     """
-    write_json(folder.evaluation, found._asdict() | {"classes": [one._asdict() for one in found.classes]})
+    write_json(folder.evaluation, found.content())
     write_json(folder.detections, list(results), indent=None)
     table = io.StringIO(newline="")
     writer = csv.writer(table)
-    writer.writerow(["class", "objects", *found.classes[0].scores])
-    writer.writerows([_plain_cell(one.name), one.objects, *one.scores.values()] for one in found.classes)
+    points = [one.best or [None] * len(OperatingPoint._fields) for one in found.classes]
+    heads = [f"best_{name}" for name in OperatingPoint._fields]
+    writer.writerow(["class", "objects", *found.classes[0].scores, *heads])
+    writer.writerows(
+        [_plain_cell(one.name), one.objects, *one.scores.values(), *point]
+        for one, point in zip(found.classes, points, strict=True)
+    )
     write_text(folder.per_class, table.getvalue())
 
 
@@ -79,7 +85,7 @@ def read_detections(folder: RunFolder) -> list[dict[str, Any]] | None:
 
 
 def write_figures(folder: RunFolder, truth: Mapping[str, Any], results: Sequence[Mapping[str, Any]]) -> None:
-    """Writes ``pr_curve.png`` and ``confusion_matrix.png``.
+    """Writes ``pr_curve.png``, ``confusion_matrix.png`` and precision, recall and F1 against score.
 
     Raises:
         RunError: If the disk refuses.
@@ -88,3 +94,7 @@ def write_figures(folder: RunFolder, truth: Mapping[str, Any], results: Sequence
     matrix = confusion_matrix(matched.arrays, score=SHOWN_ABOVE)
     save_png(folder.pr_curve, precision_recall_figure(precision_recall(matched)))
     save_png(folder.confusion_matrix, confusion_figure(matrix, matched.arrays.names))
+    curves = score_curves(matched)
+    save_png(folder.precision_curve, score_figure(curves, "precision"))
+    save_png(folder.recall_curve, score_figure(curves, "recall"))
+    save_png(folder.f1_curve, score_figure(curves, "F1"))

@@ -56,6 +56,7 @@ class RunFolder:
         self.init = path / "init.json"
         # what training leaves
         self.metrics = path / "metrics.jsonl"
+        self.results = path / "results.csv"
         self.tensorboard = path / "tensorboard"
         self.previews = path / "previews"
         self.nonfinite = path / "nonfinite.json"
@@ -69,7 +70,11 @@ class RunFolder:
         self.detections = path / "detections.json"
         self.per_class = path / "per_class.csv"
         self.pr_curve = path / "pr_curve.png"
+        self.precision_curve = path / "precision_curve.png"
+        self.recall_curve = path / "recall_curve.png"
+        self.f1_curve = path / "f1_curve.png"
         self.confusion_matrix = path / "confusion_matrix.png"
+        self.labels = path / "labels.png"
         self.gain = path / "baseline.json"
         self.report = path / "report.html"
 
@@ -203,7 +208,7 @@ class RunFolder:
         Args:
             keep: Checkpoints to keep.
         """
-        log = MetricsLog(self.metrics, tensorboard=self.tensorboard, previews=self.previews)
+        log = MetricsLog(self.metrics, tensorboard=self.tensorboard, previews=self.previews, results=self.results)
         return TrainingFiles(self.checkpoints(keep), log, self.detector, self.nonfinite, self.failure)
 
     def describe(

@@ -8,7 +8,9 @@ from typing import NamedTuple
 
 from denseteacher.data.loading.steps import StepDataset
 from denseteacher.data.open import TrainingData, Validation
+from denseteacher.data.records import LabeledImages
 from denseteacher.data.splits import read_split_sizes
+from denseteacher.detectors import BestScores, add_best_scores
 from denseteacher.evaluation.diagnostics import (
     confusion_matrix,
     confusions,
@@ -19,16 +21,20 @@ from denseteacher.evaluation.diagnostics import (
 from denseteacher.evaluation.evaluator import Evaluator
 from denseteacher.evaluation.gain import UnlabeledGain, read_gain
 from denseteacher.evaluation.summary import describe_evaluation
+from denseteacher.evaluation.thresholds import best_points, score_curves
 from denseteacher.inference.predictor import Predictor
 from denseteacher.recipes.schema import Recipe, dump_recipe
-from denseteacher.report.charts import ShownRun, confusion_chart, precision_recall_chart
+from denseteacher.report.charts import ShownRun, confusion_chart, precision_recall_chart, score_chart
 from denseteacher.report.gallery import Picture, unlabeled_row, validation_row
+from denseteacher.report.label_charts import label_figure
 from denseteacher.report.page import Report, write_report
 from denseteacher.report.previews import first_views, unlabeled_examples
 from denseteacher.runs.damage import damage_explained
 from denseteacher.runs.evaluate import read_detections, read_evaluation, write_evaluation, write_figures
 from denseteacher.runs.folder import RunFolder
+from denseteacher.training.health import health_notes
 from denseteacher.visualization.boxes import SHOWN_ABOVE
+from denseteacher.visualization.figure import save_png
 
 _SHOWN = 6  # rows of each gallery
 
@@ -53,8 +59,8 @@ class FinishedRun(NamedTuple):
 def evaluate_run(folder: RunFolder, evaluator: Evaluator, *, file: Path, step: int) -> None:
     """Evaluates the detector of a run, and writes what users expect to find beside it.
 
-    ``evaluation.json``, ``detections.json`` (COCO results), ``per_class.csv``, ``pr_curve.png`` and
-    ``confusion_matrix.png``. The detector is read from its file, so that the numbers are those of what is used.
+    ``evaluation.json``, ``detections.json`` (COCO results), ``per_class.csv`` and the figures of ``write_figures``. The
+    detector is read from its file, so that the numbers are those of what is used; its best scores are written there.
 
     Args:
         folder: Folder of the run.
@@ -64,11 +70,24 @@ def evaluate_run(folder: RunFolder, evaluator: Evaluator, *, file: Path, step: i
     """
     predictor = Predictor.load(folder.path)
     found, results = evaluator(predictor.detector, predictor.device)
-    write_evaluation(folder, describe_evaluation(evaluator.ground_truth, found, file=file, step=step), results)
+    points = best_points(score_curves(match_arrays(evaluator.ground_truth, results)))
+    described = describe_evaluation(evaluator.ground_truth, found, points, file=file, step=step)
+    if points.overall is not None:
+        by_class = tuple(None if one.best is None else one.best.score for one in described.classes)
+        add_best_scores(folder.detector, BestScores(overall=points.overall.score, classes=by_class))
+    write_evaluation(folder, described, results)
     try:
         write_figures(folder, evaluator.ground_truth, results)
     except Exception as error:  # a picture is no reason to lose a report
         warnings.warn(f"the figures of {folder} can't be made: {error}", stacklevel=2)
+
+
+def draw_labels(folder: RunFolder, labeled: LabeledImages) -> None:
+    """Writes ``labels.png``; a picture is no reason to lose a report."""
+    try:
+        save_png(folder.labels, label_figure(labeled))
+    except Exception as error:
+        warnings.warn(f"the labels of {folder} can't be drawn: {error}", stacklevel=2)
 
 
 def finished_run(folder: RunFolder, recipe: Recipe, label: str) -> FinishedRun:
@@ -144,6 +163,7 @@ def report_runs(
         facts=_facts(runs, comparable=comparable, gain=gain),
         gain=gain,
         notes=notes,
+        health=health_notes(last.shown.rows, burn_in=last.shown.burn_in),
         comparable=comparable,
         taught=last.recipe.method.legend(),
         differences=differences or {},
@@ -185,8 +205,10 @@ def _with_evaluation(report: Report, runs: Sequence[FinishedRun], validation: Va
     records = {record.id: record for record in validation.images}
     worst = worst_images(matched[last], above=SHOWN_ABOVE, most=_SHOWN)
     spread = validation.images[:: max(1, len(validation.images) // _SHOWN)][:_SHOWN]
+    curves = score_curves(matched[last])
+    by_score = [] if curves.overall.best is None else [score_chart(curves)]
     return report._replace(
-        figures=[precision_recall_chart(precision_recall(matched[last])), confusion_chart(matrix, names)],
+        figures=[precision_recall_chart(precision_recall(matched[last])), *by_score, confusion_chart(matrix, names)],
         confusions=confusions(matrix, names),
         mistakes=[validation_row(records[id_], {last: matched[last]}) for id_ in worst],
         examples=[validation_row(record, matched) for record in spread],

@@ -11,6 +11,8 @@ from torch import nn
 from denseteacher.detectors import DenseDetector
 from denseteacher.errors import InputError
 from denseteacher.files import write_text
+from denseteacher.training.health import health_notes, summary
+from denseteacher.training.metrics_log import read_metrics
 from denseteacher.training.run_files import TrainingFiles
 from denseteacher.training.shortages import explain_shortage
 from denseteacher.training.signals import Stopped, StopRequest
@@ -29,6 +31,8 @@ class Callbacks(NamedTuple):
     """Is given the teacher and its evaluation whenever it is the best so far."""
     preview: Preview | None = None
     """Draws what a teacher says of unlabeled images; called in the main process alone."""
+    watch: Evaluate | None = None
+    """Gives numbers on what labels the unlabeled images, for ``health_notes``; called as ``evaluate`` is."""
 
 
 class Evaluations:
@@ -114,6 +118,8 @@ class Evaluations:
                 with torch.no_grad():
                     result = self.callbacks.evaluate(view)
                 metrics |= {f"{role}/{name}": value for name, value in result.items()}
+            if self.callbacks.watch is not None:
+                metrics |= self.callbacks.watch(self.student_teacher.pseudo_labeler)
         finally:
             student.train()
         return metrics
@@ -130,6 +136,11 @@ class Evaluations:
         step = self.student_teacher.step
         tell(f"step {step}: teacher AP {metrics['teacher/AP']:.1f}, student AP {metrics['student/AP']:.1f}")
         self.files.log.write(step, metrics)
+        if self.callbacks.watch is not None:
+            burn_in = self.student_teacher.method.burn_in_steps
+            notes = health_notes(read_metrics(self.files.log.path), burn_in=None if burn_in is None else int(burn_in))
+            for line in summary(notes):
+                tell(line)
         if metrics["teacher/AP"] > self.best.get("AP", -1.0):
             if self.callbacks.save_best is not None:
                 self.callbacks.save_best(self.student_teacher.ema.module, metrics)

@@ -1,6 +1,8 @@
 """The numbers that a run writes while it trains, and reading them again."""
 
+import csv
 import errno
+import io
 import json
 import math
 import os
@@ -14,7 +16,7 @@ import numpy as np
 from PIL import Image
 
 from denseteacher.errors import InputError, RunError
-from denseteacher.files import write_atomically, write_bytes
+from denseteacher.files import write_atomically, write_bytes, write_text
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard.writer import SummaryWriter
@@ -63,6 +65,27 @@ def median_step_seconds(rows: Sequence[Mapping[str, Any]]) -> float | None:
     return median(times) if times else None
 
 
+def evaluation_table(rows: Sequence[Mapping[str, Any]]) -> str:
+    """The evaluations of a run as CSV, a line each: ``step``, their metrics, and the losses logged last before them.
+
+    Empty where nothing was evaluated.
+    """
+    lines: list[dict[str, Any]] = []
+    logged: Mapping[str, Any] = {}
+    for row in rows:
+        if "teacher/AP" in row:
+            lines.append({**row, **{name: value for name, value in logged.items() if name != "step"}})
+        else:
+            logged = row
+    if not lines:
+        return ""
+    table = io.StringIO(newline="")
+    writer = csv.DictWriter(table, list(dict.fromkeys(name for line in lines for name in line)))
+    writer.writeheader()
+    writer.writerows(lines)
+    return table.getvalue()
+
+
 def smooth(values: Sequence[float], window: int = 9) -> list[float]:
     """A running mean of the same length, with shorter windows at both ends."""
     array, half = np.asarray(values, dtype=float), window // 2
@@ -81,15 +104,23 @@ class MetricsLog:
     The file is the record; every row reaches the disk's cache before ``write`` returns.
     """
 
-    def __init__(self, path: Path, *, tensorboard: Path | None = None, previews: Path | None = None) -> None:
+    def __init__(
+        self,
+        path: Path,
+        *,
+        tensorboard: Path | None = None,
+        previews: Path | None = None,
+        results: Path | None = None,
+    ) -> None:
         """Opens nothing yet.
 
         Args:
             path: The file of the rows; its folder is made if needed.
             tensorboard: Folder for event files; none are written if not given.
             previews: Folder for pictures; none are written if not given.
+            results: File for ``evaluation_table``, which is written anew at every evaluation; none if not given.
         """
-        self.path = path
+        self.path, self._results = path, results
         self._tensorboard, self._previews = tensorboard, previews
         self._purge_step: int | None = None
         self._file: FileIO | None = None
@@ -117,6 +148,8 @@ class MetricsLog:
                 self._writer.flush()
         except OSError as error:
             raise RunError(f"{self.path} can't be written: {error.strerror or error}") from error
+        if "teacher/AP" in row:
+            self._write_results()
 
     def show(self, step: int, picture: Image.Image) -> None:
         """Adds a picture, as ``step_N.jpg`` and to TensorBoard.
@@ -148,6 +181,7 @@ class MetricsLog:
         if self.path.exists():
             rows = [row for row in read_metrics(self.path) if row["step"] < step]
             self._rewrite([row for row in rows if evaluated or row["step"] < step - 1 or "teacher/AP" not in row])
+            self._write_results()
 
     def close(self) -> None:
         """Closes the files; a later ``write`` opens them again."""
@@ -164,6 +198,14 @@ class MetricsLog:
         if self._tensorboard is not None:
             self._writer = _summary_writer(self._tensorboard, self._purge_step)
         return self.path.open("ab", buffering=0)
+
+    def _write_results(self) -> None:
+        """Makes the table of what the rows hold, so that no evaluation stands in it twice."""
+        if self._results is None:
+            return
+        table = evaluation_table(read_metrics(self.path))
+        if table or self._results.exists():
+            write_text(self._results, table)
 
     def _rewrite(self, rows: list[dict[str, Any]]) -> None:
         content = "".join(json.dumps(row) + "\n" for row in rows).encode()

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from itertools import zip_longest
 
 from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
 
 from denseteacher.structures import Detections
 
@@ -53,10 +54,11 @@ def draw_boxes(
 
 
 def draw_detections(
-    image: Image.Image, detections: Detections, class_names: Sequence[str], *, score_floor: float = SHOWN_ABOVE
+    image: Image.Image, detections: Detections, class_names: Sequence[str], *, score_floor: float | Tensor = SHOWN_ABOVE
 ) -> Image.Image:
-    """A copy of the image with its detections above a score."""
-    kept = detections.scores > score_floor
+    """A copy of the image with its detections above a score: one number, or (K,) one a class."""
+    floor = score_floor[detections.labels] if isinstance(score_floor, Tensor) else score_floor
+    kept = detections.scores > floor
     return draw_boxes(
         image,
         detections.boxes[kept].tolist(),
