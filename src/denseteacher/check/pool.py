@@ -221,14 +221,7 @@ def _cached_weights(backbone: str) -> str | None:
 
 def _network(config: PyramidConfig, pretrained: bool | str) -> Network:
     """Gives the (B, C) mean features of (B, 3, H, W) uint8 pixels, at length 1."""
-    backbone = PyramidBackbone(
-        config.backbone,
-        pretrained=pretrained,
-        levels=config.levels,
-        channels=1,
-        frozen_stages=0,
-        freeze_batch_norm=False,
-    ).eval()
+    backbone = PyramidBackbone(config.backbone, pretrained=pretrained, levels=config.levels, channels=1).eval()
     mean, std = (torch.tensor(values)[:, None, None] for values in backbone.pixel_statistics())
 
     @torch.no_grad()
