@@ -94,7 +94,7 @@ def test_the_traced_network_detects_what_the_detector_detects(name, options):
     assert len(expected[0].scores) >= 3
 
 
-@pytest.mark.parametrize("name", BUILD)
+@pytest.mark.parametrize("name", ["fcos", "retinanet"])  # GFL's boxes hold their location, which is on the image
 def test_boxes_of_which_the_cut_leaves_nothing_are_no_detections(name):
     detector = build(name, seed=2, score_floor=0.3, max_detections=60, nms_threshold=0.9)
     with torch.no_grad():

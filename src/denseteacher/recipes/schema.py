@@ -241,7 +241,7 @@ def _default(field: Any) -> Any:
 
 
 def _option(field: Any, name: Any) -> Any:
-    """Of the alternatives of a field that one which has a name; its type where it has no alternatives."""
+    """The alternative of a field that has a name; its type where it has no alternatives."""
     if field is None:
         return None
     if isinstance(field.annotation, type) and issubclass(field.annotation, Config):

@@ -59,7 +59,7 @@ def lowest(values: Tensor, count: int) -> tuple[Tensor, Tensor]:
 
 
 def highest(values: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """As ``lowest``, but the highest by falling value."""
+    """The places and values of the highest, as ``lowest`` gives the lowest, by falling value."""
     last = values.shape[-1] - 1
     index = _keys(values).add_(torch.arange(last, -1, -1, device=values.device))
     index = last - (index.topk(count).values & _PLACE)
