@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 from denseteacher.analysis.analyze import analyze
 from denseteacher.check import CheckReport, check_data, write_check_page
+from denseteacher.check.machine import MachineReport, inspect_machine
 from denseteacher.data.choices import ExportFormat, Format, Protocol
 from denseteacher.data.config import UnlabeledSource
 from denseteacher.data.formats import (
@@ -41,6 +42,7 @@ from denseteacher.runs.train import TrainResult, train_run
 __all__ = [
     "Comparison",
     "EvaluationResult",
+    "MachineReport",
     "Metrics",
     "TrainResult",
     "analyze",
@@ -49,6 +51,7 @@ __all__ = [
     "compare",
     "demo",
     "describe_experiments",
+    "doctor",
     "evaluate",
     "experiments",
     "export",
@@ -294,6 +297,17 @@ def check(
     if html is not None:
         write_check_page(Path(html), report)
     return report
+
+
+def doctor(output: str | Path = "runs", *, compile: bool = False) -> MachineReport:
+    """What this machine can do, what is missing, and what would be faster.
+
+    Args:
+        output: Where runs will be written.
+        compile: Whether to compile a small function with torch, which takes up to a minute; else its compiler is looked
+            for alone.
+    """
+    return inspect_machine(Path(output), compile=compile)
 
 
 def demo(

@@ -10,7 +10,7 @@ from denseteacher.data.choices import Format
 
 _ORDER = (
     *("demo", "check", "split", "stream", "train", "evaluate", "predict", "label", "export", "compare"),
-    *("reproduce", "analyze", "benchmark", "recipes"),
+    *("reproduce", "analyze", "benchmark", "doctor", "recipes"),
 )
 """Order of the commands in the help: as one needs them."""
 
