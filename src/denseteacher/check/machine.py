@@ -43,6 +43,8 @@ EXTRAS = (
     Extra("onnx", "onnxruntime", "denseteacher export, and running what it writes"),
     Extra("streaming", "litdata", "unlabeled images as a LitData stream"),
     Extra("tensorboard", "tensorboard", "a run's curves and previews in TensorBoard"),
+    Extra("wandb", "wandb", "train --log wandb: a run's curves and previews in Weights & Biases"),
+    Extra("mlflow", "mlflow", "train --log mlflow: a run's curves and previews in MLflow"),
 )
 """Extras that a user may miss, as in ``pyproject.toml``."""
 
@@ -105,7 +107,7 @@ def inspect_machine(output: Path, *, compile: bool = False) -> MachineReport:
     existing = next(place for place in (output.absolute(), *output.absolute().parents) if place.exists())
     report = MachineReport(
         system=platform.platform(),
-        versions={"python": platform.python_version()} | {name: _version(name) for name in _LIBRARIES},
+        versions={"python": platform.python_version(), **{name: _version(name) for name in _LIBRARIES}},
         gpus=_gpus() if machine.device == "cuda" else [],
         cuda=torch.version.cuda,
         precision=precision,
