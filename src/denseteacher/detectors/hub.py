@@ -58,9 +58,14 @@ def local_detector(path: Path) -> Path:
     if place is None:
         return path
     with refusals_explained(place):
-        from huggingface_hub import hf_hub_download
+        from huggingface_hub import errors, hf_hub_download
 
-        return Path(hf_hub_download(place.repo, DETECTOR_FILE, revision=place.revision))
+        try:
+            return Path(hf_hub_download(place.repo, DETECTOR_FILE, revision=place.revision))
+        except (errors.HfHubHTTPError, errors.EntryNotFoundError, errors.HFValidationError):
+            raise
+        except Exception:  # a connection that breaks is nothing for which the client would look into its cache
+            return Path(hf_hub_download(place.repo, DETECTOR_FILE, revision=place.revision, local_files_only=True))
 
 
 @contextmanager

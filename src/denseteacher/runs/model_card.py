@@ -68,9 +68,8 @@ def model_card(
     parts = [
         f"---\n{yaml.safe_dump(_metadata(place, evaluation, license), sort_keys=False)}---",
         f"# {place.repo.rpartition('/')[2]}",
-        f"A {network} that detects {len(card.categories):,} kinds of objects, trained with "
-        "[denseteacher](https://pypi.org/project/dense-teacher/) "
-        f"on {labeled:,} labeled and {unlabeled:,} unlabeled images by the method `{recipe.method.name}`.",
+        f"A {network} that detects {len(card.categories):,} kinds of objects, trained with denseteacher on "
+        f"{labeled:,} labeled and {unlabeled:,} unlabeled images by the method `{recipe.method.name}`.",
         _usage(place),
         _results(evaluation, gain),
         _classes(card, evaluation),

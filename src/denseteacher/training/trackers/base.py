@@ -10,6 +10,10 @@ Ending = Literal["finished", "stopped", "failed"]
 """How a run ended: to go on later it was ``stopped``."""
 
 
+PICTURES = "previews"
+"""What a tracker calls the pictures, as the run folder and TensorBoard do."""
+
+
 class RunFacts(NamedTuple):
     """What a tracker is told of a run when it begins."""
 

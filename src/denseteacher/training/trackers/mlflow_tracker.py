@@ -9,7 +9,7 @@ from typing import Any
 
 from PIL import Image
 
-from denseteacher.training.trackers.base import Ending, RunFacts
+from denseteacher.training.trackers.base import PICTURES, Ending, RunFacts
 
 _EXPERIMENT = "denseteacher"
 _STATUS = {"finished": "FINISHED", "stopped": "KILLED", "failed": "FAILED"}
@@ -73,7 +73,7 @@ class MlflowTracker:
 
     def show(self, step: int, picture: Image.Image) -> None:
         """Adds a picture."""
-        self._client.log_image(self.id, picture, key="previews", step=step)
+        self._client.log_image(self.id, picture, key=PICTURES, step=step)
 
     def close(self, ending: Ending, files: Sequence[Path]) -> None:
         """Adds files as artifacts of the run."""

@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 
 from PIL import Image
 
-from denseteacher.training.trackers.base import Ending, RunFacts
+from denseteacher.training.trackers.base import PICTURES, Ending, RunFacts
 
 _PROJECT = "denseteacher"
 
@@ -53,7 +53,7 @@ class WandbTracker:
 
     def show(self, step: int, picture: Image.Image) -> None:
         """Adds a picture."""
-        self._run.log({"step": step, "previews": self._wandb.Image(picture)})
+        self._run.log({"step": step, PICTURES: self._wandb.Image(picture)})
 
     def close(self, ending: Ending, files: Sequence[Path]) -> None:
         """Adds files as an artifact ``run-ID``, and waits until all has arrived."""
