@@ -198,7 +198,7 @@ class MetricsLog:
         self.close()
         self._purge_step = step
         if self.path.exists():
-            kept, self._dropped = [], []
+            kept, self._dropped = list[dict[str, Any]](), []
             for row in read_metrics(self.path):
                 stays = row["step"] < step and (evaluated or row["step"] < step - 1 or "teacher/AP" not in row)
                 (kept if stays else self._dropped).append(row)
