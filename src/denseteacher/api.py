@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 from denseteacher.analysis.analyze import analyze
 from denseteacher.check import CheckReport, check_data, write_check_page
+from denseteacher.check.machine import MachineReport, inspect_machine
 from denseteacher.data.choices import ExportFormat, Format, Protocol
 from denseteacher.data.config import UnlabeledSource
 from denseteacher.data.formats import (
@@ -36,12 +37,16 @@ from denseteacher.runs.benchmark import benchmark as measure_steps
 from denseteacher.runs.compare import Comparison
 from denseteacher.runs.compare import compare_runs as compare
 from denseteacher.runs.demo import DemoOutcome, run_demo
+from denseteacher.runs.folder import RunFolder
+from denseteacher.runs.push import Pushed, push_run
 from denseteacher.runs.train import TrainResult, train_run
 
 __all__ = [
     "Comparison",
     "EvaluationResult",
+    "MachineReport",
     "Metrics",
+    "Pushed",
     "TrainResult",
     "analyze",
     "benchmark",
@@ -49,6 +54,7 @@ __all__ = [
     "compare",
     "demo",
     "describe_experiments",
+    "doctor",
     "evaluate",
     "experiments",
     "export",
@@ -56,6 +62,7 @@ __all__ = [
     "load",
     "make_plan",
     "predict",
+    "push",
     "recipes",
     "reproduce",
     "show_recipe",
@@ -90,6 +97,7 @@ def train(
     baseline: bool = False,
     devices: int | None = None,
     nodes: int | None = None,
+    log: Sequence[str] = (),
 ) -> TrainResult:
     """Trains a detector.
 
@@ -114,6 +122,7 @@ def train(
             the run folder, and say what they were worth: ``TrainResult.gain`` and the top of the report.
         devices: Processes, one a device, on each node.
         nodes: Machines.
+        log: Trackers that get the run's numbers, previews and report: ``wandb``, ``mlflow``.
 
     Raises:
         InputError: If something given is wrong.
@@ -121,7 +130,8 @@ def train(
     """
     given = _given_paths(labeled=labeled, unlabeled=unlabeled, val=val, images=images, root=root)
     options = _given_data(format=format, subset=subset, val_subset=val_subset)
-    options |= {f"runtime.{key}": value for key, value in (("devices", devices), ("nodes", nodes)) if value}
+    runtime = {"devices": devices, "nodes": nodes, "log": list(log)}
+    options |= {f"runtime.{key}": value for key, value in runtime.items() if value}
     return train_run(
         recipe,
         [*_as_texts(given), *_as_texts(overrides), *_as_texts(options)],
@@ -146,7 +156,12 @@ class EvaluationResult(NamedTuple):
 
 
 def load(path: str | Path) -> Predictor:
-    """A trained detector, from its file or its run folder."""
+    """A trained detector: from its file, its run folder, or the hub (``hf://OWNER/NAME``, ``hf://OWNER/NAME@REVISION``).
+
+    Raises:
+        InputError: If there is none.
+        RunError: If the hub can't be reached, and its cache has none.
+    """
     return Predictor.load(Path(path))
 
 
@@ -296,6 +311,17 @@ def check(
     return report
 
 
+def doctor(output: str | Path = "runs", *, compile: bool = False) -> MachineReport:
+    """What this machine can do, what is missing, and what would be faster.
+
+    Args:
+        output: Where runs will be written.
+        compile: Whether to compile a small function with torch, which takes up to a minute; else its compiler is looked
+            for alone.
+    """
+    return inspect_machine(Path(output), compile=compile)
+
+
 def demo(
     output: str | Path = "demo", *, steps: int = 2400, overrides: Mapping[str, Any] | Iterable[str] = ()
 ) -> DemoOutcome:
@@ -334,6 +360,30 @@ def export(
         RunError: If torch can't export the network, or the disk refuses.
     """
     export_onnx(Path(detector), Path(output), nms=nms, opset=opset)
+
+
+def push(
+    run: str | Path,
+    repo: str,
+    *,
+    public: bool = False,
+    revision: str | None = None,
+    license: str | None = None,
+) -> Pushed:
+    """Puts a finished run's detector on the Hugging Face Hub, with a generated page; ``load`` reads it from there.
+
+    Args:
+        run: Folder of the run.
+        repo: ``OWNER/NAME``, which is made if it is not there.
+        public: Whether a new repository can be read by everybody.
+        revision: Branch, which is made if it is not there; the main one if not given.
+        license: SPDX name of the license of the weights, as ``apache-2.0``.
+
+    Raises:
+        InputError: If there is no detector, or the hub does not let this account write.
+        RunError: If the hub can't be reached.
+    """
+    return push_run(RunFolder(Path(run)), repo, public=public, revision=revision, license=license)
 
 
 def benchmark(

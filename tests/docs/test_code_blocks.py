@@ -34,12 +34,14 @@ NOT_RUN = {
     r"denseteacher demo": "takes minutes",
     r"denseteacher train digits ": "takes minutes",
     r"denseteacher analyze ": "needs that run; tests/analysis draws the figures",
+    r"denseteacher train .* --log ": "needs clients of trackers; tests/cli/test_trackers.py has stand-ins",
+    r"denseteacher push ": "needs a token of the hub; tests/cli/test_push.py plays the hub",
     r"denseteacher train (coco|voc|crowdhuman)\w* ": "needs the published data",
     r"denseteacher reproduce (?!--list)": "takes hours; its runs are planned instead",
     r".*\s\.\.\.(\s|$)": "leaves something out",
 }
 LAUNCHED = r"(?:\w+=\S+ )*(?:torchrun .* -m|srun) (denseteacher .*)"  # several processes; tests/distributed starts some
-NOT_OURS = r"(?:\w+=\S+ )*(pip install|python benchmarks/|bash benchmarks/|pytest|tensorboard|mkdocs) ?.*"
+NOT_OURS = r"(?:\w+=\S+ )*(pip install|python benchmarks/|bash benchmarks/|pytest|tensorboard|mkdocs|docker) ?.*"
 
 
 class Block(NamedTuple):

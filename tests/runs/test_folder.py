@@ -18,8 +18,8 @@ NAMES = {path.name for path in vars(RunFolder(Path("run"))).values() if path != 
 SPELLED_ELSEWHERE = {
     "detector.safetensors": {Path("detectors/files.py")},  # who is given a folder in place of a detector's file
     "report.html": {Path("runs/demo.py")},  # of the demonstration, on two runs
-    "tensorboard": set(),
-    "previews": {Path("training/metrics_log.py")},  # what TensorBoard calls the pictures
+    "tensorboard": {Path("check/machine.py")},  # the extra
+    "previews": {Path("training/metrics_log.py"), Path("training/trackers/base.py")},  # what trackers call the pictures
 }
 
 

@@ -9,8 +9,8 @@ from typer.core import TyperGroup
 from denseteacher.data.choices import Format
 
 _ORDER = (
-    *("demo", "check", "split", "stream", "train", "evaluate", "predict", "label", "export", "compare"),
-    *("reproduce", "analyze", "benchmark", "recipes"),
+    *("demo", "check", "split", "stream", "train", "evaluate", "predict", "label", "export", "compare", "push"),
+    *("reproduce", "analyze", "benchmark", "doctor", "recipes"),
 )
 """Order of the commands in the help: as one needs them."""
 
@@ -24,7 +24,6 @@ app = typer.Typer(
     cls=_Commands,
     name="denseteacher",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     help="Semi-supervised object detection: a few labeled images and many unlabeled ones in, a detector out.",
 )
@@ -39,7 +38,9 @@ Overrides = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="A recipe key over its value, e.g. optim.lr=0.02."),
 ]
-Detector = Annotated[Path, typer.Argument(metavar="DETECTOR", help="Detector file or run folder.")]
+Detector = Annotated[
+    Path, typer.Argument(metavar="DETECTOR", help="Detector file, run folder, or hf://OWNER/NAME of the hub.")
+]
 DataFormat = Annotated[
     Format | None, typer.Option("--format", help="Format of the annotations; detected if not given.")
 ]

@@ -179,6 +179,28 @@ def export(
     say(f"{output}: {output.stat().st_size / 2**20:.1f} MiB of {format.upper()}")
 
 
+@app.command()
+def push(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a finished run.")],
+    repo: Annotated[str, typer.Argument(metavar="OWNER/NAME", help="Repository on the hub; made if needed.")],
+    public: Annotated[
+        bool, typer.Option("--public", help="Let everybody read a new repository; else it is private.")
+    ] = False,
+    revision: Annotated[
+        str | None, typer.Option("--revision", metavar="BRANCH", help="Branch; made if needed.")
+    ] = None,
+    license: Annotated[
+        str | None, typer.Option("--license", metavar="SPDX", help="License of the weights, as apache-2.0.")
+    ] = None,
+) -> None:
+    """Put a run's detector on the Hugging Face Hub, with a page on it; paths of your machine stay here."""
+    from denseteacher import api
+
+    pushed = api.push(run, repo, public=public, revision=revision, license=license)
+    say(f"{', '.join(pushed.files)}: {pushed.url}")
+    say(f'To use it: denseteacher predict {pushed.place} ..., or denseteacher.load("{pushed.place}")')
+
+
 def _parse_score(text: str) -> float | Literal["auto"]:
     """``0.5`` as a number; ``auto``."""
     if text == "auto":

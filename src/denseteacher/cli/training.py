@@ -64,6 +64,10 @@ def train(
     ] = False,
     devices: Annotated[int | None, typer.Option("--devices", min=1, help="Devices (processes) a node.")] = None,
     nodes: Annotated[int | None, typer.Option("--nodes", min=1, help="Machines.")] = None,
+    log: Annotated[
+        list[str] | None,
+        typer.Option("--log", metavar="[wandb|mlflow]", help="Send numbers, previews and report there; repeatable."),
+    ] = None,
 ) -> None:
     """Train a detector from labeled and unlabeled images."""
     from denseteacher import api
@@ -85,6 +89,7 @@ def train(
         baseline=baseline,
         devices=devices,
         nodes=nodes,
+        log=log or [],
     )
     _tell_how_it_ended(result, again="--resume --baseline" if baseline else "--resume")
 

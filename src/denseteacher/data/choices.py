@@ -14,5 +14,8 @@ LabelFormat = Literal["coco", "yolo", "voc", "label-studio"]
 Precision = Literal["auto", "fp32", "bf16"]
 """What a network computes in."""
 
+TrackerName = Literal["wandb", "mlflow"]
+"""Services that a run's numbers are sent to; each needs the extra of its name."""
+
 ExportFormat = Literal["onnx"]
 """What a detector is exported as."""

@@ -15,6 +15,7 @@ from denseteacher.data.augment.weak import EvalView, pad_batch
 from denseteacher.data.choices import Precision
 from denseteacher.data.records import Category
 from denseteacher.detectors import DETECTOR_FILE, DenseDetector, DetectorCard, PyramidDetector, load_detector
+from denseteacher.detectors.hub import local_detector
 from denseteacher.errors import InputError
 from denseteacher.evaluation.evaluator import detect_batch
 from denseteacher.hardware import check_bf16, check_compiler, chosen_precision, this_machine
@@ -75,7 +76,7 @@ class Predictor:
         """Reads a detector file, or the one of a run folder.
 
         Args:
-            path: The file or the folder.
+            path: The file or the folder; or ``hf://OWNER/NAME@REVISION``, which is fetched from the hub.
             device: Where to compute; the GPU if there is one and none is given.
             score_floor: Class scores at or below are not detections; the detector's own if not given.
             precision: Autocast of the network; its outputs are fp32. ``auto``: bf16 on a GPU made for it, else fp32.
@@ -85,7 +86,9 @@ class Predictor:
 
         Raises:
             InputError: If there is none.
+            RunError: If the hub can't be reached.
         """
+        path = local_detector(path)
         file = path / DETECTOR_FILE if path.is_dir() else path
         if path.is_dir() and not file.is_file():
             raise InputError(f"{path} holds no {DETECTOR_FILE}: it is not a finished run of denseteacher")

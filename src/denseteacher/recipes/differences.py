@@ -12,6 +12,7 @@ MAY_CHANGE = (
     "description",
     "runtime.workers",
     "runtime.device",
+    "runtime.log",
     "evaluation.batch",
     "evaluation.metrics",
     "schedule.evaluate_every",

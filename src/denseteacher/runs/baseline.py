@@ -20,6 +20,7 @@ from denseteacher.runs.build import build_trainer, find_start, finish_run, new_s
 from denseteacher.runs.evaluate import read_detections, read_evaluation
 from denseteacher.runs.folder import RunFolder
 from denseteacher.runs.report import report_run
+from denseteacher.runs.tracking import tracked
 from denseteacher.training.metrics_log import last_evaluation
 from denseteacher.training.runtime import Runtime
 from denseteacher.training.trainer import Progress
@@ -94,11 +95,12 @@ def train_baseline(
     elif burn_in:
         source = _with_burn_in(run, burn_in_from)
         trainer.start_from(source.burn_in(), lambda other: require_same_recipe(own, other, source, BURN_IN_MAY_CHANGE))
-    progress = trainer.fit([f"baseline: the same detector without unlabeled images, from step {trainer.step:,} on"])
-    if progress.stopped_by is not None or not runtime.is_main:
-        return progress, None
-    if not is_reported(folder):
-        finish_run(own, data, trainer, progress, folder)
+    with tracked(trainer.files.log.trackers, folder):
+        progress = trainer.fit([f"baseline: the same detector without unlabeled images, from step {trainer.step:,} on"])
+        if progress.stopped_by is not None or not runtime.is_main:
+            return progress, None
+        if not is_reported(folder):
+            finish_run(own, data, trainer, progress, folder)
     gain = measure_gain(run, data)
     write_gain(run.gain, gain)
     report_run(run, recipe, data)

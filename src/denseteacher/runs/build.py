@@ -176,7 +176,7 @@ def build_trainer(
         schedule=recipe.schedule,
         workers=recipe.runtime.workers,
         recipe=recipe.model_dump(mode="json"),
-        files=folder.training_files(recipe.schedule.keep_checkpoints),
+        files=folder.training_files(recipe.schedule.keep_checkpoints, folder.trackers(recipe)),
         callbacks=Callbacks(evaluate_one, save_best, preview, watch),
     )
     return trainer

@@ -30,7 +30,9 @@ from denseteacher.training.checkpoint import CheckpointFolder
 from denseteacher.training.launcher import may_be_restarted
 from denseteacher.training.metrics_log import MetricsLog, read_metrics
 from denseteacher.training.run_files import BURN_IN, BurnIn, TrainingFiles
+from denseteacher.training.trackers import Trackers
 
+_BASELINE = "baseline"
 _PACKAGES = ("dense-teacher", "torch", "torchvision", "timm", "lightning-fabric", "numpy")
 
 
@@ -59,6 +61,7 @@ class RunFolder:
         self.results = path / "results.csv"
         self.tensorboard = path / "tensorboard"
         self.previews = path / "previews"
+        self.tracking = path / "tracking"
         self.nonfinite = path / "nonfinite.json"
         self.failure = path / "failure.txt"
         self.detector = path / DETECTOR_FILE  # of the best teacher
@@ -90,7 +93,7 @@ class RunFolder:
     @property
     def baseline(self) -> "RunFolder":
         """The folder of the run without unlabeled images that this one is measured against."""
-        return RunFolder(self.path / "baseline")
+        return RunFolder(self.path / _BASELINE)
 
     @property
     def exists(self) -> bool:
@@ -202,13 +205,31 @@ class RunFolder:
             raise
         return lock
 
-    def training_files(self, keep: int) -> TrainingFiles:
+    def trackers(self, recipe: Recipe) -> Trackers:
+        """The trackers of the run, not opened.
+
+        Args:
+            recipe: Of the run, resolved.
+        """
+        whole = self.path.absolute()
+        is_baseline = whole.name == _BASELINE and RunFolder(whole.parent).exists
+        title = f"{whole.parent.name}/{whole.name}" if is_baseline else whole.name
+        return Trackers(recipe.runtime.log, self.tracking, title=title, recipe=recipe.model_dump(mode="json"))
+
+    def training_files(self, keep: int, trackers: Trackers | None = None) -> TrainingFiles:
         """What a trainer writes.
 
         Args:
             keep: Checkpoints to keep.
+            trackers: What else gets the numbers.
         """
-        log = MetricsLog(self.metrics, tensorboard=self.tensorboard, previews=self.previews, results=self.results)
+        log = MetricsLog(
+            self.metrics,
+            tensorboard=self.tensorboard,
+            previews=self.previews,
+            results=self.results,
+            trackers=trackers,
+        )
         return TrainingFiles(self.checkpoints(keep), log, self.detector, self.nonfinite, self.failure)
 
     def describe(

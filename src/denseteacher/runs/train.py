@@ -27,8 +27,10 @@ from denseteacher.runs.build import (
 from denseteacher.runs.damage import damage_explained
 from denseteacher.runs.folder import RunFolder, choose_folder, goes_on_by_itself, require_free, with_detector_of
 from denseteacher.runs.owner import FolderLock
+from denseteacher.runs.tracking import tracked
 from denseteacher.training.launcher import Launch, find_launch
 from denseteacher.training.runtime import Runtime
+from denseteacher.training.trackers import require_clients
 from denseteacher.training.trainer import Trainer
 
 
@@ -89,6 +91,7 @@ def train_run(
     config = load_recipe(recipe, overrides)
     config = config if method is None else with_method(config, method)
     launch = find_launch()  # before anything is read: it may say that nothing can work
+    require_clients(config.runtime.log)
     if baseline:
         check_baseline(config)
     resume = resume or goes_on_by_itself(output)
@@ -96,17 +99,18 @@ def train_run(
     by_hand = keys_by_hand("detector", str(recipe), overrides)
     source = None if burn_in_from is None else RunFolder(burn_in_from)
     run = prepare_run(config, by_hand, folder, resume=resume, burn_in_from=source, launch=launch)
-    lock = run.lock
+    lock, trackers = run.lock, run.trainer.files.log.trackers
     try:
-        progress = run.trainer.fit(run.notes)
-        if run.runtime.is_main and progress.stopped_by is None and not (baseline and is_reported(folder)):
-            finish_run(run.recipe, run.data, run.trainer, progress, folder)
-        result = TrainResult(folder.path, *progress[:4], run.runtime.is_main)
-        config, data, runtime = run[:3]
-        del run  # the device has no memory for two trainers
-        if not baseline or progress.stopped_by is not None:
-            return result
-        baseline_progress, gain = train_baseline(folder, config, data, runtime, burn_in_from=source)
+        with tracked(trackers, folder):
+            progress = run.trainer.fit(run.notes)
+            if run.runtime.is_main and progress.stopped_by is None and not (baseline and is_reported(folder)):
+                finish_run(run.recipe, run.data, run.trainer, progress, folder)
+            result = TrainResult(folder.path, *progress[:4], run.runtime.is_main)
+            config, data, runtime = run[:3]
+            del run  # the device has no memory for two trainers
+            if not baseline or progress.stopped_by is not None:
+                return result
+            baseline_progress, gain = train_baseline(folder, config, data, runtime, burn_in_from=source)
         second = TrainResult(folder.baseline.path, *baseline_progress[:4], runtime.is_main)
         return result._replace(stopped_by=second.stopped_by, baseline=second, gain=gain)
     finally:

@@ -17,6 +17,7 @@ from PIL import Image
 
 from denseteacher.errors import InputError, RunError
 from denseteacher.files import write_atomically, write_bytes, write_text
+from denseteacher.training.trackers import Trackers
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard.writer import SummaryWriter
@@ -99,7 +100,7 @@ def metric_series(rows: Sequence[Mapping[str, Any]], key: str) -> tuple[list[flo
 
 
 class MetricsLog:
-    """Appends rows of numbers to a ``metrics.jsonl``, and to TensorBoard where that is installed.
+    """Appends rows of numbers to a ``metrics.jsonl``, to TensorBoard where that is installed, and to trackers.
 
     The file is the record; every row reaches the disk's cache before ``write`` returns.
     """
@@ -111,6 +112,7 @@ class MetricsLog:
         tensorboard: Path | None = None,
         previews: Path | None = None,
         results: Path | None = None,
+        trackers: Trackers | None = None,
     ) -> None:
         """Opens nothing yet.
 
@@ -119,12 +121,25 @@ class MetricsLog:
             tensorboard: Folder for event files; none are written if not given.
             previews: Folder for pictures; none are written if not given.
             results: File for ``evaluation_table``, which is written anew at every evaluation; none if not given.
+            trackers: What else gets rows and pictures, from ``begin`` on.
         """
-        self.path, self._results = path, results
+        self.path, self.trackers, self._results = path, trackers, results
+        self._dropped: list[dict[str, Any]] = []
         self._tensorboard, self._previews = tensorboard, previews
         self._purge_step: int | None = None
         self._file: FileIO | None = None
         self._writer: SummaryWriter | None = None
+
+    def begin(self) -> list[str]:
+        """Opens the trackers, which get the rows so far; returns what the user is told of them."""
+        if self.trackers is None:
+            return []
+        self.trackers.begin(read_metrics(self.path), self._dropped)
+        return self.trackers.notes()
+
+    def notes(self) -> list[str]:
+        """Sentences on the trackers since the last call."""
+        return [] if self.trackers is None else self.trackers.notes()
 
     def write(self, step: int, values: Mapping[str, float | None]) -> None:
         """Adds a row; values that are not finite become null.
@@ -150,9 +165,11 @@ class MetricsLog:
             raise RunError(f"{self.path} can't be written: {error.strerror or error}") from error
         if "teacher/AP" in row:
             self._write_results()
+        if self.trackers is not None:
+            self.trackers.write(row)
 
     def show(self, step: int, picture: Image.Image) -> None:
-        """Adds a picture, as ``step_N.jpg`` and to TensorBoard.
+        """Adds a picture, as ``step_N.jpg``, to TensorBoard and to trackers.
 
         Raises:
             OSError: If the disk refuses.
@@ -164,6 +181,8 @@ class MetricsLog:
             write_atomically(file, lambda stream: picture.save(stream, "JPEG", quality=85))
         if self._writer is not None:
             self._writer.add_image("previews", np.asarray(picture.convert("RGB")), step, dataformats="HWC")
+        if self.trackers is not None:
+            self.trackers.show(step, picture)
 
     def truncate(self, step: int, *, evaluated: bool = True) -> None:
         """Drops the rows of this step and later ones, which a resumed run writes again.
@@ -179,8 +198,11 @@ class MetricsLog:
         self.close()
         self._purge_step = step
         if self.path.exists():
-            rows = [row for row in read_metrics(self.path) if row["step"] < step]
-            self._rewrite([row for row in rows if evaluated or row["step"] < step - 1 or "teacher/AP" not in row])
+            kept, self._dropped = list[dict[str, Any]](), []
+            for row in read_metrics(self.path):
+                stays = row["step"] < step and (evaluated or row["step"] < step - 1 or "teacher/AP" not in row)
+                (kept if stays else self._dropped).append(row)
+            self._rewrite(kept)
             self._write_results()
 
     def close(self) -> None:

@@ -16,6 +16,11 @@ _SHOWN = 5
 """How many values the progress display has room for."""
 
 
+def tell(sentence: str) -> None:
+    """Prints a sentence for the user of a run."""
+    print(visible(sentence), file=sys.stderr, flush=True)
+
+
 class ProgressDisplay:
     """Progress of a run on stderr: a bar on a terminal, a plain line every 30 seconds elsewhere.
 
@@ -92,11 +97,10 @@ class ProgressDisplay:
         """Prints a line, above the bar if there is one."""
         if not self.enabled:
             return
-        text = visible(text)
         if self.live:
-            self._progress.console.print(text, markup=False, highlight=False, soft_wrap=True)
+            self._progress.console.print(visible(text), markup=False, highlight=False, soft_wrap=True)
         else:
-            print(text, file=sys.stderr, flush=True)
+            tell(text)
 
     def _speed(self) -> str:
         """Steps per second over the last updates, and the time left at that speed."""

@@ -17,7 +17,7 @@ from torch.autograd.profiler import record_function
 from torch.optim import Optimizer
 
 from denseteacher.config import Config
-from denseteacher.data.choices import Precision
+from denseteacher.data.choices import Precision, TrackerName
 from denseteacher.detectors.base import DenseDetector
 from denseteacher.detectors.pieces import ForwardInPieces
 from denseteacher.errors import InputError
@@ -57,6 +57,9 @@ class RuntimeConfig(Config):
     threads: int | None = Field(None, gt=0)
     """CPU threads of the main process. If not given as ``OMP_NUM_THREADS`` says, else torch's choice within the cores
     that the process may use: those of its affinity, and of its container's quota."""
+    log: tuple[TrackerName, ...] = ()
+    """Trackers that get the run's numbers, previews and report, besides its own files and TensorBoard: ``wandb``,
+    ``mlflow`` (docs/trackers.md)."""
 
 
 class Runtime:

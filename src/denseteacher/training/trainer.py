@@ -159,7 +159,8 @@ class Trainer:
             StopRequest() as stop,
             ProgressDisplay("training", self.max_steps, start=self.step, enabled=self.runtime.is_main) as display,
         ):
-            for note in (*self._passed_over, *notes):
+            begun = self.log.begin() if self.log is not None else []
+            for note in (*self._passed_over, *notes, *begun):
                 display.message(note)
             try:
                 self._train(stop, display)
@@ -289,6 +290,8 @@ class Trainer:
             values |= self.throughput.read()
             display.update(self.step, values)
             self.log.write(self.step, values)
+            for note in self.log.notes():
+                display.message(note)
 
     def _tell_passed_over(self, display: ProgressDisplay, loaded: LoadedStep) -> None:
         """Says of each image once that another stands in for it."""
