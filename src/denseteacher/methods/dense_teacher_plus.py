@@ -4,31 +4,19 @@ from functools import partial
 from typing import Literal, NamedTuple
 
 import torch
-from pydantic import Field, PositiveFloat
+from pydantic import Field
 from torch import Tensor
 
-from denseteacher.data.augment.copy_paste import (
-    NUMBERS_PER_PASTE,
-    Collage,
-    PasteRule,
-    cut_out,
-    deposit,
-    draw,
-    empty_bank,
-    paste,
-)
-from denseteacher.data.randomness import to_device
 from denseteacher.detectors.base import DenseDetector
 from denseteacher.methods.base import state_or_initial
 from denseteacher.methods.dense_teacher import DenseTeacher
 from denseteacher.methods.mean_teacher import StudentTask
+from denseteacher.methods.pasting import PastingTeacher
 from denseteacher.ops.assigners import BACKGROUND, centers_inside
 from denseteacher.ops.boxes import giou_and_iou
 from denseteacher.ops.losses import quality_focal_loss, quality_loss
-from denseteacher.pseudo_labels.class_statistics import accumulate_mass, even_mass, relative_mass
 from denseteacher.pseudo_labels.dense import DensePseudoLabels, dense_pseudo_labels
 from denseteacher.structures import (
-    METHOD_RANDOM,
     DenseOutput,
     LabeledBatch,
     LossDict,
@@ -36,8 +24,6 @@ from denseteacher.structures import (
     Targets,
     UnlabeledBatch,
 )
-
-_MOST_PASTES = (METHOD_RANDOM - 1) // NUMBERS_PER_PASTE
 
 
 class DenseTargets(NamedTuple):
@@ -53,26 +39,15 @@ class DenseTargets(NamedTuple):
     """(B, N) bool, locations of the region whose box is known to be right."""
 
 
-class DenseTeacherPlus(DenseTeacher):
+class DenseTeacherPlus(PastingTeacher, DenseTeacher):
     """See the module."""
 
     name: Literal["dense_teacher_plus"] = "dense_teacher_plus"
     richness: Literal["class", "joint"] = "class"
     crops: int = Field(32, gt=0)
-    crop_side: int = Field(96, gt=0)
-    crops_per_step: int = Field(32, gt=0)
-    pastes: int = Field(2, ge=0, le=_MOST_PASTES)
-    zoom: tuple[PositiveFloat, PositiveFloat] = (0.75, 1.33)
-    largest_side: float = Field(0.5, gt=0, le=1)
-    most_covered: float = Field(0.7, ge=0, le=1)
-    balance: float = Field(0.5, ge=0)
-    least_share: float = Field(0.01, gt=0, le=1)
-    memory: float = Field(0.999, ge=0, lt=1)
 
     def initial_state(self, *, classes: int, unlabeled: int) -> MethodState:
-        if not self.pastes:
-            return {}
-        return {"mass": even_mass(classes)} | empty_bank(classes, self.crops, self.crop_side)
+        return super().initial_state(classes=classes, unlabeled=unlabeled) if self.pastes else {}
 
     def pseudo_labels(self, teacher_output: DenseOutput, sizes: Tensor | None = None) -> DensePseudoLabels:
         if self.richness == "class" or teacher_output.quality is None:
@@ -99,7 +74,13 @@ class DenseTeacherPlus(DenseTeacher):
             return super().student_task(detector, teacher_output, labeled, unlabeled, state)
         state = state_or_initial(self, state, detector, unlabeled)
         labels = self.pseudo_labels(teacher_output, unlabeled.weak.sizes)
-        collage = self.paste(unlabeled, state)
+        batch, device = len(unlabeled.strong.sizes), unlabeled.strong.sizes.device
+        empty = Targets(
+            torch.zeros(batch, 0, 4, device=device),
+            torch.zeros(batch, 0, dtype=torch.int64, device=device),
+            torch.zeros(batch, 0, dtype=torch.bool, device=device),
+        )
+        collage = self.paste(unlabeled, empty, state)
         targets = self.with_pasted(detector, teacher_output, labels, collage.targets)
         metrics = {
             "pseudo/locations": labels.selected.sum() / labels.selected.shape[0],
@@ -107,36 +88,17 @@ class DenseTeacherPlus(DenseTeacher):
             "pseudo/pasted": collage.targets.mask.sum() / len(collage.targets.mask),
         }
         return StudentTask(
-            collage.images, partial(self._pasted_losses, detector, targets), metrics, self.remember(labeled, state)
+            collage.images,
+            partial(self._pasted_losses, detector, targets),
+            metrics,
+            self.remember(
+                labeled.weak,
+                labeled.targets._replace(ignored=None),
+                labeled.targets.mask,
+                labeled.targets,
+                state,
+            ),
         )
-
-    def paste(self, unlabeled: UnlabeledBatch, state: MethodState) -> Collage:
-        batch = len(unlabeled.strong.sizes)
-        device = unlabeled.strong.sizes.device
-        empty = Targets(
-            torch.zeros(batch, 0, 4, device=device),
-            torch.zeros(batch, 0, dtype=torch.int64, device=device),
-            torch.zeros(batch, 0, dtype=torch.bool, device=device),
-        )
-        collage = Collage(unlabeled.strong, empty, empty.mask)
-        random = to_device(device, unlabeled.random)
-        wanted = (random[:, 0] * (self.pastes + 1)).long()
-        odds = relative_mass(state["mass"], least=self.least_share) ** -self.balance
-        rule = PasteRule(self.zoom, self.largest_side, self.most_covered)
-        own = torch.split(random[:, 1:], NUMBERS_PER_PASTE, dim=1)[: self.pastes]
-        for number, share in enumerate(own):
-            crops = draw(state, odds, share[:, :2])
-            crops = crops._replace(mask=crops.mask & (wanted > number))
-            collage = paste(collage, crops, share[:, 2:], rule)
-        return collage
-
-    def remember(self, labeled: LabeledBatch, state: MethodState) -> MethodState:
-        targets = labeled.targets._replace(ignored=None)
-        crops = cut_out(
-            labeled.weak, targets, targets.mask, classes=len(state["mass"]), count=self.crops_per_step, side=self.crop_side
-        )
-        mass = accumulate_mass(state["mass"], targets.labels, targets.mask, memory=self.memory)
-        return {"mass": mass} | deposit(state, crops)
 
     def with_pasted(
         self, detector: DenseDetector, teacher_output: DenseOutput, labels: DensePseudoLabels, pasted: Targets
