@@ -50,6 +50,7 @@ class ACRST(PastingTeacher, PseudoBoxTeacher):
     box: bool = True
     crop_threshold: float = Field(0.7, ge=0, lt=1)
     """Pseudo-boxes must score above this to be cut out: an error in the bank is pasted again and again."""
+
     def student_task(
         self,
         detector: DenseDetector,

@@ -16,12 +16,12 @@ from denseteacher.data.augment.copy_paste import (
     empty_bank,
     paste,
 )
-from denseteacher.data.randomness import to_device
+from denseteacher.data.randomness import further_uniforms, to_device
 from denseteacher.methods.mean_teacher import MeanTeacher
 from denseteacher.pseudo_labels.class_statistics import accumulate_mass, even_mass, relative_mass
 from denseteacher.structures import ImageBatch, MethodState, Targets, UnlabeledBatch
 
-_MOST_PASTES = 20
+MOST_PASTES = 50
 
 
 class PastingTeacher(MeanTeacher):
@@ -36,7 +36,7 @@ class PastingTeacher(MeanTeacher):
     """Crops are stored with this height and width in pixels; larger objects come back blurred."""
     crops_per_step: int = Field(32, gt=0)
     """Most crops that a process adds in a step."""
-    pastes: int = Field(2, ge=0, le=_MOST_PASTES)
+    pastes: int = Field(2, ge=0, le=MOST_PASTES)
     """Most objects pasted into an image; every number up to this is as likely."""
     zoom: tuple[PositiveFloat, PositiveFloat] = (0.75, 1.33)
     """Smallest and largest factor of a pasted object's size."""
@@ -70,8 +70,7 @@ class PastingTeacher(MeanTeacher):
             state: Of the steps before.
         """
         collage = Collage(unlabeled.strong, targets, torch.zeros_like(targets.mask))
-        random = to_device(targets.mask.device, unlabeled.random)
-        random = torch.cat([random] + [(random[:, 1:] * 7919 * (k + 1)).frac() for k in range(6)], 1)
+        random = to_device(targets.mask.device, self._random(unlabeled.random))
         wanted = (random[:, 0] * (self.pastes + 1)).long()
         odds = relative_mass(state["mass"], least=self.least_share) ** -self.balance
         rule = PasteRule(self.zoom, self.largest_side, self.most_covered)
@@ -81,6 +80,11 @@ class PastingTeacher(MeanTeacher):
             crops = crops._replace(mask=crops.mask & (wanted > number))
             collage = paste(collage, crops, share[:, 2:], rule)
         return collage
+
+    def _random(self, given: Tensor) -> Tensor:
+        """(B, n) uniform numbers in [0, 1) on the host: one, and those of each paste."""
+        more = 1 + NUMBERS_PER_PASTE * self.pastes - given.shape[1]
+        return given if more <= 0 else torch.cat((given, further_uniforms(given, more)), 1)
 
     def remember(
         self, images: ImageBatch, objects: Targets, true: Tensor, occurring: Targets, state: MethodState
