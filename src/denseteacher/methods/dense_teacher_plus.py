@@ -26,7 +26,7 @@ class DenseTeacherPlus(PastingTeacher, DenseTeacher):
     Not published. What each part gives is measured in docs/results.md.
     """
 
-    name: Literal["dense_teacher_plus"] = "dense_teacher_plus"
+    name: Literal["dense_teacher_plus"] = "dense_teacher_plus"  # type: ignore[assignment]
     crops: int = Field(32, gt=0)
     """Crops kept of a class. With the default side 80 classes take 71 MB."""
     pastes: int = Field(6, ge=0, le=MOST_PASTES)
