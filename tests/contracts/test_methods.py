@@ -14,6 +14,7 @@ from denseteacher.methods import (
     STAC,
     ConsistentTeacher,
     DenseTeacher,
+    DenseTeacherPlus,
     DynamicThreshold,
     HumbleTeacher,
     InstantTeaching,
@@ -55,6 +56,8 @@ METHODS = [
     ARSL(burn_in=10),
     ARSL(burn_in=10, score_floor=0.02, least_iou=0.1),
     DenseTeacher(burn_in=10, ratio=0.1, half_view=True),
+    DenseTeacherPlus(burn_in=10, ratio=0.1, crop_side=16),
+    DenseTeacherPlus(burn_in=10, ratio=0.1, crop_side=16, pastes=1, mix="both", half_view=True),
     UnbiasedTeacher(burn_in=10, threshold=0.1, box=True, half_view=True),
     SoftTeacher(burn_in=10, threshold=0.1, candidate_threshold=0.1, box_spread=0.5, half_view=True),
 ]

@@ -78,8 +78,17 @@ def test_a_recipe_trains(name, other, coco, unlabeled, tiny, tmp_path):
 
 
 METHODS = [
-    *("acrst", "arsl", "consistent_teacher", "csd", "dense_teacher", "dynamic_threshold", "humble_teacher"),
-    *("instant_teaching", "ismt", "mixpl", "soft_teacher", "stac", "unbiased_teacher"),
+    *("acrst", "arsl", "consistent_teacher", "csd", "dense_teacher", "dense_teacher_plus"),
+    *(
+        "dynamic_threshold",
+        "humble_teacher",
+        "instant_teaching",
+        "ismt",
+        "mixpl",
+        "soft_teacher",
+        "stac",
+        "unbiased_teacher",
+    ),
 ]
 
 
