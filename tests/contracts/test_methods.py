@@ -289,11 +289,12 @@ def on_halves(method, student, teacher, batch):
     """Losses of the student's predictions on the half-size views, against what the teacher says of the whole ones."""
     with torch.no_grad():
         task = method.student_task(teacher, teacher(batch.unlabeled.weak), batch.labeled, batch.unlabeled, None)
-    output = student(task.images, 2)
+    count = len(task.images.sizes)
+    output = student(task.images, count)
     return task.loss(
         output._replace(
             **{
-                name: getattr(output, name)[2:]
+                name: getattr(output, name)[count:]
                 for name in ("logits", "deltas", "quality", "valid")
                 if getattr(output, name) is not None
             }

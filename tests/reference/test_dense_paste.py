@@ -6,11 +6,10 @@ import torch
 
 from denseteacher.data.randomness import to_device
 from denseteacher.detectors import FCOS, GFL, RetinaNet
-from denseteacher.methods import DenseTeacherPlus
+from denseteacher.methods import DenseTeacher, DenseTeacherPlus
 from denseteacher.methods.base import state_or_initial
 from denseteacher.ops.assignment import BACKGROUND, IGNORED
 from denseteacher.pseudo_labels.dense_paste import with_pasted
-from denseteacher.structures import Targets
 from support import random_targets, semi_batch
 from support.closeness import assert_close_to_scale
 
@@ -72,13 +71,24 @@ def test_every_location_learns_the_object_over_it_or_what_the_teacher_said(kind,
 def test_without_an_object_nothing_changes():
     detector, unlabeled, output = teacher_of(FCOS, 0)
     before = DenseTeacherPlus(ratio=0.2).dense_targets(detector, output, unlabeled)
-    nothing = Targets(torch.zeros(4, 0, 4), torch.zeros(4, 0, dtype=torch.int64), torch.zeros(4, 0, dtype=torch.bool))
-    found = with_pasted(detector, output, before, nothing)
+    pasted = random_targets(0, batch=4, boxes=3, classes=CLASSES, extent=SIDE)
+    found = with_pasted(detector, output, before, pasted._replace(mask=torch.zeros_like(pasted.mask)))
     assert torch.equal(found.labels.targets, before.labels.targets)
     assert torch.equal(found.labels.selected, before.labels.selected)
     assert torch.equal(found.labels.normalizer, before.labels.normalizer)
     assert not found.ignored.any()
     assert not found.true.any()
+
+
+def test_pasting_nothing_is_dense_teacher():
+    batch = semi_batch(3, labeled=3, unlabeled=4, side=SIDE, classes=CLASSES)
+    detector, _, output = teacher_of(FCOS, 1)
+    method = DenseTeacherPlus(burn_in=0, ramp=0, ratio=0.2, pastes=0)
+    assert method.initial_state(classes=CLASSES, unlabeled=4) == {}
+    for one in (method, DenseTeacher(burn_in=0, ramp=0, ratio=0.2)):
+        found = one.losses(detector, detector, batch, 1).losses
+        assert one is method or {name: float(value) for name, value in found.items()} == wanted
+        wanted = {name: float(value) for name, value in found.items()}
 
 
 def test_quality_is_not_learned_where_no_teacher_said_it():

@@ -41,6 +41,8 @@ class DenseTeacherPlus(PastingTeacher, DenseTeacher):
         state: MethodState | None,
     ) -> StudentTask:
         """See ``MeanTeacher``; what is pasted is from the steps before."""
+        if self.pastes == 0:
+            return super().student_task(detector, teacher_output, labeled, unlabeled, state)
         state = state_or_initial(self, state, detector, unlabeled)
         targets = self.dense_targets(detector, teacher_output, unlabeled)
         collage = self.paste(unlabeled, _nothing(unlabeled), state)

@@ -58,7 +58,9 @@ class PastingTeacher(MeanTeacher):
         return self
 
     def initial_state(self, *, classes: int, unlabeled: int) -> MethodState:
-        """See ``Method``: all classes occur alike, and the bank is empty."""
+        """See ``Method``: all classes occur alike, and the bank is empty; nothing where nothing is pasted."""
+        if self.pastes == 0:
+            return {}
         return {"mass": even_mass(classes)} | empty_bank(classes, self.crops, self.crop_side)
 
     def paste(self, unlabeled: UnlabeledBatch, targets: Targets, state: MethodState) -> Collage:
