@@ -82,13 +82,14 @@ def test_without_an_object_nothing_changes():
 
 def test_pasting_nothing_is_dense_teacher():
     batch = semi_batch(3, labeled=3, unlabeled=4, side=SIDE, classes=CLASSES)
-    detector, _, output = teacher_of(FCOS, 1)
-    method = DenseTeacherPlus(burn_in=0, ramp=0, ratio=0.2, pastes=0)
+    detector, *_ = teacher_of(FCOS, 1)
+    method, plain = (kind(burn_in=0, ramp=0, ratio=0.2) for kind in (DenseTeacherPlus, DenseTeacher))
+    method = method.model_copy(update={"pastes": 0})
     assert method.initial_state(classes=CLASSES, unlabeled=4) == {}
-    for one in (method, DenseTeacher(burn_in=0, ramp=0, ratio=0.2)):
-        found = one.losses(detector, detector, batch, 1).losses
-        assert one is method or {name: float(value) for name, value in found.items()} == wanted
-        wanted = {name: float(value) for name, value in found.items()}
+    found, wanted = (one.losses(detector, detector, batch, 1).losses for one in (method, plain))
+    assert {name: value.item() for name, value in found.items()} == {
+        name: value.item() for name, value in wanted.items()
+    }
 
 
 def test_quality_is_not_learned_where_no_teacher_said_it():
