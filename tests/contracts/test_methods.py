@@ -14,6 +14,7 @@ from denseteacher.methods import (
     STAC,
     ConsistentTeacher,
     DenseTeacher,
+    DenseTeacherPlus,
     DynamicThreshold,
     HumbleTeacher,
     InstantTeaching,
@@ -55,6 +56,8 @@ METHODS = [
     ARSL(burn_in=10),
     ARSL(burn_in=10, score_floor=0.02, least_iou=0.1),
     DenseTeacher(burn_in=10, ratio=0.1, half_view=True),
+    DenseTeacherPlus(burn_in=10, ratio=0.1, crop_side=16),
+    DenseTeacherPlus(burn_in=10, ratio=0.1, crop_side=16, pastes=1, mix="both", half_view=True),
     UnbiasedTeacher(burn_in=10, threshold=0.1, box=True, half_view=True),
     SoftTeacher(burn_in=10, threshold=0.1, candidate_threshold=0.1, box_spread=0.5, half_view=True),
 ]
@@ -286,11 +289,12 @@ def on_halves(method, student, teacher, batch):
     """Losses of the student's predictions on the half-size views, against what the teacher says of the whole ones."""
     with torch.no_grad():
         task = method.student_task(teacher, teacher(batch.unlabeled.weak), batch.labeled, batch.unlabeled, None)
-    output = student(task.images, 2)
+    count = len(task.images.sizes)
+    output = student(task.images, count)
     return task.loss(
         output._replace(
             **{
-                name: getattr(output, name)[2:]
+                name: getattr(output, name)[count:]
                 for name in ("logits", "deltas", "quality", "valid")
                 if getattr(output, name) is not None
             }

@@ -78,15 +78,20 @@ def test_a_recipe_trains(name, other, coco, unlabeled, tiny, tmp_path):
 
 
 METHODS = [
-    *("acrst", "arsl", "consistent_teacher", "csd", "dense_teacher", "dynamic_threshold", "humble_teacher"),
-    *("instant_teaching", "ismt", "mixpl", "soft_teacher", "stac", "unbiased_teacher"),
+    *("acrst", "arsl", "consistent_teacher", "csd", "dense_teacher", "dense_teacher_plus"),
+    *("dynamic_threshold", "humble_teacher", "instant_teaching", "ismt", "mixpl", "soft_teacher", "stac"),
+    "unbiased_teacher",
 ]
 
 
 @pytest.mark.parametrize("name", METHODS)
 def test_every_method_trains_on_four_times_as_many_unlabeled_images(name, coco, unlabeled, tiny, tmp_path):
     more = ["data.unlabeled_batch=8", "schedule.accumulate=2", "schedule.max_steps=3", f"method.name={name}"]
-    more += ["method.burn_in=1", "method.ramp=0", *(["method.group_size=2"] if name == "dense_teacher" else [])]
+    more += [
+        "method.burn_in=1",
+        "method.ramp=0",
+        *(["method.group_size=2"] if name.startswith("dense_teacher") else []),
+    ]
     result = denseteacher.train(
         "custom_small", labeled=coco, unlabeled=unlabeled, output=tmp_path / "run", overrides=[*tiny, *more]
     )

@@ -10,7 +10,7 @@ import torch
 from torch import distributed
 
 import denseteacher
-from denseteacher.methods import ACRST, ISMT, ConsistentTeacher, DynamicThreshold, MixPL
+from denseteacher.methods import ACRST, ISMT, ConsistentTeacher, DenseTeacherPlus, DynamicThreshold, MixPL
 from denseteacher.training.checkpoint import CheckpointFolder
 from support import assert_same, last_state, semi_batch, stop_after, tensors_of
 from support.closeness import assert_close_to_scale
@@ -19,6 +19,7 @@ METHODS = {
     "dynamic_threshold": ["method.threshold=0.02", "method.memory=0.9"],
     "ismt": ["method.threshold=0.02"],
     "acrst": ["method.threshold=0.02", "method.crop_side=16", "method.crop_threshold=0.02"],
+    "dense_teacher_plus": ["method.ratio=0.1", "method.crop_side=16", "method.mix=mosaic"],
     "mixpl": ["method.threshold=0.02", "method.cache_side=48", "method.cache=4"],
     "consistent_teacher": ["method.threshold=0.005"],
 }
@@ -46,7 +47,13 @@ def _used(method, state):
     """Whether the memory holds something."""
     if method == "dynamic_threshold":
         return len(set(state["mass"].tolist())) > 1
-    names = {"ismt": "scores", "consistent_teacher": "scores", "acrst": "sides", "mixpl": "mask"}
+    names = {
+        "ismt": "scores",
+        "consistent_teacher": "scores",
+        "acrst": "sides",
+        "dense_teacher_plus": "sides",
+        "mixpl": "mask",
+    }
     return bool((state[names[method]] > 0).any())
 
 
@@ -56,6 +63,7 @@ def _used(method, state):
         ("dynamic_threshold", []),
         ("ismt", ["augment.affine={flip: 0.5}"]),
         ("acrst", ["augment.affine={flip: 0.5}", "schedule.accumulate=2"]),
+        ("dense_teacher_plus", ["schedule.accumulate=2"]),
         ("mixpl", ["augment.affine={flip: 0.5}", "schedule.accumulate=2"]),
         ("consistent_teacher", ["augment.affine={flip: 0.5}"]),
     ],
@@ -126,6 +134,7 @@ def _methods():
         DynamicThreshold(burn_in=1, threshold=0.3, memory=0.5),
         ISMT(burn_in=1, threshold=0.3),
         ACRST(burn_in=1, threshold=0.3, crop_threshold=0.3, crop_side=16, crops=6),
+        DenseTeacherPlus(burn_in=1, ratio=0.1, crop_side=16, crops=6),
         MixPL(burn_in=1, threshold=0.3, cache_side=48, cache=6),
         ConsistentTeacher(burn_in=1, threshold=0.3),
     ]

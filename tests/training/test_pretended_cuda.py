@@ -31,6 +31,7 @@ NMS = {
 WAITS = {
     "supervised": set(),
     "dense_teacher": set(),
+    "dense_teacher_plus": set(),
     "humble_teacher": set(),
     "csd": set(),
     "arsl": set(),
@@ -39,7 +40,7 @@ WAITS = {
     "dynamic_threshold": NMS,
     "soft_teacher": NMS,
     "stac": NMS,
-    "acrst": NMS | {"copy_paste.deposit: nonzero"},
+    "acrst": NMS,
     "instant_teaching": NMS | {"boxes.fuse: nonzero"},
     "mixpl": NMS,
     "ismt": NMS | {"boxes.fuse: nonzero"},

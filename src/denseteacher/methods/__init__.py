@@ -10,6 +10,7 @@ from denseteacher.methods.base import Method, Shown
 from denseteacher.methods.consistent_teacher import ConsistentTeacher
 from denseteacher.methods.csd import CSD
 from denseteacher.methods.dense_teacher import DenseTeacher
+from denseteacher.methods.dense_teacher_plus import DenseTeacherPlus
 from denseteacher.methods.dynamic_threshold import DynamicThreshold
 from denseteacher.methods.humble_teacher import HumbleTeacher
 from denseteacher.methods.instant_teaching import InstantTeaching
@@ -28,6 +29,7 @@ MethodConfig = Annotated[
     | ConsistentTeacher
     | CSD
     | DenseTeacher
+    | DenseTeacherPlus
     | DynamicThreshold
     | HumbleTeacher
     | InstantTeaching
@@ -49,6 +51,7 @@ __all__ = [
     "STAC",
     "ConsistentTeacher",
     "DenseTeacher",
+    "DenseTeacherPlus",
     "DynamicThreshold",
     "HumbleTeacher",
     "InstantTeaching",

@@ -11,8 +11,8 @@ from denseteacher.detectors.base import DenseDetector
 from denseteacher.methods.base import PAPER_MULTIPLE, PAPER_RATIO, Ratio, Shown
 from denseteacher.methods.mean_teacher import MeanTeacher, StudentTask
 from denseteacher.ops.losses import giou_loss, quality_focal_loss, quality_loss
-from denseteacher.pseudo_labels.dense import DensePseudoLabels, dense_pseudo_labels, on_group_canvas
-from denseteacher.pseudo_labels.dense_mix import DenseTargets, mixed_partners, mixed_tiles
+from denseteacher.pseudo_labels.dense import DensePseudoLabels, DenseTargets, dense_pseudo_labels, on_group_canvas
+from denseteacher.pseudo_labels.dense_mix import mixed_partners, mixed_tiles
 from denseteacher.structures import (
     DenseOutput,
     ImageBatch,
@@ -147,6 +147,12 @@ class DenseTeacher(MeanTeacher):
         state: MethodState | None,
     ) -> StudentTask:
         """See ``MeanTeacher``: ``cls``, ``box`` and ``quality`` against the dense pseudo-labels, mean over groups."""
+        return self.dense_task(detector, self.dense_targets(detector, teacher_output, unlabeled), unlabeled)
+
+    def dense_targets(
+        self, detector: DenseDetector, teacher_output: DenseOutput, unlabeled: UnlabeledBatch
+    ) -> DenseTargets:
+        """What the teacher's output teaches on the strong views."""
         sizes = unlabeled.weak.sizes
         labels = self.pseudo_labels(teacher_output, sizes)
         ignored = ~on_group_canvas(teacher_output, sizes, self.group_size) if self.group_canvas else None
@@ -157,12 +163,16 @@ class DenseTeacher(MeanTeacher):
             labels, hard = _without_hard_negatives(labels, detector, teacher_output, hidden)
             if self.region == "ignore":
                 ignored = hard if ignored is None else hard | ignored
+        quality = None if teacher_output.quality is None else teacher_output.quality.sigmoid()
+        return DenseTargets(labels, detector.decode_boxes(teacher_output), quality, ignored)
+
+    def dense_task(self, detector: DenseDetector, targets: DenseTargets, unlabeled: UnlabeledBatch) -> StudentTask:
+        """What the student is shown of the strong views, and its losses against what they teach."""
+        labels = targets.labels
         metrics = {
             "pseudo/locations": labels.selected.sum() / labels.selected.shape[0],
             "pseudo/score": labels.normalizer.sum() / labels.selected.sum(),
         }
-        quality = None if teacher_output.quality is None else teacher_output.quality.sigmoid()
-        targets = DenseTargets(labels, detector.decode_boxes(teacher_output), quality, ignored)
         images, parts = self._mixed(detector, targets, unlabeled)
         return StudentTask(images, partial(self._part_losses, detector, parts), metrics)
 
@@ -200,6 +210,8 @@ class DenseTeacher(MeanTeacher):
             losses["box"] = self.box_weight * self._mean_over_region(error, labels)
         if self.quality and output.quality is not None and targets.quality is not None:
             error = quality_loss(output.quality, targets.quality)
+            if targets.true is not None:
+                error = error.masked_fill(targets.true, 0)
             losses["quality"] = self.quality_weight * self._mean_over_region(error, labels)
         return losses
 

@@ -25,6 +25,22 @@ class DensePseudoLabels(NamedTuple):
     """(B / group_size,) sum of the selected locations' highest scores, one a group."""
 
 
+class DenseTargets(NamedTuple):
+    """What each location of B images is taught."""
+
+    labels: DensePseudoLabels
+    """Class scores and the region."""
+    boxes: Tensor
+    """(B, N, 4) xyxy pixels."""
+    quality: Tensor | None
+    """(B, N) in [0, 1]; None where the detector has no such branch."""
+    ignored: Tensor | None
+    """(B, N) bool, where the class loss does not count; None where it counts everywhere."""
+    true: Tensor | None = None
+    """(B, N) bool, locations of the region whose class and box are known, and whose quality no teacher has said; None
+    where there are none."""
+
+
 @torch.no_grad()
 def dense_pseudo_labels(
     output: DenseOutput,

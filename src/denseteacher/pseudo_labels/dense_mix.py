@@ -15,7 +15,6 @@ the region, the normalizer is at least a quarter of that of the four images, whi
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -25,23 +24,10 @@ from denseteacher.data.augment.affine import above_mean_color, as_pixels
 from denseteacher.data.augment.mix import weighted_sum
 from denseteacher.data.randomness import to_device
 from denseteacher.detectors.base import DenseDetector
-from denseteacher.pseudo_labels.dense import LEAST_MEAN_SCORE, DensePseudoLabels
+from denseteacher.pseudo_labels.dense import LEAST_MEAN_SCORE, DensePseudoLabels, DenseTargets
 from denseteacher.structures import ImageBatch, take
 
 TILES = 4
-
-
-class DenseTargets(NamedTuple):
-    """What each location of B images is taught."""
-
-    labels: DensePseudoLabels
-    """Class scores and the region."""
-    boxes: Tensor
-    """(B, N, 4) xyxy pixels."""
-    quality: Tensor | None
-    """(B, N) in [0, 1]; None where the detector has no such branch."""
-    ignored: Tensor | None
-    """(B, N) bool, where the class loss does not count; None where it counts everywhere."""
 
 
 @torch.no_grad()
@@ -81,10 +67,13 @@ def maximum(targets: DenseTargets, partners: Tensor) -> DenseTargets:
     ignored = targets.ignored
     if ignored is not None:  # what one of them teaches is learned
         ignored = ignored & ignored[partners]
+    true = targets.true
+    if true is not None:
+        true = torch.where(other_is_richer, true[partners], true)
     scores = torch.maximum(own.targets, others)
     labels = _labels(scores, own.selected | selected, groups=len(own.normalizer))
     boxes = torch.where(other_is_richer[..., None], targets.boxes[partners], targets.boxes)
-    return DenseTargets(labels, boxes, quality, ignored)
+    return DenseTargets(labels, boxes, quality, ignored, true)
 
 
 @torch.no_grad()
@@ -140,12 +129,12 @@ def shifted(
     ignored = _lost(detector, [labels.selected[one] for one in rows], canvas) & ~selected
     if targets.ignored is not None:
         ignored = ignored | shift(targets.ignored[..., None])[..., 0]
-    quality = None if targets.quality is None else shift(targets.quality[..., None])[..., 0]
+    quality, true = (None if one is None else shift(one[..., None])[..., 0] for one in (targets.quality, targets.true))
     boxes = _one_level_down(detector, halves, canvas)
     richness = torch.stack([labels.targets[one].amax(-1).sum() for one in rows]).sum()
     made = _labels(scores, selected, groups=1)
     made = made._replace(normalizer=made.normalizer.clamp(min=richness / TILES))
-    return DenseTargets(made, boxes, quality, ignored)
+    return DenseTargets(made, boxes, quality, ignored, true)
 
 
 def _labels(scores: Tensor, selected: Tensor, *, groups: int) -> DensePseudoLabels:

@@ -4,6 +4,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from denseteacher.config import Config
 from denseteacher.detectors import with_moved_options, with_old_statistics
 from denseteacher.errors import InputError
 from denseteacher.recipes.schema import Recipe
@@ -39,7 +40,8 @@ def changed_keys(recipe: Recipe, other: Mapping[str, Any], may_change: Sequence[
     """
     if "burn_in" not in other["method"]:  # that of supervised, which an older version did not have
         may_change = (*may_change, "method.burn_in")
-    now, then = (flat_recipe(one, may_change) for one in (recipe.model_dump(mode="json"), _with_new_keys(other)))
+    contents = (recipe.model_dump(mode="json"), _with_new_keys(other, recipe))
+    now, then = (flat_recipe(content, may_change) for content in contents)
     return [key for key in sorted(now.keys() | then.keys()) if now.get(key) != then.get(key)]
 
 
@@ -64,7 +66,7 @@ def require_same_recipe(recipe: Recipe, other: str, source: object, may_change: 
     Raises:
         InputError: If another key differs.
     """
-    then = _with_new_keys(json.loads(other))
+    then = _with_new_keys(json.loads(other), recipe)
     changed = changed_keys(recipe, then, may_change)
     if changed:
         now = flat_recipe(recipe.model_dump(mode="json"))
@@ -75,32 +77,27 @@ def require_same_recipe(recipe: Recipe, other: str, source: object, may_change: 
         )
 
 
-def _with_new_keys(content: Mapping[str, Any]) -> dict[str, Any]:
-    """A dumped recipe, perhaps of an older version, with the keys that it could not say yet."""
-    new: dict[str, Any] = {"init": "backbone", "extra_from": "pyramid", "ignore_rule": "covered"}
-    stored = with_moved_options(content["detector"])
-    new |= {"cls_loss": "focal", "location_offset": 0.0, "scale_per_level": True}
-    if stored.get("name") == "retinanet":
-        new |= {
-            "quality": "none",
-            "anchor_scales": [2 ** (one / 3) for one in range(3)],
-            "anchor_ratios": [0.5, 1.0, 2.0],
-        }
-        parts: dict[str, dict[str, Any]] = {"assigner": {"name": "max_iou"}, "coding": {"name": "delta"}}
-    else:
-        parts = {"assigner": {"name": "fcos"}, "coding": {"name": "ltrb", "initial_distance": 2.0}}
-    detector = new | with_old_statistics(stored) | {key: new | stored.get(key, {}) for key, new in parts.items()}
-    detector = {key: list(one) if isinstance(one, tuple) else one for key, one in detector.items()}
-    learns_from_unlabeled = "ramp" in content["method"]
-    method = ({"unlabeled_weight": 1.0} if learns_from_unlabeled else {}) | content["method"]
-    data = {
-        "bad_images": "error",
-        "empty_images": "keep",
-        "ignore_regions": "background",
-        "labels_complete": True,
-        "sure_score": 0.4,
-    } | content["data"]
-    return {**content, "detector": detector, "method": method, "data": data}
+def _with_new_keys(content: Mapping[str, Any], recipe: Recipe) -> dict[str, Any]:
+    """A dumped recipe, perhaps of an older version, with the keys that it could not say yet.
+
+    Args:
+        content: Of a recipe.
+        recipe: Of this version, for its options.
+    """
+    detector = with_old_statistics(with_moved_options(content["detector"]))
+    return _filled({**content, "detector": detector}, recipe)
+
+
+def _filled(stored: Mapping[str, Any], config: Config) -> dict[str, Any]:
+    """Stored options with the defaults of those that are not there: a new option's default is what was done before."""
+    filled = type(config).model_construct().model_dump(mode="json", warnings=False) | dict(stored)
+    for key, value in stored.items():
+        own = getattr(config, key, None)
+        if isinstance(own, Config) and isinstance(value, Mapping):
+            filled[key] = _filled(value, own)
+        elif isinstance(value, tuple):
+            filled[key] = list(value)
+    return filled
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

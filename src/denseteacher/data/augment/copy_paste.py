@@ -109,15 +109,20 @@ def deposit(bank: MethodState, crops: Crops) -> MethodState:
         rows_of_all_processes(value.byte() if value.dtype == torch.bool else value) for value in crops
     )
     rank = _ranks(labels, mask.bool(), classes)
-    new = (rank < room).nonzero()[:, 0]
-    label, rank = labels[new], rank[new]
-    place = (bank["next"][label] + rank) % room
-    added = (label[:, None] == torch.arange(classes, device=label.device)).sum(0)
-    after = {name: bank[name].clone() for name in ("pixels", "sides", "true")}
-    after["pixels"][label, place] = pixels[new]
-    after["sides"][label, place] = sides[new]
-    after["true"][label, place] = true[new].bool()
+    new = rank < room
+    place = (bank["next"][labels] + rank.clamp(max=room)) % room
+    # what is not new goes into a place behind all others, so that shapes are known without waiting for the device
+    index = torch.where(new, labels * room + place, classes * room)
+    added = (new[:, None] & (labels[:, None] == torch.arange(classes, device=labels.device))).sum(0)
+    values = {"pixels": pixels, "sides": sides, "true": true.bool()}
+    after = {name: _with_rows(bank[name], index, value) for name, value in values.items()}
     return after | {"next": (bank["next"] + added) % room}
+
+
+def _with_rows(values: Tensor, index: Tensor, rows: Tensor) -> Tensor:
+    """(K, R, ...) values with rows (n, ...) at places (n,) of the first two axes; place K * R is nowhere."""
+    spare = values.new_zeros(1, *values.shape[2:])
+    return torch.cat((values.flatten(0, 1), spare)).index_copy_(0, index, rows)[:-1].view_as(values)
 
 
 @torch.no_grad()
