@@ -28,7 +28,7 @@ class PseudoBoxes(NamedTuple):
         return Targets(self.boxes, self.labels, self.mask)
 
     def only(self, which: Tensor) -> "PseudoBoxes":
-        """Those of the boxes that are among ``which``, (B, G) bool; they keep their places."""
+        """The boxes that are among ``which``, (B, G) bool; they keep their places."""
         mask = self.mask & which
         return PseudoBoxes(
             self.boxes.masked_fill(~mask[..., None], 0),
