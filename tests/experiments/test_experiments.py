@@ -14,7 +14,8 @@ from denseteacher.recipes.schema import dump_recipe, load_recipe
 from denseteacher.runs import build
 
 NAMES = [
-    "fig2a", "fig2b", "methods", "table1", "table2", "table3", "table4", "table5", "table6", "table7a", "table7b",
+    "beyond", "fig2a", "fig2b", "methods", "table1", "table2", "table3", "table4", "table5", "table6", "table7a",
+    "table7b",
 ]  # fmt: skip
 BOTH = [name for name in NAMES if name not in ("table3", "table4")]
 PHOTOGRAPHS = ["fig2a", "table1", "table6", "table7a"]
@@ -22,6 +23,7 @@ PROFILES = [
     *((name, "paper") for name in NAMES),
     *((name, "digits") for name in BOTH),
     *((name, profile) for name in PHOTOGRAPHS for profile in ("masks", "bccd")),
+    ("beyond", "masks"),
 ]
 
 

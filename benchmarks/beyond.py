@@ -1,0 +1,122 @@
+"""What came after the paper: methods, what each part adds to Dense Teacher, and detectors (the experiment ``beyond``).
+
+    python benchmarks/beyond.py digits [--folds 1 2 3] [--jobs 2] [--row TEXT]... [--output RUNS]
+    python benchmarks/beyond.py masks --weights weights/mobilenetv2_100.safetensors [--data DATA]
+    python benchmarks/beyond.py digits --time 3
+
+Trains what is missing (see ``denseteacher reproduce``) and writes ``results/NAME_beyond.json`` after every call, with the
+rows that are finished. ``--time N`` trains nothing to its end: it measures a step of every row in N rounds of turns in
+one process, at full weight, and keeps the medians, which the next call puts beside the rows. Thresholds were swept with
+``--folds 9``, which is in no table.
+"""
+
+import argparse
+import json
+import tempfile
+from pathlib import Path
+from statistics import mean, median
+from typing import Any
+
+import torch
+
+from denseteacher.experiments.reproduce import reproduce
+from denseteacher.experiments.schema import cells, load_experiment
+from denseteacher.experiments.table import content
+from denseteacher.recipes.schema import dump_recipe
+from denseteacher.runs.folder import RunFolder
+from method_steps import seconds
+from real import DATA, SOURCES
+from result_file import write_result
+
+TIME = "ms a step"
+ABOUT = {
+    "digits": "Digits small: 200 labeled, 4,000 unlabeled, 300 validation images, 1,600 steps",
+    "masks": f"{SOURCES['masks']}; 40 labeled images, 1,200 steps",
+}
+COMPARED = ("Supervised", "Unbiased Teacher", "Dense Teacher")
+
+
+def main() -> None:
+    """Trains, or measures steps, and writes the results file."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("name", choices=list(ABOUT))
+    parser.add_argument("--folds", type=int, nargs="+", default=[1, 2, 3], help="each is a split and a seed")
+    parser.add_argument("--jobs", type=int, default=2, help="runs at a time, one thread each")
+    parser.add_argument("--row", dest="rows", action="append", default=[], help="train only rows with this text")
+    parser.add_argument("--weights", type=Path, help="ImageNet weights of the backbone of masks")
+    parser.add_argument("--data", type=Path, default=DATA, help="folder that holds masks/")
+    parser.add_argument("--output", type=Path, default=Path("runs/beyond"))
+    parser.add_argument("--time", type=int, default=0, metavar="N", help="measure steps in N rounds instead")
+    parser.add_argument("--set", dest="overrides", action="append", default=[], metavar="KEY=VALUE")
+    arguments = parser.parse_args()
+    overrides = list(arguments.overrides)
+    if arguments.weights is not None:
+        overrides.append(f"detector.pretrained={json.dumps(str(arguments.weights.resolve()))}")
+    if arguments.name == "masks":
+        overrides.append(f"data.root={json.dumps(str((arguments.data / 'masks').resolve()))}")
+    measured = arguments.output / f"{arguments.name}_steps.json"
+    if arguments.time:
+        measured.parent.mkdir(parents=True, exist_ok=True)
+        measured.write_text(json.dumps(step_times(arguments, overrides)))
+        return
+    times = json.loads(measured.read_text()) if measured.is_file() else {}
+    result = reproduce(
+        "beyond",
+        root=arguments.data / "masks" if arguments.name == "masks" else None,
+        profile=arguments.name,
+        folds=arguments.folds,
+        output=arguments.output / arguments.name,
+        jobs=arguments.jobs,
+        rows=arguments.rows,
+        overrides=overrides,
+    )
+    write(arguments, content(result.table), times)
+    if result.stopped_by is not None or result.failures:
+        raise SystemExit(f"{arguments.name}: {result.stopped_by or result.failures}")
+
+
+def write(arguments: argparse.Namespace, table: dict[str, Any], times: dict[str, float]) -> None:
+    """Writes the results file from the runs that are finished."""
+    rows = [row for row in table["rows"] if row["seeds"]]
+    for row in rows:
+        if row["label"] in times:
+            row["values"][TIME] = [times[row["label"]]] * len(row["seeds"])
+        print(f"{row['label']:34} {mean(row['values']['AP']):5.1f}  {row['values']['AP']}  {times.get(row['label'])}")
+    about = {"title": table["title"], "metrics": [*table["metrics"], TIME], "note": table["note"]}
+    about |= {"data": ABOUT[arguments.name], "overrides": arguments.overrides}
+    print(write_result(f"{arguments.name}_beyond", rows, gains(rows), **about))
+
+
+def step_times(arguments: argparse.Namespace, overrides: list[str]) -> dict[str, float]:
+    """Median milliseconds of a step of each row, measured in turns."""
+    torch.set_num_threads(1)
+    found: dict[str, list[float]] = {}
+    with tempfile.TemporaryDirectory() as temporary:
+        for number in range(arguments.time):
+            for index, cell in enumerate(cells(load_experiment("beyond"), arguments.name, overrides)):
+                recipe = Path(temporary) / f"{index}.yaml"
+                recipe.write_text(dump_recipe(cell.recipe))
+                folder = RunFolder(Path(temporary) / f"{index}-{number}")
+                steps = seconds(recipe, folder, 12, str(cell.recipe.runtime.precision))
+                found.setdefault(cell.row.label, []).extend(steps)
+    return {label: round(1000 * median(values), 1) for label, values in found.items()}
+
+
+def gains(rows: list[dict[str, Any]]) -> dict[str, float]:
+    """Relative gain in mean AP of each row over the rows that it is compared with, over the seeds that both have."""
+    found = {}
+    by_label = {row["label"]: row for row in rows}
+    for label, row in by_label.items():
+        for base in COMPARED:
+            other = by_label.get(base)
+            shared = sorted(set(row["seeds"]) & set(other["seeds"])) if other is not None else []
+            if other is not None and label != base and shared:
+                ours, theirs = (
+                    mean(one["values"]["AP"][one["seeds"].index(seed)] for seed in shared) for one in (row, other)
+                )
+                found[f"{label} over {base}"] = round(ours / theirs - 1, 4)
+    return found
+
+
+if __name__ == "__main__":
+    main()
