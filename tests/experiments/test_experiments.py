@@ -51,7 +51,10 @@ def test_the_rows_of_one_fold_share_what_they_do_not_compare(name):
     burn_ins = {run.burn_in for run in plan.runs} - {None}
     assert len(burn_ins) == 1
     groups = {run.group for run in plan.runs}
-    detectors = {(run.recipe.detector.name, run.recipe.data.percent) for run in plan.runs}
+    detectors = {
+        (run.recipe.detector.model_dump_json(), run.recipe.data.percent, run.recipe.data.unlabeled_batch)
+        for run in plan.runs
+    }
     assert len(groups) == len(detectors)
 
 

@@ -143,4 +143,6 @@ def _digest(recipe: Recipe, without: tuple[str, ...]) -> str:
     content = recipe.model_dump(mode="json", exclude_defaults=True)
     for key in ("method", "detector"):  # the name is a default of its own class
         content[key] = content.get(key, {}) | {"name": getattr(recipe, key).name}
+    for key in content["detector"].keys() & {"assigner", "coding"}:  # and those of its parts
+        content["detector"][key] |= {"name": getattr(recipe.detector, key).name}
     return hashlib.sha256(json.dumps(flat_recipe(content, without), sort_keys=True).encode()).hexdigest()[:10]

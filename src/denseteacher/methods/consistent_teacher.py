@@ -71,7 +71,7 @@ class ConsistentTeacher(PseudoBoxTeacher):
     def pseudo_boxes(
         self, detector: DenseDetector, teacher_output: DenseOutput, weak: ImageBatch, threshold: float | Tensor
     ) -> PseudoBoxes:
-        """The best detections of each image: as many as the scores above a threshold add up to, rounded, and one more."""
+        """The best detections of each image: as many as scores above a threshold add up to, rounded, and one more."""
         decoded = detector.decode(teacher_output)
         scores = decoded.scores.flatten(1)
         if scores.shape[1] > _MOST_CANDIDATES:
