@@ -49,6 +49,14 @@ class DenseDetector(Protocol):
     def box_uncertainty(self, output: DenseOutput) -> Tensor | None:
         """(B, N) in [0, 1] how unsure the predicted boxes are; None where the coding can't say."""
 
+    def box_divergence(self, output: DenseOutput, wanted: Tensor) -> Tensor | None:
+        """(B, N) divergence of the predicted distributions of boxes from others; None where boxes are not distributions.
+
+        Args:
+            output: Predictions on B images; gradients flow through.
+            wanted: (B, N, D) the others, in the same coding.
+        """
+
     def detect(self, output: DenseOutput, sizes: Tensor) -> list[Detections]:
         """Final detections of each image; sizes is (B, 2), height and width without padding."""
 
@@ -138,6 +146,10 @@ class OneStageDetector(nn.Module, ABC):
     @abstractmethod
     def box_uncertainty(self, output: DenseOutput) -> Tensor | None:
         """See ``DenseDetector``."""
+
+    def box_divergence(self, output: DenseOutput, wanted: Tensor) -> Tensor | None:
+        """See ``DenseDetector``."""
+        return None
 
     @abstractmethod
     def supervised_losses(self, output: DenseOutput, targets: Targets, weights: LossWeights | None = None) -> LossDict:

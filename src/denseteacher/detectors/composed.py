@@ -207,6 +207,10 @@ class ComposedDetector(PyramidDetector):
         """See ``DenseDetector``."""
         return self.config.coding.uncertainty(output.deltas)
 
+    def box_divergence(self, output: DenseOutput, wanted: Tensor) -> Tensor | None:
+        """See ``DenseDetector``."""
+        return self.config.coding.divergence(output.deltas, wanted)
+
     def class_scores(self, output: DenseOutput) -> Tensor:
         """See ``OneStageDetector``: the final ones where class and quality were trained as one."""
         if self.config.cls_loss == "joint":

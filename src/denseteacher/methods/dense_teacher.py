@@ -25,6 +25,9 @@ from denseteacher.structures import (
     chunk,
 )
 
+_LEAST_WEIGHT = 1e-3
+"""Sum of a region's weights below which its teacher says nothing."""
+
 
 class DenseTeacher(MeanTeacher):
     """The student repeats the teacher's dense, un-thresholded predictions on unlabeled images.
@@ -58,10 +61,14 @@ class DenseTeacher(MeanTeacher):
     """Learn boxes from the teacher."""
     quality: bool = True
     """Learn the quality branch from the teacher."""
-    region_weights: Literal["equal", "score"] = "equal"
+    region_weights: Literal["equal", "score", "certainty"] = "equal"
     """What the selected locations count in the box and quality losses: ``equal`` as published, or ``score``, the
     teacher's highest class score there. In a region much larger than the foreground most locations hold no object,
-    and no detector is ever trained to put a sensible box there."""
+    and no detector is ever trained to put a sensible box there. ``certainty`` is the score times how sure the teacher
+    is of its box, which a detector of distributions says (GFL); on others it is the score."""
+    distribution_weight: float = Field(0.0, ge=0)
+    """Weight of a loss by which the student repeats the teacher's distributions of boxes too, on a detector that has
+    them (GFL): their Kullback-Leibler divergence in the region. Not published with Dense Teacher."""
     gamma: float = Field(2.0, ge=0)
     """Power of the distance between teacher and student that weights the class loss of a location."""
     group_size: int | None = Field(None, gt=0)
@@ -164,7 +171,9 @@ class DenseTeacher(MeanTeacher):
             if self.region == "ignore":
                 ignored = hard if ignored is None else hard | ignored
         quality = None if teacher_output.quality is None else teacher_output.quality.sigmoid()
-        return DenseTargets(labels, detector.decode_boxes(teacher_output), quality, ignored)
+        asks = self.distribution_weight > 0 or self.region_weights == "certainty"
+        deltas = teacher_output.deltas if asks else None
+        return DenseTargets(labels, detector.decode_boxes(teacher_output), quality, ignored, deltas=deltas)
 
     def dense_task(self, detector: DenseDetector, targets: DenseTargets, unlabeled: UnlabeledBatch) -> StudentTask:
         """What the student is shown of the strong views, and its losses against what they teach."""
@@ -205,17 +214,30 @@ class DenseTeacher(MeanTeacher):
             entropy = entropy.masked_fill(targets.ignored[..., None], 0)
         groups = labels.normalizer.shape[0]
         losses: LossDict = {"cls": self.cls_weight * (entropy.view(groups, -1).sum(1) / labels.normalizer).mean()}
+        certainty = self._certainty(detector, targets, output)
         if self.box:
             error = giou_loss(detector.decode_boxes(output), targets.boxes)
-            losses["box"] = self.box_weight * self._mean_over_region(error, labels)
+            losses["box"] = self.box_weight * self._mean_over_region(error, labels, certainty)
         if self.quality and output.quality is not None and targets.quality is not None:
-            error = quality_loss(output.quality, targets.quality)
-            if targets.true is not None:
-                error = error.masked_fill(targets.true, 0)
-            losses["quality"] = self.quality_weight * self._mean_over_region(error, labels)
+            error = _where_a_teacher_said(quality_loss(output.quality, targets.quality), targets)
+            losses["quality"] = self.quality_weight * self._mean_over_region(error, labels, certainty)
+        if self.distribution_weight > 0 and targets.deltas is not None:
+            divergence = detector.box_divergence(output, targets.deltas)
+            if divergence is not None:
+                error = _where_a_teacher_said(divergence, targets)
+                losses["distribution"] = self.distribution_weight * self._mean_over_region(error, labels, certainty)
         return losses
 
-    def _mean_over_region(self, error: Tensor, labels: DensePseudoLabels) -> Tensor:
+    def _certainty(self, detector: DenseDetector, targets: DenseTargets, output: DenseOutput) -> Tensor | None:
+        """(B, N) in [0, 1] how sure the teacher is of its boxes; None where that doesn't count."""
+        if self.region_weights != "certainty" or targets.deltas is None:
+            return None
+        uncertainty = detector.box_uncertainty(output._replace(deltas=targets.deltas))
+        if uncertainty is None:
+            return None
+        return 1 - (uncertainty if targets.true is None else uncertainty.masked_fill(targets.true, 0))
+
+    def _mean_over_region(self, error: Tensor, labels: DensePseudoLabels, certainty: Tensor | None) -> Tensor:
         """(B, N) errors to their mean over each group's learning region, then over groups."""
         groups = labels.normalizer.shape[0]
         errors, selected = error.view(groups, -1), labels.selected.view(groups, -1)
@@ -224,7 +246,15 @@ class DenseTeacher(MeanTeacher):
             return (total / selected.sum(1).clamp(min=1)).mean()
         # 0 where nothing is selected, as the targets are
         richness = labels.targets.amax(-1).view(groups, -1)
-        return ((errors * richness).sum(1) / labels.normalizer).mean()
+        if certainty is None:
+            return ((errors * richness).sum(1) / labels.normalizer).mean()
+        weights = richness * certainty.view(groups, -1)
+        return ((errors * weights).sum(1) / weights.sum(1).clamp(min=_LEAST_WEIGHT)).mean()
+
+
+def _where_a_teacher_said(error: Tensor, targets: DenseTargets) -> Tensor:
+    """(B, N) errors, 0 where the targets are an object's and not a teacher's."""
+    return error if targets.true is None else error.masked_fill(targets.true, 0)
 
 
 def _without_hard_negatives(

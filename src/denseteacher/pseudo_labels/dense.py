@@ -39,6 +39,8 @@ class DenseTargets(NamedTuple):
     true: Tensor | None = None
     """(B, N) bool, locations of the region whose class and box are known, and whose quality no teacher has said; None
     where there are none."""
+    deltas: Tensor | None = None
+    """(B, N, D) numbers of the teacher's boxes in the detector's coding; None where no loss asks for them."""
 
 
 @torch.no_grad()

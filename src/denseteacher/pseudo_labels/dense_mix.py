@@ -67,13 +67,15 @@ def maximum(targets: DenseTargets, partners: Tensor) -> DenseTargets:
     ignored = targets.ignored
     if ignored is not None:  # what one of them teaches is learned
         ignored = ignored & ignored[partners]
-    true = targets.true
+    true, deltas = targets.true, targets.deltas
     if true is not None:
         true = torch.where(other_is_richer, true[partners], true)
+    if deltas is not None:
+        deltas = torch.where(other_is_richer[..., None], deltas[partners], deltas)
     scores = torch.maximum(own.targets, others)
     labels = _labels(scores, own.selected | selected, groups=len(own.normalizer))
     boxes = torch.where(other_is_richer[..., None], targets.boxes[partners], targets.boxes)
-    return DenseTargets(labels, boxes, quality, ignored, true)
+    return DenseTargets(labels, boxes, quality, ignored, true, deltas)
 
 
 @torch.no_grad()
@@ -134,7 +136,8 @@ def shifted(
     richness = torch.stack([labels.targets[one].amax(-1).sum() for one in rows]).sum()
     made = _labels(scores, selected, groups=1)
     made = made._replace(normalizer=made.normalizer.clamp(min=richness / TILES))
-    return DenseTargets(made, boxes, quality, ignored, true)
+    deltas = None if targets.deltas is None else shift(targets.deltas)  # they count in strides, which are halved too
+    return DenseTargets(made, boxes, quality, ignored, true, deltas)
 
 
 def _labels(scores: Tensor, selected: Tensor, *, groups: int) -> DensePseudoLabels:

@@ -42,4 +42,5 @@ def with_pasted(
         targets.quality,
         ignored,
         true,
+        targets.deltas,
     )

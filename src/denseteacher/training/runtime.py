@@ -244,6 +244,10 @@ class RuntimeDetector:
         """See ``DenseDetector``."""
         return self.detector.box_uncertainty(output)
 
+    def box_divergence(self, output: DenseOutput, wanted: Tensor) -> Tensor | None:
+        """See ``DenseDetector``."""
+        return self.detector.box_divergence(output, wanted)
+
     def detect(self, output: DenseOutput, sizes: Tensor) -> list[Detections]:
         """See ``DenseDetector``."""
         return self.detector.detect(output, sizes)

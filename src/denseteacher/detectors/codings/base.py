@@ -63,3 +63,7 @@ class Coding(Config, ABC):
     def uncertainty(self, deltas: Tensor) -> Tensor | None:
         """(B, N) in [0, 1] how unsure the numbers (B, N, D) are of their box; None where they can't say."""
         return None
+
+    def divergence(self, deltas: Tensor, wanted: Tensor) -> Tensor | None:
+        """(B, N) divergence of numbers (B, N, D) from wanted ones; None where they are not distributions."""
+        return None

@@ -48,6 +48,12 @@ class DistributionCoding(Coding):
         entropy: Tensor = -(logs.exp() * logs).sum(-1).mean(-1)
         return (entropy / math.log(self.bins)).clamp(0, 1)
 
+    def divergence(self, deltas: Tensor, wanted: Tensor) -> Tensor:
+        """See ``Coding``: the Kullback-Leibler divergence from the wanted distributions, a mean over the sides."""
+        logs, aim = self._sides(deltas).log_softmax(-1), self._sides(wanted).log_softmax(-1)
+        divergence: Tensor = (aim.exp() * (aim - logs)).sum(-1).mean(-1)
+        return divergence
+
     def _sides(self, deltas: Tensor) -> Tensor:
         """(..., 4, bins) logits."""
         return deltas.reshape(*deltas.shape[:-1], 4, self.bins)
