@@ -50,7 +50,7 @@ class DenseDetector(Protocol):
         """(B, N) in [0, 1] how unsure the predicted boxes are; None where the coding can't say."""
 
     def box_divergence(self, output: DenseOutput, wanted: Tensor) -> Tensor | None:
-        """(B, N) divergence of the predicted distributions of boxes from others; None where boxes are not distributions.
+        """(B, N) divergence of predicted distributions of boxes from others; None where boxes are not distributions.
 
         Args:
             output: Predictions on B images; gradients flow through.
