@@ -1,5 +1,6 @@
 """``denseteacher suggest`` on a run of a few steps: what it writes, what it leaves out, and what it refuses."""
 
+import html
 import json
 import re
 import shutil
@@ -67,7 +68,7 @@ def test_the_page_needs_nothing_from_outside(run, pool, tmp_path):
     assert page.count("<figure>") == 3
     for pick in found.picks:
         assert pick.record.path.name in page
-        assert all(reason.text in page for reason in pick.reasons)
+        assert all(html.escape(reason.text).replace("&#x27;", "&#39;") in page for reason in pick.reasons)
         assert pick.novelty in page
     assert page.count('<g class="box detection">') == sum(min(30, len(pick.draft.scores)) for pick in found.picks) > 0
     assert not (tmp_path / "out" / "drafts").exists()
@@ -115,6 +116,16 @@ def test_a_run_without_its_student_says_so(run, pool, call, tmp_path):
     code, _, err = call("suggest", copied, pool, "--count", "2", "--output", tmp_path / "out")
     assert code == 0, err
     assert "last_student.safetensors is not there, so teacher and student are not compared" in err
+
+
+def test_a_run_that_never_mirrors_is_not_asked_about_mirror_images(run, pool, tmp_path):
+    copied = RunFolder(shutil.copytree(run, tmp_path / "run"))
+    text = copied.recipe_file.read_text()
+    assert text.count("flip: 0.5") == 1
+    copied.recipe_file.write_text(text.replace("flip: 0.5", "flip: 0.0"))
+    found = denseteacher.suggest(copied.path, pool, output=tmp_path / "out", count=2)
+    assert "mirror" not in {reason.part for pick in found.picks for reason in pick.reasons}
+    assert found.notes == ["augment.weak.flip of the run is 0, so images are not compared with their mirror images"]
 
 
 def test_damaged_images_are_named_and_passed_over(run, pool, call, tmp_path):

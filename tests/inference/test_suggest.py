@@ -119,7 +119,7 @@ def test_reasons_are_in_words_and_the_strongest_first():
     shares = {"student": 0.5, "mirror": 0.2, "entropy": 0.75, "rarity": 0.99}
     reasons = reasons_of(values, shares, RareObject(0.9, 1, 0.6), ["cat", "dog"])
     assert [one.part for one in reasons] == ["rarity", "entropy", "student", "mirror"]
-    assert reasons[0].text.startswith("dog 0.60 may be in it")
+    assert reasons[0].text.startswith("'dog' may be in it (score 0.60)")
     assert reasons[2].text == "teacher and student differ by 0.12: more than in 50% of the pool"
     # nothing is found, or nothing that is rare
     for rare in (None, RareObject(0.0, 0, 0.6)):

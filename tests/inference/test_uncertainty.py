@@ -108,6 +108,13 @@ def test_a_mirror_changes_nothing_where_the_network_does_not_care(predictor, mon
         assert all(one.mirror > 0.1 for one in found)
 
 
+def test_a_mirror_image_may_show_something_else(predictor):
+    array = np.zeros((64, 64, 3), np.uint8)
+    (found,) = ImageAssessor(predictor, None, ratio=0.5, mirror=False)([array])
+    assert found.mirror is found.student is None
+    assert found.entropy > 0
+
+
 def test_a_student_that_is_the_teacher_does_not_disagree(predictor):
     rng = np.random.default_rng(1)
     arrays = [rng.integers(0, 256, (60, 80, 3), dtype=np.uint8) for _ in range(3)]

@@ -158,7 +158,7 @@ _TEXTS = {
     "student": "teacher and student differ by {value:.2f}",
     "mirror": "the image and its mirror image differ by {value:.2f}",
     "entropy": "the scores are undecided by {value:.2f} bits a location",
-    "rarity": "{name} {score:.2f} may be in it, of a class that labels are short of",
+    "rarity": "{name!r} may be in it (score {score:.2f}), a class that labels are short of",
 }
 
 

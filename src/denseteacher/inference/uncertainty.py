@@ -23,8 +23,9 @@ class ImageDoubts(NamedTuple):
 
     entropy: float
     """Bits a location of the rich region, as ``region_entropy``."""
-    mirror: float
-    """Difference between the scores of the image and of its mirror image, as ``disagreement``."""
+    mirror: float | None
+    """Difference between the scores of the image and of its mirror image, as ``disagreement``; None where they were not
+    compared."""
     student: float | None
     """Difference between the scores of teacher and student; None where there is no student."""
     detections: Detections
@@ -34,15 +35,17 @@ class ImageDoubts(NamedTuple):
 class ImageAssessor:
     """Measures doubts, on the detector's device and at its evaluation size."""
 
-    def __init__(self, teacher: Predictor, student: Predictor | None, *, ratio: float) -> None:
+    def __init__(self, teacher: Predictor, student: Predictor | None, *, ratio: float, mirror: bool = True) -> None:
         """Takes the detectors.
 
         Args:
             teacher: The detector.
             student: The one that it was averaged from, with the same classes and locations; None leaves it out.
             ratio: Share of an image's locations that are its rich region.
+            mirror: Whether to compare an image with its mirror image, which may show something else, as that of a
+                letter does.
         """
-        self.teacher, self.student, self.ratio = teacher, student, ratio
+        self.teacher, self.student, self.ratio, self.mirror = teacher, student, ratio, mirror
 
     @torch.no_grad()
     def __call__(self, arrays: Sequence[npt.NDArray[np.uint8]]) -> list[ImageDoubts]:
@@ -56,18 +59,16 @@ class ImageAssessor:
         batch = pad_batch([self.teacher.view.apply(one) for one in pixels])
         images = to(batch, device)
         output = detector(images)
-        mirrored = mirror_back(detector, detector(mirror_images(images)), images)
-        columns = [
-            region_entropy(output, self.ratio),
-            disagreement(output, mirrored.logits, self.ratio, valid=mirrored.valid),
-        ]
+        columns: dict[str, list[float]] = {"entropy": region_entropy(output, self.ratio).tolist()}
+        if self.mirror:
+            other = mirror_back(detector, detector(mirror_images(images)), images)
+            columns["mirror"] = disagreement(output, other.logits, self.ratio, valid=other.valid).tolist()
         if self.student is not None:
-            columns.append(disagreement(output, self.student.detector(images).logits, self.ratio))
+            columns["student"] = disagreement(output, self.student.detector(images).logits, self.ratio).tolist()
         found = in_file_pixels(detector.detect(output, batch.sizes), batch.sizes, [array.shape[:2] for array in arrays])
-        return [
-            ImageDoubts(row[0], row[1], row[2] if len(row) > 2 else None, detections)
-            for row, detections in zip(torch.stack(columns, 1).tolist(), found, strict=True)
-        ]
+        unknown = [None] * len(arrays)
+        rows = zip(*(columns.get(name, unknown) for name in ImageDoubts._fields[:-1]), found, strict=True)
+        return [ImageDoubts._make(row) for row in rows]
 
 
 def rich_region(output: DenseOutput, ratio: float) -> Tensor:

@@ -71,6 +71,8 @@ class _Known(NamedTuple):
     student: Predictor | None = None
     labeled: LabeledImages | None = None
     region: float = _REGION
+    mirror: bool = True
+    """Whether a mirror image shows the same things."""
     notes: tuple[str, ...] = ()
 
 
@@ -167,8 +169,11 @@ def _open(run: Path, score: float) -> _Known:
         names = ", ".join(one.name for one in labeled.categories[:20])
         raise InputError(f"the labeled images of {run} have other classes than its detector now: {names}")
     student = Predictor.load(folder.last_student) if folder.last_student.is_file() else None
+    mirror = recipe.augment.weak.flip > 0
     notes = () if student else (f"{folder.last_student} is not there, so teacher and student are not compared",)
-    return _Known(teacher, floors, student, labeled, recipe.method.selected_share or _REGION, notes)
+    if not mirror:
+        notes = (*notes, "augment.weak.flip of the run is 0, so images are not compared with their mirror images")
+    return _Known(teacher, floors, student, labeled, recipe.method.selected_share or _REGION, mirror, notes)
 
 
 def _without_labeled(files: Sequence[Path], labeled: Sequence[ImageRecord]) -> list[Path]:
@@ -201,7 +206,7 @@ def _digest(record: ImageRecord) -> bytes:
 
 def _assess(known: _Known, files: Sequence[Path], unreadable: list[str]) -> tuple[list[ImageRecord], list[ImageDoubts]]:
     """The images that can be read, whose ids are their places in the list, and the doubts about them."""
-    assess = ImageAssessor(known.teacher, known.student, ratio=known.region)
+    assess = ImageAssessor(known.teacher, known.student, ratio=known.region, mirror=known.mirror)
     found: dict[int, tuple[int, int, ImageDoubts]] = {}
     for arrays in readable_batches(files, decode_image, image_size, unreadable):
         if arrays:
