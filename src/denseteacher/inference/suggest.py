@@ -24,7 +24,7 @@ class RareObject(NamedTuple):
     """The detection that makes an image rare."""
 
     rarity: float
-    """Its score times the rarity of its class."""
+    """Score times the rarity of its class."""
     label: int
     """Class index."""
     score: float
