@@ -24,6 +24,7 @@ if TYPE_CHECKING:
         reproduce,
         split,
         stream,
+        suggest,
         train,
     )
 
@@ -46,6 +47,7 @@ __all__ = [
     "reproduce",
     "split",
     "stream",
+    "suggest",
     "train",
 ]
 

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from denseteacher.analysis.analyze import analyze
 from denseteacher.check import CheckReport, check_data, write_check_page
 from denseteacher.check.machine import MachineReport, inspect_machine
-from denseteacher.data.choices import ExportFormat, Format, Protocol
+from denseteacher.data.choices import ExportFormat, Format, LabelFormat, Protocol
 from denseteacher.data.config import UnlabeledSource
 from denseteacher.data.formats import (
     AnnotationSource,
@@ -39,6 +39,7 @@ from denseteacher.runs.compare import compare_runs as compare
 from denseteacher.runs.demo import DemoOutcome, run_demo
 from denseteacher.runs.folder import RunFolder
 from denseteacher.runs.push import Pushed, push_run
+from denseteacher.runs.suggest import Suggestions, suggest_images
 from denseteacher.runs.train import TrainResult, train_run
 
 __all__ = [
@@ -47,6 +48,7 @@ __all__ = [
     "MachineReport",
     "Metrics",
     "Pushed",
+    "Suggestions",
     "TrainResult",
     "analyze",
     "benchmark",
@@ -68,6 +70,7 @@ __all__ = [
     "show_recipe",
     "split",
     "stream",
+    "suggest",
     "train",
 ]
 _ABOUT = {
@@ -384,6 +387,32 @@ def push(
         RunError: If the hub can't be reached.
     """
     return push_run(RunFolder(Path(run)), repo, public=public, revision=revision, license=license)
+
+
+def suggest(
+    run: str | Path,
+    pool: str | Path | Sequence[str | Path],
+    *,
+    output: str | Path = "suggested",
+    count: int = 50,
+    to: LabelFormat | None = None,
+    score: float = 0.3,
+) -> Suggestions:
+    """Chooses the images of a pool to label next: what the run is unsure of, rare classes, and no two that are alike.
+
+    Args:
+        run: Run folder; or a detector file, of which student and labeled images are not known.
+        pool: Image files, folders, glob patterns or text lists. Images that the run has labels of are left out.
+        output: Folder to write to, new or empty: ``suggested.txt``, ``suggested.json``, ``suggested.html``, ``drafts``.
+        count: How many images to choose.
+        to: Format of the drafts of their labels, as for ``label``; None writes none.
+        score: Boxes with lower scores are left out of the drafts.
+
+    Raises:
+        InputError: If there is no detector, no image, or ``output`` is not empty.
+        RunError: If the disk refuses.
+    """
+    return suggest_images(run, _as_list(pool), output, count=count, to=to, score=score)
 
 
 def benchmark(

@@ -129,8 +129,8 @@ def compare_pool(
         network = _network(config, pretrained)
     except InputError as error:
         return _skipped(str(error))
-    _, own = _features(network, _spread(labeled))
-    records, others = _features(network, _spread(unlabeled))
+    _, own = image_features(network, spread(labeled, _MOST))
+    records, others = image_features(network, spread(unlabeled, _MOST))
     if len(own) < _FEWEST or not len(others):
         return _skipped("too few images can be read")
     return compare_features(own, others, records)
@@ -205,8 +205,9 @@ def _skipped(reason: str) -> PoolComparison:
     return PoolComparison(0, 0, None, None, 0, None, [], reason)
 
 
-def _spread(images: Sequence[ImageRecord]) -> list[ImageRecord]:
-    count = min(_MOST, len(images))
+def spread(images: Sequence[ImageRecord], most: int) -> list[ImageRecord]:
+    """So many images that stand for all, evenly spread; all of them where they are fewer."""
+    count = min(most, len(images))
     return [images[place * len(images) // count] for place in range(count)]
 
 
@@ -220,19 +221,29 @@ def _cached_weights(backbone: str) -> str | None:
 
 
 def _network(config: PyramidConfig, pretrained: bool | str) -> Network:
-    """Gives the (B, C) mean features of (B, 3, H, W) uint8 pixels, at length 1."""
     backbone = PyramidBackbone(config.backbone, pretrained=pretrained, levels=config.levels, channels=1).eval()
     mean, std = (torch.tensor(values)[:, None, None] for values in backbone.pixel_statistics())
+    return pooled_features(backbone, mean, std)
+
+
+def pooled_features(backbone: PyramidBackbone, mean: Tensor, std: Tensor) -> Network:
+    """Gives the (B, C) mean features of (B, 3, H, W) uint8 pixels, at length 1, on the CPU.
+
+    Args:
+        backbone: In eval mode.
+        mean: What is subtracted from pixels, of shape (3, 1, 1) or (1, 3, 1, 1).
+        std: What they are divided by after that.
+    """
 
     @torch.no_grad()
     def features(pixels: Tensor) -> Tensor:
-        last: Tensor = backbone.body((pixels - mean) / std)[-1]
-        return normalize(last.mean((2, 3)))
+        last: Tensor = backbone.body((pixels.to(mean.device) - mean) / std)[-1]
+        return normalize(last.mean((2, 3))).cpu()
 
     return features
 
 
-def _features(network: Network, images: Sequence[ImageRecord]) -> tuple[list[ImageRecord], Floats]:
+def image_features(network: Network, images: Sequence[ImageRecord]) -> tuple[list[ImageRecord], Floats]:
     """The images that can be read, and their (n, C) features."""
     records, rows = list[ImageRecord](), list[Floats]()
     for start in range(0, len(images), _BATCH):

@@ -18,6 +18,7 @@ if TYPE_CHECKING:  # it imports NumPy
 
 _CLASSES_SHOWN = 30
 _NAMES_SHOWN = 5
+_PICKS_SHOWN = 10
 
 
 @app.command()
@@ -155,6 +156,37 @@ def label(
         names = ", ".join(outcome.without_boxes[:_NAMES_SHOWN])
         say(f"{count(len(outcome.without_boxes), 'image')} without boxes: {names}{more}")
     say(f"{output}: {outcome.hint}")
+    if outcome.unreadable:
+        raise RunError(f"{count(len(outcome.unreadable), 'image')} could not be read; all others are done")
+
+
+@app.command()
+def suggest(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="Run folder; or a detector file, with less to choose by.")],
+    pool: Annotated[list[str], typer.Argument(metavar="POOL...", help="Images, folders, patterns or text lists.")],
+    output: Annotated[Path, typer.Option("--output", help="Folder to write to, new or empty.")] = Path("suggested"),
+    to: Annotated[
+        LabelFormat | None, typer.Option("--to", help="Write drafts of their labels too, in a format of label.")
+    ] = None,
+    images: Annotated[int, typer.Option("--count", min=1, help="How many images to choose.")] = 50,
+    score: Annotated[float, typer.Option("--score", min=0, max=1, help="Lowest score of a box in a draft.")] = 0.3,
+) -> None:
+    """Choose the images to label next: what the run is unsure of, rare classes, and no two that are alike."""
+    from denseteacher import api
+
+    outcome = api.suggest(run, pool, output=output, count=images, to=to, score=score)
+    for message in [*outcome.unreadable, *outcome.notes]:
+        remark(message)
+    rows = [
+        [str(rank), pick.record.path.name, number(pick.score, ".2f"), pick.reasons[0].text if pick.reasons else ""]
+        for rank, pick in enumerate(outcome.picks[:_PICKS_SHOWN], 1)
+    ]
+    left_out = f"; {count(outcome.left_out, 'image')} left out, labeled already" if outcome.left_out else ""
+    title = f"{len(outcome.picks):,} of {count(outcome.pool, 'image')}{left_out}"
+    _print_table(title, ["", "image", "score", "first of its reasons"], rows)
+    say(f"{output / 'suggested.txt'}: all of them; {outcome.page}: why")
+    if to is not None:
+        say(f"{output / 'drafts'}: {outcome.hint}")
     if outcome.unreadable:
         raise RunError(f"{count(len(outcome.unreadable), 'image')} could not be read; all others are done")
 

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from denseteacher.data.augment.weak import EvalView, pad_batch
@@ -85,10 +86,21 @@ def detect_batch(
         device: Where to compute.
     """
     found = detector.detect(detector(ImageBatch(batch.pixels.to(device), batch.sizes.to(device))), batch.sizes)
+    return in_file_pixels(found, batch.sizes, file_sizes)
+
+
+def in_file_pixels(
+    found: Sequence[Detections], sizes: Tensor, file_sizes: Sequence[tuple[int, int]]
+) -> list[Detections]:
+    """Detections on resized images, on the CPU and in the pixels of the images before.
+
+    Args:
+        found: Of B images.
+        sizes: (B, 2) height and width of each image.
+        file_sizes: Height and width of each image before.
+    """
     moved = []
-    for detections, (height, width), (file_height, file_width) in zip(
-        found, batch.sizes.tolist(), file_sizes, strict=True
-    ):
+    for detections, (height, width), (file_height, file_width) in zip(found, sizes.tolist(), file_sizes, strict=True):
         x, y = file_width / width, file_height / height
         boxes = detections.boxes.cpu() * torch.tensor([x, y, x, y])
         moved.append(Detections(boxes, detections.scores.cpu(), detections.labels.cpu()))

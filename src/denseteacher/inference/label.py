@@ -12,7 +12,7 @@ import numpy.typing as npt
 from denseteacher.data.choices import LabelFormat
 from denseteacher.data.formats import Fault, read_unlabeled
 from denseteacher.data.images import load_image
-from denseteacher.data.records import LabeledImages
+from denseteacher.data.records import Category, ImageRecord, LabeledImages
 from denseteacher.data.writers import write_annotations
 from denseteacher.errors import InputError
 from denseteacher.files import refusal_explained
@@ -74,7 +74,7 @@ def label_images(
     source, output = Path(source), Path(output)
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise InputError(f"{output} is not empty: choose another --output; nothing was changed")
-    predictor, floors = _load(Path(detector), score, class_scores or {})
+    predictor, floors = load_with_floors(Path(detector), score, class_scores or {})
     unreadable: list[str] = []
 
     def pass_over(faults: Sequence[Fault]) -> None:
@@ -82,18 +82,12 @@ def label_images(
 
     records = read_unlabeled(source, None if images is None else Path(images), on_fault=pass_over)
     detected = predict_readable(predictor, records, load_image, lambda one: (one.height, one.width), unreadable)
-    by_position = {position: _chosen(detections, floors, top) for position, _, detections in detected}
+    by_position = {position: best_boxes(detections, floors, top) for position, _, detections in detected}
     found = [(records[position], by_position[position]) for position in sorted(by_position)]
     if not found:
         raise InputError(f"none of the images of {source} can be read; the first: {unreadable[0]}")
-    data = LabeledImages(
-        [record for record, _ in found],
-        [chosen.boxes.numpy() for _, chosen in found],
-        [chosen.labels.numpy() for _, chosen in found],
-        predictor.categories,
-    )
-    scores = [chosen.scores.numpy() for _, chosen in found]
-    with refusal_explained(output), _all_or_nothing(output):
+    data, scores = as_annotations(found, predictor.categories)
+    with refusal_explained(output), all_or_nothing(output):
         output.mkdir(parents=True, exist_ok=True)
         hint = write_annotations(to, data, scores, output)
     empty = [record.name for record, chosen in found if not len(chosen.scores)]
@@ -101,9 +95,31 @@ def label_images(
     return LabelingOutcome(len(found), boxes, _count(data, scores), empty, unreadable, hint)
 
 
+def as_annotations(
+    found: Sequence[tuple[ImageRecord, Detections]], categories: Sequence[Category]
+) -> tuple[LabeledImages, list[npt.NDArray[np.float32]]]:
+    """Detections as boxes of labeled images, and their scores.
+
+    Args:
+        found: The images, and what is to be written of each.
+        categories: The classes.
+    """
+    data = LabeledImages(
+        [record for record, _ in found],
+        [chosen.boxes.numpy() for _, chosen in found],
+        [chosen.labels.numpy() for _, chosen in found],
+        list(categories),
+    )
+    return data, [chosen.scores.numpy() for _, chosen in found]
+
+
 @contextmanager
-def _all_or_nothing(folder: Path) -> Iterator[None]:
-    """Takes away a folder that was not written to the end: what is there looks complete."""
+def all_or_nothing(folder: Path) -> Iterator[None]:
+    """Takes away a folder that was not written to the end: what is there looks complete.
+
+    Args:
+        folder: It must not have been there, or have been empty.
+    """
     try:
         yield
     except BaseException:
@@ -111,8 +127,19 @@ def _all_or_nothing(folder: Path) -> Iterator[None]:
         raise
 
 
-def _load(detector: Path, score: float, class_scores: Mapping[str, float]) -> tuple[Predictor, npt.NDArray[np.float32]]:
-    """The detector, whose own floor is no higher than what is asked for, and the (K,) lowest score of each class."""
+def load_with_floors(
+    detector: Path, score: float, class_scores: Mapping[str, float]
+) -> tuple[Predictor, npt.NDArray[np.float32]]:
+    """The detector, whose own floor is no higher than what is asked for, and the (K,) lowest score of each class.
+
+    Args:
+        detector: Detector file or run folder.
+        score: Lowest score of a box.
+        class_scores: Another one for some classes.
+
+    Raises:
+        InputError: If there is no detector, or no such class.
+    """
     predictor = Predictor.load(detector)
     names = predictor.class_names
     unknown = [name for name in class_scores if name not in names]
@@ -124,7 +151,14 @@ def _load(detector: Path, score: float, class_scores: Mapping[str, float]) -> tu
     return predictor, floors
 
 
-def _chosen(detections: Detections, floors: npt.NDArray[np.float32], top: int) -> Detections:
+def best_boxes(detections: Detections, floors: npt.NDArray[np.float32], top: int) -> Detections:
+    """The detections of an image that become its draft: those that have an area and a high enough score.
+
+    Args:
+        detections: By falling score.
+        floors: (K,) lowest score of each class.
+        top: Most of them.
+    """
     boxes, scores, labels = detections
     has_area = (boxes[:, 2:] > boxes[:, :2]).all(dim=1).numpy()
     kept = np.flatnonzero((scores.numpy() >= floors[labels.numpy()]) & has_area)[:top]

@@ -129,15 +129,35 @@ def predict_readable(
 ) -> Iterator[tuple[int, npt.NDArray[np.uint8], Detections]]:
     """Goes through images of which some may be damaged: each that can be read, with its pixels and detections.
 
-    They come with their positions, since those of similar shape come together.
-
     Args:
         predictor: Finds the objects.
+        images: See ``readable_batches``, as for all else.
+        read: Gives (3, H, W) uint8 RGB.
+        size: Gives height and width.
+        unreadable: Gets a sentence for each image that can't be read.
+        batch_size: Images a forward.
+    """
+    for arrays in readable_batches(images, read, size, unreadable, batch_size=batch_size):
+        detections = predictor.predict(list(arrays.values()), batch_size=batch_size)
+        yield from zip(arrays.keys(), arrays.values(), detections, strict=True)
+
+
+def readable_batches(
+    images: Sequence[T],
+    read: Callable[[T], Tensor],
+    size: Callable[[T], tuple[int, int]],
+    unreadable: list[str],
+    *,
+    batch_size: int = 8,
+) -> Iterator[dict[int, npt.NDArray[np.uint8]]]:
+    """Reads images of which some may be damaged, in batches of similar shape: (H, W, 3) pixels by position.
+
+    Args:
         images: Whatever ``read`` and ``size`` take.
         read: Gives (3, H, W) uint8 RGB, or raises InputError.
         size: Gives height and width, or raises InputError.
         unreadable: Gets, at the end, a sentence for each image that can't be read, in their order.
-        batch_size: Images a forward.
+        batch_size: Images a batch.
     """
 
     def known_size(position: int) -> tuple[int, int]:
@@ -163,8 +183,7 @@ def predict_readable(
                 arrays[position] = read(images[position]).permute(1, 2, 0).contiguous().numpy()
             except InputError as error:
                 problems[position] = str(error)
-        detections = predictor.predict(list(arrays.values()), batch_size=batch_size)
-        yield from zip(arrays.keys(), arrays.values(), detections, strict=True)
+        yield arrays
     unreadable.extend(problems[position] for position in sorted(problems))
 
 

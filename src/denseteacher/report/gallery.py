@@ -61,7 +61,12 @@ class Picture(NamedTuple):
 
 
 def page_picture(
-    caption: str, image: Image.Image, boxes: Sequence[PageBox] = (), layer: Image.Image | None = None
+    caption: str,
+    image: Image.Image,
+    boxes: Sequence[PageBox] = (),
+    layer: Image.Image | None = None,
+    *,
+    largest: int = _LARGEST,
 ) -> Picture:
     """An image at a size for the page: reduced where it is large; a browser enlarges small ones.
 
@@ -70,8 +75,9 @@ def page_picture(
         image: To show.
         boxes: In the image's own pixels, the most important first.
         layer: Laid over it; of the same size.
+        largest: Most pixels of its longer side.
     """
-    side = min(max(image.size), _LARGEST)
+    side = min(max(image.size), largest)
     shown, factor = fitted(image, side), side / max(image.size)
     scaled = [
         box._replace(x=box.x * factor, y=box.y * factor, width=box.width * factor, height=box.height * factor)
