@@ -271,7 +271,7 @@ def test_label_studio_is_refused_in_one_sentence(case, images, tmp_path):
 
 
 def test_label_studio_coco(images, tmp_path):
-    """``result.json`` and ``images``, whose names have the prefixes of uploads; the second form refers to local files."""
+    """``result.json`` and ``images``, whose names have the prefixes of uploads; or names of local files."""
     (tmp_path / "coco" / "images").mkdir(parents=True)
     listed, objects = [], []
     for number, (name, drawn) in enumerate(WANTED.items()):
