@@ -56,8 +56,8 @@ def by_hand(arrays):
             faults["missed", None, j] = found.scores[j] * trust(j, 0.5)
     for i in labels:
         class_mates = [k for k in labels if truth.classes[k] == truth.classes[i]]
-        better = sum(seen[k] > seen[i] for k in class_mates)
-        possible = {("phantom", i, None): (1 - seen[i]) * (better + 1) / len(class_mates)}
+        no_better = sum(seen[k] <= seen[i] for k in class_mates if k != i) / len(class_mates)
+        possible = {("phantom", i, None): (1 - seen[i]) * 0.02 / (0.02 + no_better)}
         mine = {j: iou for (k, j), iou in pairs.items() if k == i}
         own = max([found.scores[j] for j, iou in mine.items() if same[i, j] and iou >= 0.5], default=0.0)
         tight = max([found.scores[j] for j, iou in mine.items() if same[i, j] and iou >= 0.7], default=0.0)

@@ -21,6 +21,8 @@ SAME = 0.5
 """IoU from which they are about the same object."""
 TIGHT = 0.7
 """IoU from which the box of a label fits."""
+EXPECTED = 0.02
+"""Share of labels that are expected to be phantoms: of as many unseen ones, that part is likely one."""
 
 
 class LabelFault(NamedTuple):
@@ -69,10 +71,11 @@ def label_faults(arrays: EvalArrays, *, at_least: float = 0.0) -> list[LabelFaul
     - ``other class``: the score of another class's detection less the highest one of its own class,
     - ``loose box``: the looseness (``_Seen``) less the highest score of a detection that fits,
 
-    and that of a detection that no label covers (``missed``) is its score. A phantom's trust is the share of its
-    class's labels that are seen better than it is; that of the other kinds is the share of the class's detections with
-    the same score or more that are on a label of their class (``loose box``: that fit one). In both the case itself
-    counts for the detector.
+    and that of a detection that no label covers (``missed``) is its score. A phantom's trust is ``EXPECTED`` / (
+    ``EXPECTED`` + the share of its class's labels that are seen no better, without itself): a detector that overlooks
+    many objects says little by overlooking one. That of the other kinds is the share of the class's detections with the
+    same score or more that are on a label of their class (``loose box``: that fit one), where the case itself counts
+    for the detector.
 
     Args:
         arrays: Labels as the truth, and the detections.
@@ -85,7 +88,7 @@ def label_faults(arrays: EvalArrays, *, at_least: float = 0.0) -> list[LabelFaul
     fitting = _trust(arrays, seen, TIGHT)
     padded = np.append(predictions.scores, 0.0)  # of -1
     by_kind: dict[FaultKind, tuple[Floats, Ints]] = {
-        "phantom": ((1 - seen.any) * _usually_seen(arrays, seen), np.full(len(truth.boxes), -1)),
+        "phantom": ((1 - seen.any) * _rarely_unseen(arrays, seen), np.full(len(truth.boxes), -1)),
         "other class": ((padded[seen.other] - seen.own) * np.append(same, 0.0)[seen.other], seen.other),
         "loose box": ((seen.looseness - seen.tight) * np.append(fitting, 0.0)[seen.loose], seen.loose),
     }
@@ -170,16 +173,16 @@ def _trust(arrays: EvalArrays, seen: _Seen, fit: float) -> Floats:
     return trust
 
 
-def _usually_seen(arrays: EvalArrays, seen: _Seen) -> Floats:
-    """(m,) share of a class's labels that are seen better than each; itself counts as one."""
+def _rarely_unseen(arrays: EvalArrays, seen: _Seen) -> Floats:
+    """(m,) ``EXPECTED`` over itself plus the share of a class's other labels that are seen no better than each."""
     truth = arrays.truth
-    share = np.zeros(len(truth.boxes))
+    trust = np.zeros(len(truth.boxes))
     for label in range(len(arrays.names)):
         columns = np.flatnonzero((truth.classes == label) & ~truth.crowd)
         ordered = np.sort(seen.any[columns])
-        better = len(columns) - np.searchsorted(ordered, seen.any[columns], side="right")
-        share[columns] = (better + 1) / max(1, len(columns))
-    return share
+        others = np.searchsorted(ordered, seen.any[columns], side="right") - 1
+        trust[columns] = EXPECTED / (EXPECTED + others / max(1, len(columns)))
+    return trust
 
 
 def count_kinds(faults: Sequence[LabelFault]) -> dict[FaultKind, int]:

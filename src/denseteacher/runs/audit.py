@@ -127,7 +127,7 @@ def audit_labels(
     found = [_in_words(fault, annotations, arrays, shown) for fault in faults]
     kinds, said = count_kinds(faults), [*about, *notes.sentences]
     labels = int((~arrays.truth.crowd).sum())
-    summary = f"{len(found):,} labels of {labeled.path.name} are in doubt or missing, of {labels:,} in all."
+    summary = f"{len(found):,} cases of labels that may be wrong or missing, where {labeled.path.name} has {labels:,}."
     page = AuditPage(summary, said, faults, [one.sentence() for one in found], kinds, arrays, shown)
     outcome = AuditOutcome(
         len(shown),
