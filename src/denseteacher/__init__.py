@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from denseteacher.api import (
         TrainResult,
         analyze,
+        audit,
         benchmark,
         check,
         compare,
@@ -33,6 +34,7 @@ __all__ = [
     "TrainResult",
     "__version__",
     "analyze",
+    "audit",
     "benchmark",
     "check",
     "compare",

@@ -32,6 +32,7 @@ from denseteacher.inference.predict import predict_files as predict
 from denseteacher.inference.predictor import Predictor
 from denseteacher.methods import Method
 from denseteacher.recipes.schema import Recipe, builtin_recipes, dump_recipe, load_recipe
+from denseteacher.runs.audit import AuditOutcome, audit_labels
 from denseteacher.runs.benchmark import Size
 from denseteacher.runs.benchmark import benchmark as measure_steps
 from denseteacher.runs.compare import Comparison
@@ -43,6 +44,7 @@ from denseteacher.runs.suggest import Suggestions, suggest_images
 from denseteacher.runs.train import TrainResult, train_run
 
 __all__ = [
+    "AuditOutcome",
     "Comparison",
     "EvaluationResult",
     "MachineReport",
@@ -51,6 +53,7 @@ __all__ = [
     "Suggestions",
     "TrainResult",
     "analyze",
+    "audit",
     "benchmark",
     "check",
     "compare",
@@ -205,6 +208,39 @@ def evaluate(
     )
     floor = predictor.card.detector.score_floor
     return EvaluationResult(*evaluator(predictor.detector, predictor.device), floor, notes.sentences)
+
+
+def audit(
+    detector: str | Path,
+    labeled: str | Path,
+    *,
+    images: str | Path | None = None,
+    format: Format | None = None,
+    subset: str | None = None,
+    output: str | Path = "audit",
+    to: LabelFormat = "coco",
+    score: float = 0.3,
+    top: int = 100,
+) -> AuditOutcome:
+    """Finds labels that are probably wrong or missing, by a detector's confident detections (``runs.audit``).
+
+    Args:
+        detector: Detector file or run folder; best of one that was not trained on these labels.
+        labeled: Annotations of any format (see ``data.formats.read_annotations``).
+        images: Folder of its images; found near ``labeled`` if not given.
+        format: The format of ``labeled``; detected if not given.
+        subset: The part of ``labeled``, where it has several.
+        output: Folder for the page, the table and the draft; new or empty.
+        to: What the draft is written as: the images in doubt, with their labels and the detections that none covers.
+        score: What has a lower score, from 0 to 1, is left out.
+        top: Most cases with a picture on the page.
+
+    Raises:
+        InputError: If something given is wrong.
+        RunError: If the disk refuses.
+    """
+    source = AnnotationSource.of(labeled, images, format, subset)
+    return audit_labels(detector, source, output, to=to, score=score, top=top)
 
 
 def split(

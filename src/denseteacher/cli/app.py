@@ -19,6 +19,7 @@ _ORDER = (
         "predict",
         "label",
         "suggest",
+        "audit",
         "export",
         "compare",
         "push",

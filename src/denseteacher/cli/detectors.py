@@ -192,6 +192,55 @@ def suggest(
 
 
 @app.command()
+def audit(
+    detector: Annotated[
+        Path,
+        typer.Argument(
+            metavar="RUN", help="Run folder, detector file, or hf://OWNER/NAME; best not trained on these labels."
+        ),
+    ],
+    labeled: Annotated[Path, typer.Argument(metavar="LABELED", help="Labeled data set, of any format.")],
+    images: Images = None,
+    format: DataFormat = None,
+    subset: Subset = None,
+    output: Annotated[
+        Path, typer.Option("--output", help="Folder for audit.html, findings.csv and draft, new or empty.")
+    ] = Path("audit"),
+    to: Annotated[
+        LabelFormat, typer.Option("--to", help="What the draft for a labeling tool is written as; see label.")
+    ] = "coco",
+    score: Annotated[float, typer.Option("--score", min=0, max=1, help="What has a lower score is left out.")] = 0.3,
+    top: Annotated[int, typer.Option("--top", min=1, help="Most cases with a picture on the page.")] = 100,
+    json_file: Annotated[Path | None, typer.Option("--json", help="File for all that was found.")] = None,
+) -> None:
+    """Find labels that are probably wrong or missing; the most doubtful first."""
+    from denseteacher import api
+
+    outcome = api.audit(
+        detector,
+        labeled,
+        images=images,
+        format=format,
+        subset=subset,
+        output=output,
+        to=to,
+        score=score,
+        top=top,
+    )
+    for message in (*outcome.notes, *outcome.unreadable):
+        remark(message)
+    if json_file is not None:
+        write_json(json_file, outcome.content())
+    title = f"{count(len(outcome.found), 'case')} in {count(outcome.images, 'image')} with {outcome.labels} labels"
+    _print_table(title, ["kind", "cases"], [[kind, str(cases)] for kind, cases in outcome.kinds.items()])
+    for one in outcome.found[:_NAMES_SHOWN]:
+        say(one.sentence())
+    say(f"{outcome.page}, {outcome.table}; {output / 'draft'}: {outcome.hint}")
+    if outcome.unreadable:
+        raise RunError(f"{count(len(outcome.unreadable), 'image')} could not be read; all others are done")
+
+
+@app.command()
 def export(
     detector: Detector,
     output: Annotated[Path, typer.Option("--output", help="File to write.")],

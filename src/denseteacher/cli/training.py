@@ -36,7 +36,7 @@ def train(
     ],
     labeled: Annotated[
         Path | None,
-        typer.Option("--labeled", help="Labeled data set: COCO, VOC, YOLO, CVAT, LabelMe, CSV, CrowdHuman."),
+        typer.Option("--labeled", help="Labeled data set: COCO, VOC, YOLO, CVAT, Label Studio, LabelMe, CSV, ..."),
     ] = None,
     images: Images = None,
     unlabeled: Annotated[

@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-Format = Literal["coco", "voc", "yolo", "crowdhuman", "cvat", "labelme", "csv"]
+Format = Literal["coco", "voc", "yolo", "crowdhuman", "cvat", "labelme", "label-studio", "csv"]
 """Formats of a labeled data set."""
 
 Protocol = Literal["seeded", "stratified", "published", "stac"]

@@ -38,7 +38,7 @@ class DataConfig(Config):
     """Format of ``labeled`` and ``val``; detected if not given."""
     labeled: Path | None = None
     """Annotations of the labeled images: a COCO JSON, a VOC or YOLO data set, a CrowdHuman ``.odgt``, CVAT's XML, a
-    folder of LabelMe, a CSV table."""
+    folder of LabelMe, Label Studio's JSON, a CSV table."""
     subset: str | None = None
     """The part of ``labeled`` to train on, where it has several (``trainval`` or ``train`` if not given). Of a VOC
     folder without ``test`` that is ``val`` too, it is ``train``."""

@@ -33,13 +33,13 @@ def write_evaluation(folder: RunFolder, found: RunEvaluation, results: Sequence[
     heads = [f"best_{name}" for name in OperatingPoint._fields]
     writer.writerow(["class", "objects", *found.classes[0].scores, *heads])
     writer.writerows(
-        [_plain_cell(one.name), one.objects, *one.scores.values(), *point]
+        [plain_cell(one.name), one.objects, *one.scores.values(), *point]
         for one, point in zip(found.classes, points, strict=True)
     )
     write_text(folder.per_class, table.getvalue())
 
 
-def _plain_cell(name: str) -> str:
+def plain_cell(name: str) -> str:
     """A text that a spreadsheet takes for no formula: behind an apostrophe where it begins as one."""
     return f"'{name}" if name.startswith(("=", "+", "-", "@", "\t", "\r")) else name
 

@@ -24,6 +24,7 @@ from denseteacher.data.formats.coco import read_coco, read_image_info
 from denseteacher.data.formats.crowdhuman import read_crowdhuman
 from denseteacher.data.formats.csv_table import read_csv
 from denseteacher.data.formats.cvat import is_cvat, read_cvat
+from denseteacher.data.formats.label_studio import is_label_studio, read_label_studio
 from denseteacher.data.formats.labelme import is_labelme, read_labelme
 from denseteacher.data.formats.unlabeled import open_unlabeled, read_unlabeled
 from denseteacher.data.formats.voc import VOC_CLASSES, first_image_set, is_voc, read_voc
@@ -68,6 +69,7 @@ _READERS: dict[Format, tuple[Callable[..., Annotations], str | None]] = {
     "crowdhuman": (read_crowdhuman, "*.odgt"),
     "cvat": (read_cvat, None),
     "labelme": (read_labelme, None),
+    "label-studio": (read_label_studio, "*.json"),
     "csv": (read_csv, "*.csv"),
 }
 """Readers of formats that have one file or folder a part, and the pattern of the files in a folder."""
@@ -156,7 +158,7 @@ def _detect(path: Path) -> Format:
     """The format of what lies at a path."""
     if path.is_file():
         by_suffix: dict[str, Format] = {
-            ".json": "labelme" if is_labelme(path) else "coco",
+            ".json": "labelme" if is_labelme(path) else "label-studio" if is_label_studio(path) else "coco",
             ".odgt": "crowdhuman",
             ".yaml": "yolo",
             ".yml": "yolo",
@@ -178,14 +180,15 @@ def _detect(path: Path) -> Format:
         return "crowdhuman"
     if is_labelme(path):
         return "labelme"
-    if _files_in(path, "*.json"):
-        return "coco"
+    files = _files_in(path, "*.json")
+    if files:
+        return "label-studio" if all(map(is_label_studio, files)) else "coco"
     if _files_in(path, "*.csv"):
         return "csv"
     raise InputError(
         f"the folder {path} holds no annotations of a known format: a COCO JSON, VOC's Annotations/*.xml, YOLO's "
-        "data.yaml, obj.data or labels/*.txt, CrowdHuman's .odgt, CVAT's annotations.xml, LabelMe's JSON files, or a "
-        "CSV table"
+        "data.yaml, obj.data or labels/*.txt, CrowdHuman's .odgt, CVAT's annotations.xml, LabelMe's JSON files, Label "
+        "Studio's JSON, or a CSV table"
     )
 
 

@@ -129,7 +129,7 @@ class AnnotationSource(NamedTuple):
 
     path: Path
     """A COCO JSON; a VOC folder or image set; a YOLO ``data.yaml``, ``obj.data`` or folder; a CrowdHuman ``.odgt``;
-    CVAT's XML; LabelMe's folder; a CSV table; or a folder that holds one of them."""
+    CVAT's XML; LabelMe's folder; Label Studio's JSON; a CSV table; or a folder that holds one of them."""
     images: Path | None = None
     """Folder of the image files; found near ``path`` if not given."""
     format: Format | None = None

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from denseteacher.data.formats.annotations import Fault, OnFault, as_number, brief, is_number
 from denseteacher.data.formats.listed_images import Entry, as_side
-from denseteacher.data.formats.outlines import Box, box_of_segmentation
+from denseteacher.data.formats.outlines import Box, box_of_segmentation, box_of_turned
 
 _WHOLE = re.compile(r"\s*[+-]?[0-9]{1,15}\s*")
 _LARGEST_ID = 1 << 53
@@ -176,13 +176,28 @@ def _sound_annotation(one: Any, known: Known) -> tuple[Entry | None, list[Fault]
     box, said = _box(one)
     if box is None:
         return None, said
+    box, straight = _straightened(one, box, said)
     crowd = as_flag(one.get("iscrowd"))
     if crowd is None:
         return None, [Fault("annotation entry", f"has the iscrowd {brief(one['iscrowd'])}, where 0 or 1 is needed")]
     if isinstance(one.get("iscrowd"), str | bool):
         message = f"has the iscrowd {brief(one['iscrowd'])}, which is read as {crowd}"
         said.append(Fault("iscrowd that is not a number", message, harmless=True))
-    return _tidied(one, {"image_id": image, "category_id": category, "bbox": box, "iscrowd": crowd}), said
+    needed = {"image_id": image, "category_id": category, "bbox": box, "iscrowd": crowd}
+    return _tidied(one, needed | straight), said
+
+
+def _straightened(one: Entry, box: Box, said: list[Fault]) -> tuple[Box, Entry]:
+    """The box around one that CVAT has written before it is turned, and what the annotation has instead of the turn."""
+    attributes = one.get("attributes")
+    attributes = attributes if isinstance(attributes, dict) else {}
+    degrees = as_number(attributes.get("rotation"))
+    if not degrees or not one.get("bbox"):
+        return box, {}
+    x, y, width, height = box
+    around = box_of_turned((x + width / 2, y + height / 2), (width, height), degrees)
+    said.append(Fault("turned box", f"is turned by {degrees:g} degrees: the box around it is read", harmless=True))
+    return around, {"attributes": attributes | {"rotation": 0.0}}  # it may be written, and read once more
 
 
 def _tidied(one: Entry, needed: Entry) -> Entry:

@@ -13,6 +13,7 @@ from denseteacher.errors import InputError
 _ANNOTATIONS = ("Annotations", "Annotation", "xmls", "xml", "labels")
 _IMAGES = ("JPEGImages", "Images", "Image", "JPEGImage", "imgs", "img")
 _PARTS = ("train", "trainval", "val", "valid", "test")
+_DEFAULT = "default"  # the one image set of a task of CVAT
 _WHETHER = re.compile(r"\s+-?[01]$")
 _SUFFIXES = frozenset({*IMAGE_SUFFIXES, ".xml"})
 
@@ -93,7 +94,8 @@ def image_set(path: Path, subsets: Sequence[str]) -> list[str] | None:
         if len(subsets) == 1:  # as the user asked for
             raise InputError(f"{path} has no ImageSets/Main, so no image set {subsets[0]}: leave out --subset")
         return None
-    found = first_image_set(path, subsets)
+    by_preference = subsets if len(subsets) == 1 else (*subsets, _DEFAULT)
+    found = first_image_set(path, by_preference)
     if found is not None:
         return _listed(sets / f"{found}.txt")
     known = ", ".join(sorted(file.stem for file in sets.glob("*.txt") if "_" not in file.stem)) or "none"

@@ -95,6 +95,11 @@ def read_objects(root: ElementTree.Element, file: Path, image: int, on_fault: On
         if corners is not None:
             left, top, right, bottom = corners
             box = [left - 1, top - 1, right - left + 1, bottom - top + 1]
+            degrees = _rotation(element)
+            if degrees:
+                box = box_of_turned((box[0] + box[2] / 2, box[1] + box[3] / 2), (box[2], box[3]), degrees)
+                said = f"{source} is turned by {degrees:g} degrees: the box around it is read"
+                on_fault([Fault("turned box", said, harmless=True)])
         else:
             drawn = _box_around(element) if element.find("bndbox/xmin") is None else None
             if drawn is None:
@@ -112,6 +117,14 @@ def read_objects(root: ElementTree.Element, file: Path, image: int, on_fault: On
         entry = {"image_id": image, "name": name, "bbox": box, "iscrowd": 0, "difficult": int(difficult)}
         found.append(entry | {"source": source, "corners": corners})
     return found
+
+
+def _rotation(element: ElementTree.Element) -> float:
+    """Degrees by which an object of CVAT is turned, whose corners are those before."""
+    for attribute in element.iterfind("attributes/attribute"):
+        if (attribute.findtext("name") or "").strip() == "rotation":
+            return (_numbers(attribute, ["value"]) or [0.0])[0]
+    return 0.0
 
 
 def _numbers(element: ElementTree.Element, paths: list[str]) -> list[float] | None:
