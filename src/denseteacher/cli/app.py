@@ -9,7 +9,20 @@ from typer.core import TyperGroup
 from denseteacher.data.choices import Format
 
 _ORDER = (
-    *("demo", "check", "split", "stream", "train", "evaluate", "predict", "label", "export", "compare", "push"),
+    *(
+        "demo",
+        "check",
+        "split",
+        "stream",
+        "train",
+        "monitor",
+        "evaluate",
+        "predict",
+        "label",
+        "export",
+        "compare",
+        "push",
+    ),
     *("reproduce", "analyze", "benchmark", "doctor", "recipes"),
 )
 """Order of the commands in the help: as one needs them."""
