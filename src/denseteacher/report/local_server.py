@@ -64,8 +64,8 @@ class LocalServer:
     @property
     def address(self) -> str:
         """What to open in a browser."""
-        host, port = self._server.server_address[:2]
-        return f"http://{f'[{host}]' if ':' in str(host) else host}:{port}/"
+        host, port = str(self._server.server_address[0]), self._server.server_port
+        return f"http://{f'[{host}]' if ':' in host else host}:{port}/"
 
     def wait(self) -> None:
         """Waits until it is closed, or a KeyboardInterrupt comes."""
@@ -185,7 +185,11 @@ class _Handler(BaseHTTPRequestHandler):
         return True
 
     def do_GET(self) -> None:
-        found = self.server.find(self.path.partition("?")[0])
+        try:
+            found = self.server.find(self.path.partition("?")[0])
+        except Exception:  # of a run that changes while it is read; the page asks again
+            self.send_error(HTTPStatus.INTERNAL_SERVER_ERROR)
+            return
         if found is None:
             self.send_error(HTTPStatus.NOT_FOUND)
             return

@@ -74,8 +74,8 @@ def monitor_run(folder: RunFolder, *, host: str = "127.0.0.1", port: int = 0) ->
     warning = None
     if not is_loopback(host):
         warning = (
-            f"whoever reaches {host} on the network sees this run, without a password and not encrypted; to see it from "
-            f"one machine alone, leave --host out and open a tunnel there: ssh -L {port}:127.0.0.1:{port} MACHINE"
+            f"whoever reaches {host} on the network sees this run, without a password and not encrypted; to see it "
+            f"from one machine alone, leave --host out and open a tunnel there: ssh -L {port}:127.0.0.1:{port} MACHINE"
         )
     return Monitor(server, warning)
 
@@ -160,7 +160,7 @@ class WatchedRun:
             return ShownRun(label, [], burn_in)
 
     def _rows(self, folder: RunFolder) -> list[dict[str, float]]:
-        if not folder.metrics.exists(follow_symlinks=False):
+        if not os.path.lexists(folder.metrics):
             return []
         _refuse_links(folder.metrics)
         found = folder.metrics.stat()
@@ -222,7 +222,7 @@ def _content(file: Path) -> bytes | None:
 
 def _recipe(folder: RunFolder, faults: list[str]) -> Recipe | None:
     """The recipe that the run wrote, whose ``extends`` would not be followed; None where there is not one yet."""
-    if not folder.recipe_file.exists(follow_symlinks=False):
+    if not os.path.lexists(folder.recipe_file):
         return None
     try:
         _refuse_links(folder.recipe_file)
