@@ -149,6 +149,22 @@ def train(
     )
 
 
+def monitor(run: str | Path, *, host: str = "127.0.0.1", port: int = 0) -> Monitor:
+    """Serves a live view of a run that goes on, is finished or has not begun, until it is closed.
+
+    One page that refreshes itself: curves, what the run says of its health, the latest previews. It can only be read.
+
+    Args:
+        run: Folder of the run.
+        host: Where to listen; other machines reach the page only if their network reaches this address.
+        port: Port; 0 for any that is free.
+
+    Raises:
+        InputError: If ``run`` is a file, or there can't be listened.
+    """
+    return monitor_run(RunFolder(Path(run)), host=host, port=port)
+
+
 class EvaluationResult(NamedTuple):
     """What an evaluation found."""
 
@@ -390,22 +406,6 @@ def push(
         RunError: If the hub can't be reached.
     """
     return push_run(RunFolder(Path(run)), repo, public=public, revision=revision, license=license)
-
-
-def monitor(run: str | Path, *, host: str = "127.0.0.1", port: int = 0) -> Monitor:
-    """Serves a live view of a run that goes on, is finished or has not begun, until it is closed.
-
-    One page that refreshes itself: curves, what the run says of its health, the latest previews. It can only be read.
-
-    Args:
-        run: Folder of the run.
-        host: Where to listen; other machines reach the page only if their network reaches this address.
-        port: Port; 0 for any that is free.
-
-    Raises:
-        InputError: If ``run`` is a file, or there can't be listened.
-    """
-    return monitor_run(RunFolder(Path(run)), host=host, port=port)
 
 
 def benchmark(
