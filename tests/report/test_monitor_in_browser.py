@@ -10,6 +10,7 @@ from support.finished_runs import trained
 
 playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright")
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
+WAIT = 30_000  # ms
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs chromium")
 
 
@@ -55,7 +56,8 @@ def test_a_run_is_drawn(visit, run, width, scheme):
         page = visit(served, viewport={"width": width, "height": 800}, color_scheme=scheme)
         page.wait_for_selector("#training .card svg")
         page.evaluate("document.querySelectorAll('details').forEach((one) => (one.open = true))")
-        page.wait_for_function("[...document.images].every((one) => one.complete && one.naturalWidth > 0)")
+        page.wait_for_load_state("networkidle")
+        assert page.evaluate("[...document.images].every((one) => one.complete && one.naturalWidth > 0)")
         assert page.evaluate("document.documentElement.scrollWidth") <= width
         dark = page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(20, 24, 29)"
         assert dark == (scheme == "dark")
@@ -80,7 +82,7 @@ def test_it_follows_a_run_that_grows(visit, run, tmp_path):
     folder = tmp_path / "<b>run"
     with api.monitor(folder) as served:
         page = visit(served)
-        page.wait_for_function("document.querySelector('#status').textContent.startsWith('There is not a run')")
+        playwright.expect(page.locator("#status")).to_contain_text("There is not a run", timeout=WAIT)
         assert not page.locator("#training").is_visible()
         assert page.locator("#title").inner_text() == folder.name  # a text, not markup
         folder.mkdir()
@@ -89,7 +91,7 @@ def test_it_follows_a_run_that_grows(visit, run, tmp_path):
         for count in (3, len(lines)):
             (folder / "metrics.jsonl").write_text("\n".join(lines[:count]) + "\n")
             step = json.loads(lines[count - 1])["step"]
-            page.wait_for_function(f"document.querySelector('#status').textContent.includes('step {step} of 8')")
+            playwright.expect(page.locator("#status")).to_contain_text(f"step {step} of 8", timeout=WAIT)
         assert page.locator("#training .card").count() == 3
-    page.wait_for_function("document.querySelector('#seen').textContent.includes('does not answer')")
+    playwright.expect(page.locator("#seen")).to_contain_text("does not answer", timeout=WAIT)
     page.close()

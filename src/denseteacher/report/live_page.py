@@ -42,7 +42,7 @@ class LiveRun(NamedTuple):
     status: str
     """Where the run is, in a sentence."""
     runs: Sequence[ShownRun] = ()
-    """Its baseline where there is one, and the run."""
+    """The baseline where there is one, and the run."""
     facts: Sequence[tuple[str, str]] = ()
     """Numbers to put first, each with what it is."""
     health: Sequence[HealthNote] = ()
