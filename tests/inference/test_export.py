@@ -149,6 +149,7 @@ def test_a_file_describes_itself(folder):
         "score_floor": 0.3,
         "nms": True,
         "trained": {"AP": 41.5},
+        "best_scores": None,
     }
     assert OnnxPredictor.load(folder / "fcos.onnx").class_names == ["red", "green", "blue"]
 

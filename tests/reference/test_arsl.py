@@ -26,7 +26,7 @@ def detector(request):
 def _random_output(detector, seed, *, batch=3, bias=-1.0, spread=3.0, classes=3):
     """Predictions that agree on a few objects, so that locations are promoted."""
     rng = torch.Generator().manual_seed(seed)
-    anchors = detector.anchors((64, 64), torch.device("cpu"))
+    anchors = detector.anchors((64, 64), torch.device("cpu")).clone()  # a detector keeps its own
     count = len(anchors)
     objects = OBJECTS[torch.randint(len(OBJECTS), (batch, count), generator=rng)]
     boxes = objects + torch.randn(batch, count, 4, generator=rng) * 2

@@ -13,6 +13,7 @@ from denseteacher.runs.benchmark import Size, as_loaded, made_up_step, made_up_t
 from denseteacher.structures import ImageBatch
 from denseteacher.training.runtime import Runtime
 from harness.parts import with_objects
+from support import semi_batch
 from support.closeness import assert_close_to_scale
 
 SIZE = Size(2, 2, 64, 96, 3)
@@ -90,10 +91,11 @@ def test_supervised_losses_are_one_graph(seen):
 def test_the_dense_student_task_is_one_graph(seen):
     detector, teacher_output, _ = seen
     method = DenseTeacher(ratio=0.1, burn_in=0, ramp=0)
+    unlabeled = semi_batch().unlabeled
 
     def unlabeled_losses(teacher_output, output):
-        labels = method.pseudo_labels(teacher_output)
-        return method._losses(detector, teacher_output, labels, None, output)
+        targets = method.dense_targets(detector, teacher_output, unlabeled)
+        return method.dense_task(detector, targets, unlabeled).loss(output)
 
     shifted = teacher_output._replace(logits=teacher_output.logits + 0.3)
     expected = unlabeled_losses(teacher_output, shifted)
