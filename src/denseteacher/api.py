@@ -39,6 +39,7 @@ from denseteacher.runs.compare import Comparison
 from denseteacher.runs.compare import compare_runs as compare
 from denseteacher.runs.demo import DemoOutcome, run_demo
 from denseteacher.runs.folder import RunFolder
+from denseteacher.runs.monitor import Monitor, monitor_run
 from denseteacher.runs.push import Pushed, push_run
 from denseteacher.runs.suggest import Suggestions, suggest_images
 from denseteacher.runs.train import TrainResult, train_run
@@ -49,6 +50,7 @@ __all__ = [
     "EvaluationResult",
     "MachineReport",
     "Metrics",
+    "Monitor",
     "Pushed",
     "Suggestions",
     "TrainResult",
@@ -66,6 +68,7 @@ __all__ = [
     "label",
     "load",
     "make_plan",
+    "monitor",
     "predict",
     "push",
     "recipes",
@@ -101,6 +104,7 @@ def train(
     resume: bool = False,
     burn_in_from: str | Path | None = None,
     baseline: bool = False,
+    monitor: bool = False,
     devices: int | None = None,
     nodes: int | None = None,
     log: Sequence[str] = (),
@@ -126,6 +130,7 @@ def train(
         burn_in_from: Another run of the same recipe and seed but for the method, whose burn-in to start from.
         baseline: Also train without unlabeled images, from the same burn-in and for as many steps, into ``baseline`` of
             the run folder, and say what they were worth: ``TrainResult.gain`` and the top of the report.
+        monitor: Serve a live view of the run to this machine's browser while it lasts (``monitor``).
         devices: Processes, one a device, on each node.
         nodes: Machines.
         log: Trackers that get the run's numbers, previews and report: ``wandb``, ``mlflow``.
@@ -146,7 +151,24 @@ def train(
         resume=resume,
         burn_in_from=None if burn_in_from is None else Path(burn_in_from),
         baseline=baseline,
+        monitor=monitor,
     )
+
+
+def monitor(run: str | Path, *, host: str = "127.0.0.1", port: int = 0) -> Monitor:
+    """Serves a live view of a run that goes on, is finished or has not begun, until it is closed.
+
+    One page that refreshes itself: curves, what the run says of its health, the latest previews. It can only be read.
+
+    Args:
+        run: Folder of the run.
+        host: Where to listen; other machines reach the page only if their network reaches this address.
+        port: Port; 0 for any that is free.
+
+    Raises:
+        InputError: If ``run`` is a file, or there can't be listened.
+    """
+    return monitor_run(RunFolder(Path(run)), host=host, port=port)
 
 
 class EvaluationResult(NamedTuple):

@@ -24,6 +24,7 @@ from support.published_datasets import write_voc, write_yolo
 
 ROOT = Path(__file__).parents[2]
 # test_add_a_method.py and test_own_detector.py run them, and look at what came of it
+MASKS = ROOT.parent / "shared" / "data" / "masks"
 ELSEWHERE = {"docs/add-a-method.md", "docs/add-a-detector.md"}
 PAGES = [
     page
@@ -35,6 +36,7 @@ NOT_RUN = {
     r"denseteacher train digits ": "takes minutes",
     r"denseteacher analyze ": "needs that run; tests/analysis draws the figures",
     r"denseteacher train .* --log ": "needs clients of trackers; tests/cli/test_trackers.py has stand-ins",
+    r"denseteacher monitor ": "serves until Ctrl-C; tests/runs/test_monitor.py",
     r"denseteacher push ": "needs a token of the hub; tests/cli/test_push.py plays the hub",
     r"denseteacher train (coco|voc|crowdhuman)\w* ": "needs the published data",
     r"denseteacher reproduce (?!--list)": "takes hours; its runs are planned instead",
@@ -74,6 +76,7 @@ def part(content, images):
 @pytest.fixture
 def reader(coco, unlabeled, tiny, tmp_path, monkeypatch):
     """A reader's folder, in which any training takes seconds."""
+    train_shortly(tiny, monkeypatch)
     content = json.loads(coco.read_text())
     for name, images in {"annotations": slice(None), "labeled": slice(8), "val": slice(8, None)}.items():
         (tmp_path / f"{name}.json").write_text(json.dumps(part(content, images)))
@@ -84,6 +87,35 @@ def reader(coco, unlabeled, tiny, tmp_path, monkeypatch):
     write_yolo(tmp_path / "yolo")
     Image.open(next(unlabeled.iterdir())).save(tmp_path / "picture.jpg")
     monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def photographer(tiny, tmp_path, monkeypatch):
+    """The folder of a reader with photographs: 40 labeled ones, as the tour has them."""
+    if not MASKS.is_dir():
+        pytest.skip(f"needs the photographs in {MASKS}")
+    train_shortly(tiny, monkeypatch)
+    for subset, chosen in {
+        "train": {"labeled": slice(40), "more_images": slice(40, 70), "new_images": slice(70, 74)},
+        "val": {"val": slice(12)},
+    }.items():
+        content = json.loads((MASKS / "annotations" / f"custom_{subset}.json").read_text())
+        for name, images in chosen.items():
+            few = part(content, images)
+            folder = tmp_path / (name if name.endswith("images") else "images")
+            folder.mkdir(exist_ok=True)
+            for image in few["images"]:
+                shutil.copy(MASKS / f"{subset}2017" / image["file_name"], folder)
+            if folder.name == "images":
+                (tmp_path / f"{name}.json").write_text(json.dumps(few))
+    shutil.copy(next((tmp_path / "new_images").iterdir()), tmp_path / "picture.jpg")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def train_shortly(tiny, monkeypatch):
+    """Makes any training one of a few steps of a small network."""
     original = api.train
 
     def small(*arguments, overrides=(), **named):
@@ -92,7 +124,6 @@ def reader(coco, unlabeled, tiny, tmp_path, monkeypatch):
         return original(*arguments, overrides=[*overrides, *tiny, "schedule.evaluate_every=8"], **named)
 
     monkeypatch.setattr(api, "train", small)
-    return tmp_path
 
 
 def parse(command):
@@ -141,6 +172,18 @@ def run_command(command, call):
 
 @pytest.mark.parametrize("page", PAGES)
 def test_the_code_of_a_page_runs(page, reader, call, capsys):
+    run_page(page, reader, call, capsys)
+
+
+def test_the_tour_leads_through_photographs(photographer, call, capsys):
+    run_page("docs/tour.md", photographer, call, capsys)
+    names = [line.rpartition("/")[2] for line in (photographer / "next" / "suggested.txt").read_text().split()]
+    assert len(set(names)) == 20
+    assert set(names) <= {path.name for path in (photographer / "more_images").iterdir()}
+
+
+def run_page(page, reader, call, capsys):
+    """Runs the code blocks of a page from top to bottom."""
     scope = {}
     for block in blocks(page):
         if block.title is not None and block.title:

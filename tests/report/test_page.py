@@ -15,7 +15,8 @@ import denseteacher
 from conftest import TINY
 from denseteacher.detectors import FCOS, RetinaNet
 from denseteacher.evaluation.summary import ClassScore, RunEvaluation
-from denseteacher.report.charts import ShownRun, loss_charts, optimizer_charts, pseudo_label_charts
+from denseteacher.report.charts import loss_charts, optimizer_charts, pseudo_label_charts
+from denseteacher.report.curves import ShownRun
 from denseteacher.report.gallery import PageBox, page_picture
 from denseteacher.report.page import class_table
 from denseteacher.runs.evaluate import read_evaluation

@@ -15,6 +15,7 @@ _ORDER = (
         "split",
         "stream",
         "train",
+        "monitor",
         "evaluate",
         "predict",
         "label",

@@ -1,5 +1,6 @@
 """Commands that train."""
 
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -7,7 +8,7 @@ import typer
 from rich.table import Column, Table
 
 from denseteacher.cli.app import DataFormat, Images, Output, Overrides, Root, Subset, app
-from denseteacher.cli.printing import cell, console, number, print_comparison, say
+from denseteacher.cli.printing import cell, console, number, print_comparison, remark, say
 from denseteacher.errors import RunError
 
 if TYPE_CHECKING:
@@ -62,6 +63,9 @@ def train(
         bool,
         typer.Option("--baseline", help="Also train without the unlabeled images, and say what they were worth."),
     ] = False,
+    monitor: Annotated[
+        bool, typer.Option("--monitor", help="Serve a live view to this machine's browser meanwhile.")
+    ] = False,
     devices: Annotated[int | None, typer.Option("--devices", min=1, help="Devices (processes) a node.")] = None,
     nodes: Annotated[int | None, typer.Option("--nodes", min=1, help="Machines.")] = None,
     log: Annotated[
@@ -87,6 +91,7 @@ def train(
         resume=resume,
         burn_in_from=burn_in_from,
         baseline=baseline,
+        monitor=monitor,
         devices=devices,
         nodes=nodes,
         log=log or [],
@@ -110,6 +115,24 @@ def _tell_how_it_ended(result: "TrainResult", *, again: str) -> None:
         say(f"{result.gain.sentence} {result.gain.certainty}")
     say(f"Detector: {result.detector}")
     say(f"Report: {result.report}")
+
+
+@app.command()
+def monitor(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run; it needs not have begun.")],
+    port: Annotated[int, typer.Option("--port", help="Port; 0 for any that is free.")] = 0,
+    host: Annotated[str, typer.Option("--host", help="Address to listen at; this machine alone if not given.")] = (
+        "127.0.0.1"
+    ),
+) -> None:
+    """Show a run that goes on or is finished as a page that refreshes itself, until Ctrl-C."""
+    from denseteacher import api
+
+    with api.monitor(run, host=host, port=port) as served, suppress(KeyboardInterrupt):
+        if served.warning is not None:
+            remark(f"denseteacher: warning: {served.warning}")
+        say(f"Monitor: {served.address} (Ctrl-C ends it)")
+        served.wait()
 
 
 @app.command()

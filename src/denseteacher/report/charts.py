@@ -1,17 +1,22 @@
 """The charts of a page: how runs were trained, how well classes are found, what unlabeled images were worth."""
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from denseteacher.evaluation.arrays import Floats, Ints
 from denseteacher.evaluation.diagnostics import RECALLS, Curve, mean_precision
 from denseteacher.evaluation.gain import UnlabeledGain
-from denseteacher.evaluation.summary import RunEvaluation
 from denseteacher.evaluation.thresholds import ScoreCurve, ScoreCurves
-from denseteacher.training.health import CLASS_KL, IMAGES_WITHOUT, LABELED_WITHOUT, SCORE
-from denseteacher.training.metrics_log import last_evaluation, median_step_seconds, metric_series, smooth
+from denseteacher.report.curves import (
+    Curves,
+    ShownRun,
+    loss_curves,
+    optimizer_curves,
+    precision_curves,
+    pseudo_label_curves,
+)
 from denseteacher.visualization.boxes import SHOWN_ABOVE
 from denseteacher.visualization.figure import (
     BLUE,
@@ -19,8 +24,6 @@ from denseteacher.visualization.figure import (
     GREEN,
     VERMILLION,
     Chart,
-    Line,
-    Series,
     as_svg,
     line_chart,
     new_figure,
@@ -32,92 +35,29 @@ if TYPE_CHECKING:
 
 ScoreValue = Literal["precision", "recall", "F1"]
 
-_STUDENT_STYLE = 3  # dotted
-_LOSSES = {"sup": "Losses on labeled images", "unsup": "Losses on unlabeled images"}
-_EVALUATED = ("teacher", "student")
-_MOST_POINTS = 300
 _MOST_NUMBERED = 20  # classes; the cells of larger matrices have no room for counts
 _DARK = 0.6  # share of a row from which on its cell needs light text
 _MOST_DRAWN = 20  # classes
-_NAMES = {
-    "pseudo/locations": ("Locations learned from", "an unlabeled image"),
-    "pseudo/score": ("Teacher's score where it teaches", "mean"),
-    "pseudo/boxes": ("Pseudo-boxes", "an unlabeled image"),
-    "pseudo/reliable_boxes": ("Pseudo-boxes in a reliable place", "an unlabeled image"),
-    "pseudo/remembered": ("Pseudo-boxes with those remembered", "an unlabeled image"),
-    "pseudo/threshold": ("Threshold of the pseudo-boxes", "mean over classes"),
-    "consistency/locations": ("Locations compared", "an image"),
-    CLASS_KL: ("Classes of the pseudo-labels against the labels", "KL divergence"),
-    IMAGES_WITHOUT: ("Unlabeled images without a pseudo-label", "share"),
-    SCORE: ("Best score of an unlabeled image", "mean"),
-}
-_OPTIMIZER = {
-    "lr": ("Learning rate", "rate"),
-    "gradient_norm": ("Norm of the gradient, before clipping", "norm"),
-    "step_seconds": ("Time of a step", "seconds"),
-    "images_per_second": ("Images trained on", "a second"),
-    "mfu": ("Share of the device's peak that the networks use (MFU)", "share"),
-}
-
-
-class ShownRun(NamedTuple):
-    """One run to show."""
-
-    label: str
-    rows: list[dict[str, Any]]
-    """Rows of ``metrics.jsonl``."""
-    burn_in: int | None = None
-    evaluation: RunEvaluation | None = None
-    """Evaluation of its best teacher."""
-
-    @property
-    def metrics(self) -> dict[str, float]:
-        """The last evaluation: ``step``, ``teacher/AP``, ...; empty where nothing was evaluated."""
-        return last_evaluation(self.rows)
-
-    @property
-    def step_seconds(self) -> float | None:
-        """Median over the second half of the run."""
-        return median_step_seconds(self.rows)
 
 
 def precision_charts(runs: Sequence[ShownRun]) -> list[Chart]:
     """AP of teachers and students."""
-    lines = [
-        Line(role if len(runs) == 1 else f"{run.label}, {role}", series, number, style)
-        for number, run in enumerate(runs)
-        for role, style in zip(_EVALUATED, (0, _STUDENT_STYLE), strict=True)
-        if (series := metric_series(run.rows, f"{role}/AP"))[0]
-    ]
-    return [_chart(runs, lines, "AP on the validation images", "AP")] if lines else []
+    return _drawn(runs, precision_curves(runs))
 
 
 def loss_charts(runs: Sequence[ShownRun]) -> list[Chart]:
     """The weighted losses: each of one run, their sums of several."""
-    charts = []
-    for prefix, title in _LOSSES.items():
-        if len(runs) == 1:
-            keys = [key for key in _keys(runs) if key.startswith(f"{prefix}/")]
-            lines = [Line(key.partition("/")[2], _trend(runs[0].rows, key), at, at) for at, key in enumerate(keys)]
-        else:
-            lines = _lines(runs, [_summed(run.rows, prefix) for run in runs])
-        if lines:
-            charts.append(_chart(runs, lines, title, "weighted loss" if len(runs) == 1 else "sum of weighted losses"))
-    return charts
+    return _drawn(runs, loss_curves(runs))
 
 
 def pseudo_label_charts(runs: Sequence[ShownRun]) -> list[Chart]:
     """Whatever the methods watch of their unlabeled side, a figure each."""
-    known = (*_LOSSES, *_EVALUATED, "labeled")
-    watched = [
-        key for key in _keys(runs) if "/" in key and key.partition("/")[0] not in known and key != LABELED_WITHOUT
-    ]
-    return _charts(runs, {key: _NAMES.get(key, (key, "value")) for key in watched})
+    return _drawn(runs, pseudo_label_curves(runs))
 
 
 def optimizer_charts(runs: Sequence[ShownRun]) -> list[Chart]:
     """Learning rate, gradients, speed."""
-    return _charts(runs, _OPTIMIZER)
+    return _drawn(runs, optimizer_curves(runs))
 
 
 def precision_recall_chart(curves: Mapping[str, Curve]) -> Chart:
@@ -249,37 +189,8 @@ def gain_chart(gain: UnlabeledGain) -> Chart | None:
     return Chart(title, as_svg(figure, f"{title}, in AP; the numbers stand in the table"))
 
 
-def _charts(runs: Sequence[ShownRun], names: Mapping[str, tuple[str, str]]) -> list[Chart]:
-    found = {key: _lines(runs, [_trend(run.rows, key) for run in runs]) for key in names}
-    return [_chart(runs, lines, *names[key]) for key, lines in found.items() if lines]
-
-
-def _chart(runs: Sequence[ShownRun], lines: Sequence[Line], title: str, ylabel: str) -> Chart:
-    return line_chart(lines, title=title, ylabel=ylabel, burn_in=runs[-1].burn_in)
-
-
-def _lines(runs: Sequence[ShownRun], series: Sequence[Series]) -> list[Line]:
-    """A line for each run that has values."""
-    return [Line(run.label, one, at, at) for at, (run, one) in enumerate(zip(runs, series, strict=True)) if one[0]]
-
-
-def _keys(runs: Sequence[ShownRun]) -> list[str]:
-    return list(dict.fromkeys(key for run in runs for row in run.rows for key in row))
-
-
-def _summed(rows: Sequence[Mapping[str, Any]], prefix: str) -> Series:
-    totals = []
-    for row in rows:
-        terms = [value for key, value in row.items() if key.startswith(f"{prefix}/") and value is not None]
-        totals += [{"step": row["step"], "sum": sum(terms)}] if terms else []
-    return _trend(totals, "sum")
-
-
-def _trend(rows: Sequence[Mapping[str, Any]], key: str) -> Series:
-    """A noisy metric, smoothed, and of a long run no more points than can be seen."""
-    steps, values = metric_series(rows, key)
-    stride = max(1, len(steps) // _MOST_POINTS)
-    return steps[::stride], smooth(values, window=max(9, len(values) // 40))[::stride]
+def _drawn(runs: Sequence[ShownRun], curves: Sequence[Curves]) -> list[Chart]:
+    return [line_chart(one.lines, title=one.title, ylabel=one.ylabel, burn_in=runs[-1].burn_in) for one in curves]
 
 
 def _legend(what: str, name: str, curves: Mapping[str, Curve]) -> str:

@@ -11,13 +11,13 @@ from denseteacher.evaluation.gain import UnlabeledGain
 from denseteacher.evaluation.summary import ClassScore, RunEvaluation
 from denseteacher.files import write_text
 from denseteacher.report.charts import (
-    ShownRun,
     gain_chart,
     loss_charts,
     optimizer_charts,
     precision_charts,
     pseudo_label_charts,
 )
+from denseteacher.report.curves import ShownRun
 from denseteacher.report.gallery import Picture
 from denseteacher.training.health import HealthNote
 from denseteacher.visualization.boxes import SHOWN_ABOVE

@@ -68,6 +68,15 @@ class FolderLock:
         self.file = file
         self._mine: Owner | None = None
 
+    @property
+    def is_held(self) -> bool:
+        """Whether a process owns the folder that isn't known to be dead; looks at the file alone."""
+        try:
+            other = _owner(self.file.read_bytes()[:10_000])
+        except OSError:
+            return False
+        return other is not None and not other.is_gone(Owner.this())
+
     def take(self) -> None:
         """Makes this process the owner; one that is dead is succeeded.
 

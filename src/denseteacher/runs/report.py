@@ -24,7 +24,8 @@ from denseteacher.evaluation.summary import describe_evaluation
 from denseteacher.evaluation.thresholds import best_points, score_curves
 from denseteacher.inference.predictor import Predictor
 from denseteacher.recipes.schema import Recipe, dump_recipe
-from denseteacher.report.charts import ShownRun, confusion_chart, precision_recall_chart, score_chart
+from denseteacher.report.charts import confusion_chart, precision_recall_chart, score_chart
+from denseteacher.report.curves import ShownRun
 from denseteacher.report.gallery import Picture, unlabeled_row, validation_row
 from denseteacher.report.label_charts import label_figure
 from denseteacher.report.page import Report, write_report

@@ -26,6 +26,7 @@ from denseteacher.runs.build import (
 )
 from denseteacher.runs.damage import damage_explained
 from denseteacher.runs.folder import RunFolder, choose_folder, goes_on_by_itself, require_free, with_detector_of
+from denseteacher.runs.monitor import monitored
 from denseteacher.runs.owner import FolderLock
 from denseteacher.runs.tracking import tracked
 from denseteacher.training.launcher import Launch, find_launch
@@ -72,6 +73,7 @@ def train_run(
     resume: bool = False,
     burn_in_from: Path | None = None,
     baseline: bool = False,
+    monitor: bool = False,
 ) -> TrainResult:
     """Trains a detector: ``api.train`` with all that it is given as overrides of the recipe.
 
@@ -83,6 +85,7 @@ def train_run(
         resume: Whether the run in the folder goes on.
         burn_in_from: The run whose burn-in to start from, if any.
         baseline: Whether to train the same detector without unlabeled images too.
+        monitor: Whether to serve the live view meanwhile.
 
     Raises:
         InputError: If something asked for is wrong.
@@ -101,7 +104,7 @@ def train_run(
     run = prepare_run(config, by_hand, folder, resume=resume, burn_in_from=source, launch=launch)
     lock, trackers = run.lock, run.trainer.files.log.trackers
     try:
-        with tracked(trackers, folder):
+        with monitored(folder, run.notes, enabled=monitor and run.runtime.is_main), tracked(trackers, folder):
             progress = run.trainer.fit(run.notes)
             if run.runtime.is_main and progress.stopped_by is None and not (baseline and is_reported(folder)):
                 finish_run(run.recipe, run.data, run.trainer, progress, folder)
