@@ -36,7 +36,7 @@ class AuditPage(NamedTuple):
     notes: Sequence[str]
     """What a reader must know before believing it."""
     faults: Sequence[LabelFault]
-    """By falling score."""
+    """Cases by falling score."""
     sentences: Sequence[str]
     """What each of them is, in words."""
     kinds: Mapping[FaultKind, int]

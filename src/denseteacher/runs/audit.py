@@ -66,7 +66,7 @@ class AuditOutcome(NamedTuple):
     images: int
     labels: int
     found: list[LabelInDoubt]
-    """By falling score."""
+    """Cases by falling score."""
     kinds: dict[FaultKind, int]
     trained_on: int | None
     """Images that the detector was trained on with labels; None where that is not known."""
