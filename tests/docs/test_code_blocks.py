@@ -170,6 +170,7 @@ def run_command(command, call):
         assert code == 0, f"{command}: {err}"
 
 
+@pytest.mark.timeout(900)  # own-data.md alone is a dozen commands, some of which train; a busy machine takes its time
 @pytest.mark.parametrize("page", PAGES)
 def test_the_code_of_a_page_runs(page, reader, call, capsys):
     run_page(page, reader, call, capsys)
