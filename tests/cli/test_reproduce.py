@@ -174,7 +174,7 @@ def test_list(call, experiment):
     ("arguments", "message"),
     [
         (["tabel1"], r"no experiment 'tabel1' \(did you mean 'table1'\?\)"),
-        ([], "reproduce needs one of fig2a, .*--list"),
+        ([], "reproduce needs one of beyond, fig2a, .*--list"),
         (["table1", "--profile", "coco"], "no profile 'coco': it runs with --profile paper, digits"),
         (["table1", "--shard", "3"], "--shard takes i/n"),
         (["table1", "--shard", "3/2"], "no shard 3/2"),

@@ -1,5 +1,6 @@
 """A kill or a full disk at any file event of a run loses nothing: what goes on ends as if it had never stopped."""
 
+import csv
 import errno
 import hashlib
 import os
@@ -63,6 +64,10 @@ def left(folder):
         assert digest in found[name].decode()
         found[name] = digest.encode()
     del found["metrics.jsonl"]
+    found["results.csv"] = [
+        {key: value for key, value in row.items() if key not in TIMING}
+        for row in csv.DictReader(found["results.csv"].decode().splitlines())
+    ]
     rows = read_metrics(folder / "metrics.jsonl")
     return found, [{key: value for key, value in row.items() if key not in TIMING} for row in rows]
 
@@ -99,6 +104,7 @@ def test_an_undisturbed_run_leaves_its_files_alone(whole):
         "detector.safetensors",
         "environment.json",
         "recipe.yaml",
+        "results.csv",
         "split.json",
     ]
     assert [(row["step"], "teacher/AP" in row) for row in rows] == [

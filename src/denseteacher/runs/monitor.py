@@ -145,7 +145,7 @@ class WatchedRun:
             health=health_notes(run.rows, burn_in=run.burn_in),
             faults=faults,
             pictures=self._pictures(),
-            report="report.html" if _is_regular(folder.report) else None,
+            report=folder.report.name if _is_regular(folder.report) else None,
         )
 
     def _shown(self, folder: RunFolder, label: str, recipe: Recipe | None, faults: list[str]) -> ShownRun:
