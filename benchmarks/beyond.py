@@ -6,8 +6,7 @@
 
 Trains what is missing (see ``denseteacher reproduce``) and writes ``results/NAME_beyond.json`` after every call, with
 the rows that are finished. ``--time N`` trains nothing to its end: it measures a step of every row in N rounds of turns
-in one process, at full weight, and keeps the medians, which the next call puts beside the rows. Thresholds were swept
-with ``--folds 9``, which is in no table.
+in one process, at full weight, and keeps the medians, which the next call puts beside the rows.
 """
 
 import argparse
