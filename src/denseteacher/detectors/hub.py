@@ -38,7 +38,8 @@ def parse_place(text: str) -> HubPlace | None:
         return None
     found = _PLACE.fullmatch(text, prefix.end())
     if found is None:
-        raise InputError(f"{text!r} names no repository on the hub: hf://OWNER/NAME or hf://OWNER/NAME@REVISION does")
+        given = f"hf://{text[prefix.end() :]}"  # a path has lost one of the slashes
+        raise InputError(f"{given!r} names no repository on the hub: hf://OWNER/NAME or hf://OWNER/NAME@REVISION does")
     return HubPlace(found["repo"], found["revision"])
 
 
