@@ -141,8 +141,7 @@ def train(
     """
     given = _given_paths(labeled=labeled, unlabeled=unlabeled, val=val, images=images, root=root)
     options = _given_data(format=format, subset=subset, val_subset=val_subset)
-    runtime = {"devices": devices, "nodes": nodes, "log": list(log)}
-    options |= {f"runtime.{key}": value for key, value in runtime.items() if value}
+    options |= _given_runtime(devices=devices, nodes=nodes, log=list(log))
     return train_run(
         recipe,
         [*_as_texts(given), *_as_texts(overrides), *_as_texts(options)],
@@ -550,6 +549,11 @@ def _given_paths(**paths: str | Path | Sequence[str | Path] | None) -> dict[str,
 def _given_data(**options: str | None) -> dict[str, Any]:
     """Recipe keys of what else is said of the data, where something is."""
     return {f"data.{key}": value for key, value in options.items() if value is not None}
+
+
+def _given_runtime(**options: int | list[str] | None) -> dict[str, Any]:
+    """Recipe keys of what is said of processes and trackers, where something is."""
+    return {f"runtime.{key}": value for key, value in options.items() if value}
 
 
 def _as_list(paths: str | Path | Sequence[str | Path]) -> Sequence[str | Path]:

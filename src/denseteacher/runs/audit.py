@@ -129,18 +129,8 @@ def audit_labels(
     labels = int((~arrays.truth.crowd).sum())
     summary = f"{len(found):,} cases of labels that may be wrong or missing, where {labeled.path.name} has {labels:,}."
     page = AuditPage(summary, said, faults, [one.sentence() for one in found], kinds, arrays, shown)
-    outcome = AuditOutcome(
-        len(shown),
-        labels,
-        found,
-        kinds,
-        trained_on,
-        said,
-        unreadable,
-        output / "audit.html",
-        output / "findings.csv",
-        "",
-    )
+    files = output / "audit.html", output / "findings.csv"
+    outcome = AuditOutcome(len(shown), labels, found, kinds, trained_on, said, unreadable, *files, hint="")
     try:
         write_audit_page(outcome.page, page, top=top)
         write_text(outcome.table, _table(found))
