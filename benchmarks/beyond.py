@@ -2,11 +2,14 @@
 
     python benchmarks/beyond.py digits [--folds 1 2 3] [--jobs 2] [--row TEXT]... [--output RUNS]
     python benchmarks/beyond.py masks --weights weights/mobilenetv2_100.safetensors [--data DATA]
+    python benchmarks/beyond.py digits --sweep
     python benchmarks/beyond.py digits --time 3
 
 Trains what is missing (see ``denseteacher reproduce``) and writes ``results/NAME_beyond.json`` after every call, with
-the rows that are finished. ``--time N`` trains nothing to its end: it measures a step of every row in N rounds of turns
-in one process, at full weight, and keeps the medians, which the next call puts beside the rows.
+the rows that are finished. ``--sweep`` trains the methods that have a threshold with each of a few, on a fold that no
+table uses; its AP stand in the results file of the next call. ``--time N`` trains nothing to its end: it measures a
+step of every row in N rounds of turns in one process, at full weight, and keeps the medians, which the next call puts
+beside the rows.
 """
 
 import argparse
@@ -17,6 +20,7 @@ from statistics import mean, median
 from typing import Any
 
 import torch
+import yaml
 
 from denseteacher.experiments.reproduce import reproduce
 from denseteacher.experiments.schema import cells, load_experiment
@@ -32,6 +36,8 @@ ABOUT = {
     "digits": "Digits small: 200 labeled, 4,000 unlabeled, 300 validation images, 1,600 steps",
     "masks": f"{SOURCES['masks']}; 40 labeled images, 1,200 steps",
 }
+SWEEP_FOLD = 9
+SWEPT = {"Unbiased Teacher": (0.3, 0.5, 0.6, 0.7), "MixPL": (0.3, 0.4, 0.55, 0.7)}
 COMPARED = ("Supervised", "Unbiased Teacher", "Dense Teacher")
 
 
@@ -45,6 +51,7 @@ def main() -> None:
     parser.add_argument("--weights", type=Path, help="ImageNet weights of the backbone of masks")
     parser.add_argument("--data", type=Path, default=DATA, help="folder that holds masks/")
     parser.add_argument("--output", type=Path, default=Path("runs/beyond"))
+    parser.add_argument("--sweep", action="store_true", help=f"try thresholds on fold {SWEEP_FOLD} instead")
     parser.add_argument("--time", type=int, default=0, metavar="N", help="measure steps in N rounds instead")
     parser.add_argument("--set", dest="overrides", action="append", default=[], metavar="KEY=VALUE")
     arguments = parser.parse_args()
@@ -58,23 +65,61 @@ def main() -> None:
         measured.parent.mkdir(parents=True, exist_ok=True)
         measured.write_text(json.dumps(step_times(arguments, overrides)))
         return
+    swept = arguments.output / f"{arguments.name}_sweep.json"
+    if arguments.sweep:
+        swept.parent.mkdir(parents=True, exist_ok=True)
+        swept.write_text(json.dumps(threshold_sweep(arguments, overrides)))
+        return
     times = json.loads(measured.read_text()) if measured.is_file() else {}
+    sweep = json.loads(swept.read_text()) if swept.is_file() else {}
+    table = trained(arguments, "beyond", arguments.folds, arguments.rows, overrides)
+    write(arguments, table, times, sweep)
+
+
+def trained(
+    arguments: argparse.Namespace, experiment: str | Path, folds: list[int], rows: list[str], overrides: list[str]
+) -> dict[str, Any]:
+    """Table of an experiment, after its missing runs were trained.
+
+    Raises:
+        SystemExit: A run failed, or it was stopped.
+    """
     result = reproduce(
-        "beyond",
+        experiment,
         root=arguments.data / "masks" if arguments.name == "masks" else None,
         profile=arguments.name,
-        folds=arguments.folds,
+        folds=folds,
         output=arguments.output / arguments.name,
         jobs=arguments.jobs,
-        rows=arguments.rows,
+        rows=rows,
         overrides=overrides,
     )
-    write(arguments, content(result.table), times)
     if result.stopped_by is not None or result.failures:
         raise SystemExit(f"{arguments.name}: {result.stopped_by or result.failures}")
+    return content(result.table)
 
 
-def write(arguments: argparse.Namespace, table: dict[str, Any], times: dict[str, float]) -> None:
+def threshold_sweep(arguments: argparse.Namespace, overrides: list[str]) -> dict[str, float]:
+    """AP of each method that has a threshold at each of a few, on a fold that the tables don't use."""
+    beyond = load_experiment("beyond")
+    rows = [
+        row.model_copy(
+            update={"label": f"{row.label}, {value}", "overrides": row.overrides | {"method.threshold": value}}
+        )
+        for row in beyond.rows
+        for value in SWEPT.get(row.label, ())
+    ]
+    changes = {"name": "beyond-thresholds", "title": "Thresholds", "rows": rows, "gain_over": None}
+    with tempfile.TemporaryDirectory() as temporary:
+        experiment = Path(temporary) / "thresholds.yaml"
+        experiment.write_text(yaml.safe_dump(beyond.model_copy(update=changes).model_dump(mode="json")))
+        table = trained(arguments, experiment, [SWEEP_FOLD], [], overrides)
+    return {row["label"]: row["values"]["AP"][0] for row in table["rows"]}
+
+
+def write(
+    arguments: argparse.Namespace, table: dict[str, Any], times: dict[str, float], sweep: dict[str, float]
+) -> None:
     """Writes the results file from the runs that are finished."""
     rows = [row for row in table["rows"] if row["seeds"]]
     for row in rows:
@@ -83,6 +128,7 @@ def write(arguments: argparse.Namespace, table: dict[str, Any], times: dict[str,
         print(f"{row['label']:34} {mean(row['values']['AP']):5.1f}  {row['values']['AP']}  {times.get(row['label'])}")
     about = {"title": table["title"], "metrics": [*table["metrics"], TIME], "note": table["note"]}
     about |= {"data": ABOUT[arguments.name], "overrides": arguments.overrides}
+    about |= {f"thresholds, AP on fold {SWEEP_FOLD}": sweep} if sweep else {}
     print(write_result(f"{arguments.name}_beyond", rows, gains(rows), **about))
 
 
