@@ -69,7 +69,8 @@ def test_the_rows_on_photographs_share_their_burn_ins(name, profile):
 
 def test_every_distinct_row_trains(coco, tiny, tmp_path, monkeypatch):
     """A step on labeled images alone, then two with the others at full weight."""
-    monkeypatch.setattr(build, "report_run", lambda *_, **__: None)  # half of the time, and tested elsewhere
+    monkeypatch.setattr("denseteacher.runs.train.finish_run", lambda *_: None)
+    monkeypatch.setattr(build, "begin_previews", lambda *_, **__: None)
     overrides = [
         *tiny,
         "seed=1", "data.fold=1", "data.builtin=null", "data.root=null", f"data.labeled={coco}",

@@ -18,10 +18,8 @@ OPTIONS = [*TINY, "method.name=supervised", "schedule.max_steps=4", "schedule.ev
 
 
 @pytest.fixture
-def run(coco, tmp_path, monkeypatch):
-    """Trains into a folder below ``tmp_path``, without the report at the end."""
-    monkeypatch.setattr("denseteacher.runs.build.report_run", lambda *_: None)
-    monkeypatch.setattr("denseteacher.runs.report.write_figures", lambda *_: None)
+def run(coco, tmp_path):
+    """Trains into a folder below ``tmp_path``."""
 
     def train(name, *overrides, **options):
         return denseteacher.train(

@@ -20,8 +20,7 @@ SIZE = Size(2, 2, 64, 96, 3)
 
 
 @pytest.fixture
-def run(coco, tmp_path, monkeypatch):
-    monkeypatch.setattr("denseteacher.runs.build.report_run", lambda *_: None)
+def run(coco, tmp_path):
 
     def train(name, *overrides, **options):
         return denseteacher.train(

@@ -21,8 +21,7 @@ OPTIONS = [*TINY, "method.name=supervised", "schedule.checkpoint_every=100"]
 
 
 @pytest.fixture
-def run(coco, tmp_path, monkeypatch):
-    monkeypatch.setattr("denseteacher.runs.build.report_run", lambda *_: None)
+def run(coco, tmp_path):
 
     def train(name, *overrides, **options):
         return denseteacher.train(
