@@ -102,13 +102,16 @@ def trained(
 def threshold_sweep(arguments: argparse.Namespace, overrides: list[str]) -> dict[str, float]:
     """AP of each method that has a threshold at each of a few, on a fold that the tables don't use."""
     beyond = load_experiment("beyond")
-    rows = [
+    rows = tuple(
         row.model_copy(
-            update={"label": f"{row.label}, {value}", "overrides": row.overrides | {"method.threshold": value}}
+            update={
+                "label": f"{row.label}, {value}",
+                arguments.name: (getattr(row, arguments.name) or {}) | {"method.threshold": value},
+            }
         )
         for row in beyond.rows
         for value in SWEPT.get(row.label, ())
-    ]
+    )
     changes = {"name": "beyond-thresholds", "title": "Thresholds", "rows": rows, "gain_over": None}
     with tempfile.TemporaryDirectory() as temporary:
         experiment = Path(temporary) / "thresholds.yaml"

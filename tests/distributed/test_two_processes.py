@@ -85,9 +85,10 @@ def finish(process):
 
 @pytest.fixture(scope="module")
 def one(squares, tmp_path_factory):
-    """The run in one process."""
+    """The run in one process, with a baseline."""
     folder = tmp_path_factory.mktemp("runs") / "one"
-    denseteacher.train("custom", labeled=squares, unlabeled=squares.parent, output=folder, overrides=OPTIONS)
+    data = {"labeled": squares, "unlabeled": squares.parent, "val": squares}
+    denseteacher.train("custom", **data, output=folder, overrides=OPTIONS, baseline=True)
     return folder
 
 
@@ -95,8 +96,9 @@ def one(squares, tmp_path_factory):
 def two(squares, tmp_path_factory):
     """The same in two that the first one starts."""
     folder = tmp_path_factory.mktemp("runs") / "two"
-    out = finish(start([sys.executable, *command(squares, folder, "--val", squares, "--devices", 2)]))
+    out = finish(start([sys.executable, *command(squares, folder, "--val", squares, "--baseline", "--devices", 2)]))
     assert out.count("Report:") == 1  # only one of them talks
+    assert out.count("unlabeled images were worth") == 1
     return folder
 
 
@@ -133,20 +135,8 @@ def test_two_processes_equal_one(one, two):
     assert (two / "report.html").is_file()
 
 
-def test_a_baseline_follows_in_the_same_processes(squares, tmp_path):
-    arguments = [sys.executable, *command(squares, tmp_path / "two", "--val", squares, "--baseline", "--devices", 2)]
-    out = finish(start(arguments))
-    assert out.count("unlabeled images were worth") == 1
-    denseteacher.train(
-        "custom",
-        labeled=squares,
-        unlabeled=squares.parent,
-        val=squares,
-        output=tmp_path / "one",
-        overrides=OPTIONS,
-        baseline=True,
-    )
-    assert_same_run(tmp_path / "one" / "baseline", tmp_path / "two" / "baseline", 1e-6)
+def test_a_baseline_follows_in_the_same_processes(one, two):
+    assert_same_run(one / "baseline", two / "baseline", 1e-6)
 
 
 def test_a_step_exchanges_its_gradients_once_and_one_normalizer(two):

@@ -30,14 +30,14 @@ train_step, fit, save = StudentTeacher.train_step, Trainer.fit, Trainer._save
 
 
 def watched_step(student_teacher, loaded):
-    if student_teacher.step != WATCHED:
+    if student_teacher.step != WATCHED or student_teacher.method.name == "supervised":  # that of a baseline
         return train_step(student_teacher, loaded)
     with profile(activities=[ProfilerActivity.CPU], record_shapes=True) as profiler:
         train_step(student_teacher, loaded)
     found = [(event.name, event.input_shapes) for event in profiler.events() if event.name.startswith("gloo:")]
     if student_teacher.runtime.is_main:
-        folder = Path(sys.argv[sys.argv.index("--output") + 1])
-        (folder / "collectives.json").write_text(json.dumps(found))
+        file = Path(sys.argv[sys.argv.index("--output") + 1]) / "collectives.json"
+        file.write_text(json.dumps(found))
 
 
 def told_fit(trainer, notes=()):

@@ -21,6 +21,7 @@ from denseteacher import api, cli
 from denseteacher.analysis.analyze import FIGURES
 from denseteacher.recipes.schema import load_recipe
 from support.published_datasets import write_voc, write_yolo
+from support.undrawn import undrawn
 
 ROOT = Path(__file__).parents[2]
 # test_add_a_method.py and test_own_detector.py run them, and look at what came of it
@@ -115,13 +116,14 @@ def photographer(tiny, tmp_path, monkeypatch):
 
 
 def train_shortly(tiny, monkeypatch):
-    """Makes any training one of a few steps of a small network."""
+    """Makes any training one of a few steps of a small network, without what is drawn of it."""
     original = api.train
 
     def small(*arguments, overrides=(), **named):
         if isinstance(overrides, dict):
             overrides = [f"{key}={json.dumps(value)}" for key, value in overrides.items()]
-        return original(*arguments, overrides=[*overrides, *tiny, "schedule.evaluate_every=8"], **named)
+        with undrawn():
+            return original(*arguments, overrides=[*overrides, *tiny, "schedule.evaluate_every=8"], **named)
 
     monkeypatch.setattr(api, "train", small)
 

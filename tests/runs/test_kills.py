@@ -13,6 +13,7 @@ from denseteacher.evaluation.metrics import Metrics
 from denseteacher.training.metrics_log import read_metrics
 from support import TIMING
 from support.file_events import Snapshots, forget_owner, watched
+from support.undrawn import undrawn
 
 SHORT = [
     "method.burn_in=2",
@@ -35,7 +36,7 @@ def run(coco, unlabeled, tmp_path_factory):
         return Metrics({"AP": moved % 100, "AP50": moved}, {}, "none"), []
 
     def train(folder):
-        with pytest.MonkeyPatch.context() as patch:
+        with undrawn(), pytest.MonkeyPatch.context() as patch:
             patch.setattr("denseteacher.evaluation.evaluator.Evaluator.__call__", evaluate)
             patch.setattr("denseteacher.runs.train.finish_run", lambda *_: None)
             patch.setattr("denseteacher.runs.build.begin_previews", lambda *_, **__: None)
