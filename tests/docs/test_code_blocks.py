@@ -24,9 +24,11 @@ from support.published_datasets import write_voc, write_yolo
 from support.undrawn import undrawn
 
 ROOT = Path(__file__).parents[2]
-# test_add_a_method.py and test_own_detector.py run them, and look at what came of it
 MASKS = ROOT.parent / "shared" / "data" / "masks"
+# test_add_a_method.py and test_own_detector.py run them, and look at what came of it
 ELSEWHERE = {"docs/add-a-method.md", "docs/add-a-detector.md"}
+if MASKS.is_dir():
+    ELSEWHERE.add("docs/tour.md")  # led through photographs below
 PAGES = [
     page
     for page in ["README.md", *sorted(str(path.relative_to(ROOT)) for path in (ROOT / "docs").rglob("*.md"))]
@@ -77,7 +79,7 @@ def part(content, images):
 @pytest.fixture
 def reader(coco, unlabeled, tiny, tmp_path, monkeypatch):
     """A reader's folder, in which any training takes seconds."""
-    train_shortly(tiny, monkeypatch)
+    shrink(tiny, monkeypatch)
     content = json.loads(coco.read_text())
     for name, images in {"annotations": slice(None), "labeled": slice(8), "val": slice(8, None)}.items():
         (tmp_path / f"{name}.json").write_text(json.dumps(part(content, images)))
@@ -96,7 +98,7 @@ def photographer(tiny, tmp_path, monkeypatch):
     """The folder of a reader with photographs: 40 labeled ones, as the tour has them."""
     if not MASKS.is_dir():
         pytest.skip(f"needs the photographs in {MASKS}")
-    train_shortly(tiny, monkeypatch)
+    shrink(tiny, monkeypatch)
     for subset, chosen in {
         "train": {"labeled": slice(40), "more_images": slice(40, 70), "new_images": slice(70, 74)},
         "val": {"val": slice(12)},
@@ -115,17 +117,20 @@ def photographer(tiny, tmp_path, monkeypatch):
     return tmp_path
 
 
-def train_shortly(tiny, monkeypatch):
-    """Makes any training one of a few steps of a small network, without what is drawn of it."""
-    original = api.train
+def shrink(tiny, monkeypatch):
+    """Makes any training one of a few steps of a small network, undrawn, and any check one of that network."""
 
-    def small(*arguments, overrides=(), **named):
-        if isinstance(overrides, dict):
-            overrides = [f"{key}={json.dumps(value)}" for key, value in overrides.items()]
-        with undrawn():
-            return original(*arguments, overrides=[*overrides, *tiny, "schedule.evaluate_every=8"], **named)
+    def small(function, more):
+        def called(*arguments, overrides=(), **named):
+            if isinstance(overrides, dict):
+                overrides = [f"{key}={json.dumps(value)}" for key, value in overrides.items()]
+            with undrawn():
+                return function(*arguments, overrides=[*overrides, *tiny, *more], **named)
 
-    monkeypatch.setattr(api, "train", small)
+        return called
+
+    monkeypatch.setattr(api, "train", small(api.train, ["schedule.evaluate_every=8"]))
+    monkeypatch.setattr(api, "check", small(api.check, []))
 
 
 def parse(command):
