@@ -1,7 +1,7 @@
 """What came after the paper: methods, what each part adds to Dense Teacher, and detectors (the experiment ``beyond``).
 
     python benchmarks/beyond.py digits [--folds 1 2 3] [--jobs 2] [--row TEXT]... [--output RUNS]
-    python benchmarks/beyond.py masks --weights weights/mobilenetv2_100.safetensors [--data DATA]
+    python benchmarks/beyond.py masks|bccd --weights weights/mobilenetv2_100.safetensors [--data DATA]
     python benchmarks/beyond.py digits --sweep
     python benchmarks/beyond.py digits --time 3
 
@@ -35,6 +35,7 @@ TIME = "ms a step"
 ABOUT = {
     "digits": "Digits small: 200 labeled, 4,000 unlabeled, 300 validation images, 1,600 steps",
     "masks": f"{SOURCES['masks']}; 40 labeled images, 1,200 steps",
+    "bccd": f"{SOURCES['bccd']}; 20 labeled images, 1,200 steps",
 }
 SWEEP_FOLD = 9
 SWEPT = {"Unbiased Teacher": (0.3, 0.5, 0.6, 0.7), "MixPL": (0.3, 0.4, 0.55, 0.7)}
@@ -48,8 +49,8 @@ def main() -> None:
     parser.add_argument("--folds", type=int, nargs="+", default=[1, 2, 3], help="each is a split and a seed")
     parser.add_argument("--jobs", type=int, default=2, help="runs at a time, one thread each")
     parser.add_argument("--row", dest="rows", action="append", default=[], help="train only rows with this text")
-    parser.add_argument("--weights", type=Path, help="ImageNet weights of the backbone of masks")
-    parser.add_argument("--data", type=Path, default=DATA, help="folder that holds masks/")
+    parser.add_argument("--weights", type=Path, help="ImageNet weights of the photographs' backbone")
+    parser.add_argument("--data", type=Path, default=DATA, help="folder that holds masks/ and bccd/")
     parser.add_argument("--output", type=Path, default=Path("runs/beyond"))
     parser.add_argument("--sweep", action="store_true", help=f"try thresholds on fold {SWEEP_FOLD} instead")
     parser.add_argument("--time", type=int, default=0, metavar="N", help="measure steps in N rounds instead")
@@ -58,8 +59,8 @@ def main() -> None:
     overrides = list(arguments.overrides)
     if arguments.weights is not None:
         overrides.append(f"detector.pretrained={json.dumps(str(arguments.weights.resolve()))}")
-    if arguments.name == "masks":
-        overrides.append(f"data.root={json.dumps(str((arguments.data / 'masks').resolve()))}")
+    if arguments.name in SOURCES:
+        overrides.append(f"data.root={json.dumps(str((arguments.data / arguments.name).resolve()))}")
     measured = arguments.output / f"{arguments.name}_steps.json"
     if arguments.time:
         measured.parent.mkdir(parents=True, exist_ok=True)
@@ -86,7 +87,7 @@ def trained(
     """
     result = reproduce(
         experiment,
-        root=arguments.data / "masks" if arguments.name == "masks" else None,
+        root=arguments.data / arguments.name if arguments.name in SOURCES else None,
         profile=arguments.name,
         folds=folds,
         output=arguments.output / arguments.name,

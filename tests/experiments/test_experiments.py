@@ -24,6 +24,7 @@ PROFILES = [
     *((name, "digits") for name in BOTH),
     *((name, profile) for name in PHOTOGRAPHS for profile in ("masks", "bccd")),
     ("beyond", "masks"),
+    ("beyond", "bccd"),
 ]
 
 
