@@ -30,31 +30,33 @@ class Pushed(NamedTuple):
 
 
 def push_run(
-    folder: RunFolder,
+    run: str | Path,
     repo: str,
     *,
     public: bool = False,
     revision: str | None = None,
     license: str | None = None,
 ) -> Pushed:
-    """Puts detector, recipe and a generated page into a repository, in one commit.
+    """Puts a finished run's detector on the Hugging Face Hub, with a generated page; ``load`` reads it from there.
+
+    Detector, recipe and page come in one commit.
 
     Args:
-        folder: Folder of the run.
+        run: Folder of the run.
         repo: ``OWNER/NAME``, which is made if it is not there.
         public: Whether a new repository can be read by everybody; one that is there stays as it is.
-        revision: Branch, which is made if it is not there.
-        license: SPDX name of the license of the weights.
+        revision: Branch, which is made if it is not there; the main one if not given.
+        license: SPDX name of the license of the weights, as ``apache-2.0``.
 
     Raises:
-        InputError: If there is no detector, the name is not one, or the account has no right.
+        InputError: If there is no detector, the name is not one, or the hub does not let this account write.
         RunError: If the hub can't be reached.
     """
     named = _REPO.fullmatch(repo)
     if named is None:
         raise InputError(f"{repo!r} is not a name of a repository on the hub: OWNER/NAME is, as alice/cells")
     place = HubPlace(named[1], revision)
-    contents = _contents(folder, place, license)
+    contents = _contents(RunFolder(Path(run)), place, license)
     with refusals_explained(place):
         from huggingface_hub import CommitOperationAdd, HfApi, get_token
 

@@ -78,22 +78,22 @@ class _Known(NamedTuple):
 
 def suggest_images(
     run: str | Path,
-    pool: Sequence[str | Path],
-    output: str | Path,
+    pool: str | Path | Sequence[str | Path],
     *,
+    output: str | Path = "suggested",
     count: int = 50,
     to: LabelFormat | None = None,
     score: float = 0.3,
 ) -> Suggestions:
-    """Chooses images to label and writes ``suggested.txt``, ``suggested.json``, ``suggested.html`` and drafts.
+    """Chooses the images of a pool to label next: what the run is unsure of, rare classes, and no two that are alike.
 
     Args:
         run: Run folder; or a detector file, of which student and labeled images are not known.
         pool: Image files, folders, glob patterns or text lists. Images that the run has labels of are left out.
-        output: Folder to write to, new or empty.
+        output: Folder to write to, new or empty: ``suggested.txt``, ``suggested.json``, ``suggested.html``, ``drafts``.
         count: How many images to choose.
-        to: Format of the drafts, which are written below ``drafts``; None writes none.
-        score: Boxes with a lower score are left out of the drafts.
+        to: Format of the drafts of their labels, as for ``label``; None writes none.
+        score: Boxes with lower scores are left out of the drafts.
 
     Raises:
         InputError: If there is no detector, no image, or ``output`` is not empty.
@@ -105,7 +105,8 @@ def suggest_images(
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise InputError(f"{output} is not empty: choose another --output; nothing was changed")
     known, unreadable = _open(Path(run), score), list[str]()
-    files = find_images([str(path) for path in pool], unreadable)
+    paths = [pool] if isinstance(pool, str | Path) else pool
+    files = find_images([str(path) for path in paths], unreadable)
     left = files if known.labeled is None else _without_labeled(files, known.labeled.images)
     if not left:
         raise InputError(f"all {len(files):,} images of the pool are labeled in {run}: give others to choose from")

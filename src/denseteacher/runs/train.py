@@ -67,11 +67,11 @@ class TrainResult(NamedTuple):
 def train_run(
     recipe: str | Path,
     overrides: list[str],
-    *,
     output: str | Path | None,
     method: Method | None = None,
+    *,
     resume: bool = False,
-    burn_in_from: Path | None = None,
+    burn_in_from: str | Path | None = None,
     baseline: bool = False,
     monitor: bool = False,
 ) -> TrainResult:
@@ -100,7 +100,7 @@ def train_run(
     resume = resume or goes_on_by_itself(output)
     folder = choose_folder(config.name, output, resume=resume)
     by_hand = keys_by_hand("detector", str(recipe), overrides)
-    source = None if burn_in_from is None else RunFolder(burn_in_from)
+    source = None if burn_in_from is None else RunFolder(Path(burn_in_from))
     run = prepare_run(config, by_hand, folder, resume=resume, burn_in_from=source, launch=launch)
     lock, trackers = run.lock, run.trainer.files.log.trackers
     try:
