@@ -6,14 +6,14 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from denseteacher.cli import benchmarks, datasets, detectors, experiments, machine, training
+from denseteacher.cli import benchmarks, datasets, detectors, experiments, labeling, machine, training
 from denseteacher.cli.app import app
 from denseteacher.cli.printing import remark
 from denseteacher.errors import InputError, RunError
 from denseteacher.hardware import limit_spinning
 
 _INTERRUPTED = 130  # what typer makes of a KeyboardInterrupt
-__all__ = ["app", "benchmarks", "datasets", "detectors", "experiments", "machine", "main", "training"]
+__all__ = ["app", "benchmarks", "datasets", "detectors", "experiments", "labeling", "machine", "main", "training"]
 
 
 def main() -> None:

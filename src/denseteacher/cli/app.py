@@ -56,6 +56,16 @@ Overrides = Annotated[
 Detector = Annotated[
     Path, typer.Argument(metavar="DETECTOR", help="Detector file, run folder, or hf://OWNER/NAME of the hub.")
 ]
+Unlabeled = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--unlabeled",
+        metavar="PATH",
+        help="Unlabeled images: folder, tar shards, COCO JSON or list; repeatable. Or a LitData folder or URL.",
+    ),
+]
+Validation = Annotated[Path | None, typer.Option("--val", help="Labeled data set to evaluate on.")]
+ValidationSubset = Annotated[str | None, typer.Option("--val-subset", help="Part of --val, where it has several.")]
 DataFormat = Annotated[
     Format | None, typer.Option("--format", help="Format of the annotations; detected if not given.")
 ]

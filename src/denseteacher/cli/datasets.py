@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from denseteacher.cli.app import DataFormat, Images, Overrides, Subset, app
+from denseteacher.cli.app import DataFormat, Images, Overrides, Subset, Unlabeled, Validation, ValidationSubset, app
 from denseteacher.cli.check_report import print_check
 from denseteacher.cli.printing import remark, say
 from denseteacher.data.choices import Protocol
@@ -21,12 +21,9 @@ def check(
     images: Images = None,
     format: DataFormat = None,
     subset: Subset = None,
-    unlabeled: Annotated[
-        list[str] | None,
-        typer.Option("--unlabeled", metavar="PATH", help="Unlabeled images, as for train; repeatable."),
-    ] = None,
-    val: Annotated[Path | None, typer.Option("--val", help="Labeled data set to evaluate on.")] = None,
-    val_subset: Annotated[str | None, typer.Option("--val-subset", help="Part of --val, where it has several.")] = None,
+    unlabeled: Unlabeled = None,
+    val: Validation = None,
+    val_subset: ValidationSubset = None,
     recipe: Annotated[str, typer.Option("--recipe", help="Recipe to check against.")] = "custom",
     overrides: Overrides = None,
     quick: Annotated[bool, typer.Option("--quick", help="Do not read the image files.")] = False,

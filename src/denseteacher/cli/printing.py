@@ -2,12 +2,13 @@
 
 import math
 import sys
+from collections.abc import Sequence
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from denseteacher.errors import visible
+from denseteacher.errors import RunError, visible
 
 
 def console() -> Console:
@@ -52,3 +53,24 @@ def print_comparison(rows: list[tuple[str, dict[str, float]]]) -> None:
             values = (metrics.get(f"{role}/{metric}") for metric in ("AP", "AP50", "AP75"))
             table.add_row(cell(name), role, *map(number, values))
     console().print(table)
+
+
+def print_table(title: str, heads: list[str], rows: list[list[str]]) -> None:
+    """Prints a table whose first column is on the left, all others on the right."""
+    say(title)  # not the table's own title, which would be broken to its width
+    table = Table()
+    for place, head in enumerate(heads):
+        table.add_column(head, justify="right" if place else "left")
+    for row in rows:
+        table.add_row(*map(cell, row))
+    console().print(table)
+
+
+def require_readable(unreadable: Sequence[str]) -> None:
+    """Ends a command that has done all that could be read.
+
+    Raises:
+        RunError: If there are sentences on images that could not.
+    """
+    if unreadable:
+        raise RunError(f"{count(len(unreadable), 'image')} could not be read; all others are done")

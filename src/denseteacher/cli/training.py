@@ -7,7 +7,18 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Column, Table
 
-from denseteacher.cli.app import DataFormat, Images, Output, Overrides, Root, Subset, app
+from denseteacher.cli.app import (
+    DataFormat,
+    Images,
+    Output,
+    Overrides,
+    Root,
+    Subset,
+    Unlabeled,
+    Validation,
+    ValidationSubset,
+    app,
+)
 from denseteacher.cli.printing import cell, console, number, print_comparison, remark, say
 from denseteacher.errors import RunError
 
@@ -40,19 +51,12 @@ def train(
         typer.Option("--labeled", help="Labeled data set: COCO, VOC, YOLO, CVAT, Label Studio, LabelMe, CSV, ..."),
     ] = None,
     images: Images = None,
-    unlabeled: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--unlabeled",
-            metavar="PATH",
-            help="Unlabeled images: folder, tar shards, COCO JSON or list; repeatable. Or a LitData folder or URL.",
-        ),
-    ] = None,
-    val: Annotated[Path | None, typer.Option("--val", help="Labeled data set to evaluate on.")] = None,
+    unlabeled: Unlabeled = None,
+    val: Validation = None,
     root: Root = None,
     format: DataFormat = None,
     subset: Subset = None,
-    val_subset: Annotated[str | None, typer.Option("--val-subset", help="Part of --val, where it has several.")] = None,
+    val_subset: ValidationSubset = None,
     output: Output = None,
     overrides: Overrides = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue the run in --output.")] = False,
