@@ -22,7 +22,7 @@ from torchvision.ops import box_iou
 from denseteacher.data.augment.config import AugmentConfig
 from denseteacher.data.augment.weak import pad_batch, pad_targets
 from denseteacher.data.images import decode_image
-from denseteacher.data.loading.steps import with_strong_views
+from denseteacher.data.loading.strong_views import with_strong_views
 from denseteacher.data.open import TrainingData, open_data
 from denseteacher.data.records import LabeledImages
 from denseteacher.inference.predictor import Predictor

@@ -18,7 +18,7 @@ import timm
 import torch
 from torch import Tensor, nn
 
-from denseteacher.data.loading.steps import with_strong_views
+from denseteacher.data.loading.strong_views import with_strong_views
 from denseteacher.detectors import FCOS, FCOSConfig, frozen_norm
 from denseteacher.hardware import chosen_precision, this_machine
 from denseteacher.ops.padding import real_area

@@ -16,7 +16,8 @@ from torchvision.ops.misc import FrozenBatchNorm2d
 from torchvision.transforms import v2
 
 from denseteacher.data.augment.strong import StrongView
-from denseteacher.data.loading.steps import StepPlan, with_strong_views
+from denseteacher.data.loading.steps import StepPlan
+from denseteacher.data.loading.strong_views import with_strong_views
 from denseteacher.data.open import TrainingData
 from denseteacher.data.randomness import Draw
 from denseteacher.recipes.schema import Recipe

@@ -11,14 +11,8 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from denseteacher.data.augment.weak import WeakView
-from denseteacher.data.loading.steps import (
-    LoadedStep,
-    StepDataset,
-    StepsWithStrongViews,
-    loads_strong_views,
-    step_loader,
-    with_strong_views,
-)
+from denseteacher.data.loading.steps import LoadedStep, StepDataset, step_loader
+from denseteacher.data.loading.strong_views import StepsWithStrongViews, loads_strong_views, with_strong_views
 from denseteacher.data.open import TrainingData
 from denseteacher.methods import DenseTeacher, UnbiasedTeacher
 from denseteacher.methods.mean_teacher import MeanTeacher

@@ -194,7 +194,7 @@ def test_a_moved_view_reaches_the_method_with_its_matrix_in_every_part(coco, tin
     import torch
 
     from denseteacher.data.augment.affine import AffineView
-    from denseteacher.data.loading.steps import with_strong_views
+    from denseteacher.data.loading.strong_views import with_strong_views
     from denseteacher.data.open import open_data
     from denseteacher.runs.build import build_steps
     from denseteacher.structures import chunk

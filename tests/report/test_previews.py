@@ -6,7 +6,7 @@ import torch
 from PIL import Image
 
 from conftest import TINY
-from denseteacher.data.loading.steps import with_strong_views
+from denseteacher.data.loading.strong_views import with_strong_views
 from denseteacher.data.open import open_data
 from denseteacher.errors import InputError
 from denseteacher.recipes.schema import load_recipe

@@ -236,7 +236,8 @@ def test_loader_processes_do_not_change_the_bytes(coco, unlabeled, tiny, workers
 
 @pytest.mark.parametrize("method", [DENSE, ["method.name=unbiased_teacher", "method.burn_in=3", "augment.affine={}"]])
 def test_loader_processes_make_the_same_strong_views_as_the_step(coco, unlabeled, tiny, method):
-    from denseteacher.data.loading.steps import StepsWithStrongViews, step_loader, with_strong_views
+    from denseteacher.data.loading.steps import step_loader
+    from denseteacher.data.loading.strong_views import StepsWithStrongViews, with_strong_views
     from denseteacher.data.open import open_data
     from denseteacher.recipes.schema import load_recipe
     from denseteacher.runs.build import build_steps

@@ -9,7 +9,8 @@ from typing import NamedTuple, cast
 import torch
 from PIL import Image
 
-from denseteacher.data.loading.steps import LoadedStep, StepDataset, with_strong_views
+from denseteacher.data.loading.steps import LoadedStep, StepDataset
+from denseteacher.data.loading.strong_views import with_strong_views
 from denseteacher.detectors import DenseDetector
 from denseteacher.files import write_atomically
 from denseteacher.methods import Method

@@ -9,7 +9,8 @@ from torch import Tensor, nn
 
 from denseteacher.data.augment.config import AugmentConfig
 from denseteacher.data.config import DataConfig
-from denseteacher.data.loading.steps import LoadedStep, with_strong_views
+from denseteacher.data.loading.steps import LoadedStep
+from denseteacher.data.loading.strong_views import with_strong_views
 from denseteacher.data.randomness import Draw, keyed_generator
 from denseteacher.detectors import load_weights
 from denseteacher.methods import Method

@@ -7,13 +7,8 @@ from contextlib import closing, suppress
 from traceback import clear_frames
 from typing import Any, NamedTuple
 
-from denseteacher.data.loading.steps import (
-    LoadedStep,
-    StepDataset,
-    StepsWithStrongViews,
-    loads_strong_views,
-    step_loader,
-)
+from denseteacher.data.loading.steps import LoadedStep, StepDataset, step_loader
+from denseteacher.data.loading.strong_views import StepsWithStrongViews, loads_strong_views
 from denseteacher.data.loading.workers import begin_loading, loader_deaths_awaited
 from denseteacher.errors import InputError, RunError
 from denseteacher.files import write_bytes
