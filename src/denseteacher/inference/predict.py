@@ -12,7 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from denseteacher.data.choices import Precision
-from denseteacher.data.formats.annotations import Fault, refuse
+from denseteacher.data.formats.faults import Fault, refuse
 from denseteacher.data.formats.files import images_below, is_file
 from denseteacher.data.formats.unlabeled import listed_images
 from denseteacher.data.images import decode_image, image_size

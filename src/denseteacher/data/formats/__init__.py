@@ -8,22 +8,18 @@ from typing import Literal, get_args
 
 from denseteacher.data.choices import Format
 from denseteacher.data.formats.annotations import (
-    IMAGE_FAULTS,
     Annotations,
     AnnotationSource,
     Content,
-    Fault,
-    Notes,
-    OnFault,
-    labeled_images,
-    refuse,
     with_categories,
     with_sound_names,
 )
+from denseteacher.data.formats.checked_boxes import labeled_images
 from denseteacher.data.formats.coco import read_coco, read_image_info
 from denseteacher.data.formats.crowdhuman import read_crowdhuman
 from denseteacher.data.formats.csv_table import read_csv
 from denseteacher.data.formats.cvat import is_cvat, read_cvat
+from denseteacher.data.formats.faults import IMAGE_FAULTS, Fault, Notes, OnFault, refuse
 from denseteacher.data.formats.label_studio import is_label_studio, read_label_studio
 from denseteacher.data.formats.labelme import is_labelme, read_labelme
 from denseteacher.data.formats.unlabeled import open_unlabeled, read_unlabeled

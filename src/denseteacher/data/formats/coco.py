@@ -5,8 +5,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from denseteacher.data.formats.annotations import Annotations, Content, OnFault, refuse, share_faults
+from denseteacher.data.formats.annotations import Annotations, Content
 from denseteacher.data.formats.coco_entries import Ids, Known, sound_annotations, sound_categories, sound_images
+from denseteacher.data.formats.coordinates import share_faults
+from denseteacher.data.formats.faults import OnFault, refuse
 from denseteacher.data.formats.files import find_image_folder
 from denseteacher.data.formats.image_names import leaves_folder
 from denseteacher.data.formats.listed_images import Entry, ListedImages, find_listed, with_sizes

@@ -5,7 +5,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from denseteacher.data.formats.annotations import Fault, OnFault, as_number, brief, is_number
+from denseteacher.data.formats.coordinates import as_number, is_number
+from denseteacher.data.formats.faults import Fault, OnFault, brief
 from denseteacher.data.formats.listed_images import Entry, as_side
 from denseteacher.data.formats.outlines import Box, box_of_segmentation, box_of_turned
 

@@ -4,7 +4,9 @@ import json
 from pathlib import Path
 from typing import Any
 
-from denseteacher.data.formats.annotations import Annotations, Fault, OnFault, is_number, refuse
+from denseteacher.data.formats.annotations import Annotations
+from denseteacher.data.formats.coordinates import is_number
+from denseteacher.data.formats.faults import Fault, OnFault, refuse
 from denseteacher.data.formats.files import image_named, sizes_or_errors, text_lines
 from denseteacher.errors import InputError
 

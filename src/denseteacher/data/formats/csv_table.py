@@ -6,7 +6,9 @@ import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from denseteacher.data.formats.annotations import Annotations, Fault, OnFault, as_number, brief, refuse
+from denseteacher.data.formats.annotations import Annotations
+from denseteacher.data.formats.coordinates import as_number
+from denseteacher.data.formats.faults import Fault, OnFault, brief, refuse
 from denseteacher.data.formats.listed_images import Entry, as_side
 from denseteacher.data.formats.objects_by_name import NamedObject, named_annotations
 from denseteacher.errors import InputError

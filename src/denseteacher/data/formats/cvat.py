@@ -6,7 +6,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from xml.etree import ElementTree
 
-from denseteacher.data.formats.annotations import Annotations, Fault, OnFault, as_number, refuse
+from denseteacher.data.formats.annotations import Annotations
+from denseteacher.data.formats.coordinates import as_number
+from denseteacher.data.formats.faults import Fault, OnFault, refuse
 from denseteacher.data.formats.listed_images import Entry, as_side
 from denseteacher.data.formats.objects_by_name import NamedObject, named_annotations
 from denseteacher.data.formats.outlines import Box, box_of_ellipse, box_of_points, box_of_turned

@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import unquote
 
-from denseteacher.data.formats.annotations import Annotations, Fault, OnFault, as_number, brief, refuse
+from denseteacher.data.formats.annotations import Annotations
+from denseteacher.data.formats.coordinates import as_number
+from denseteacher.data.formats.faults import Fault, OnFault, brief, refuse
 from denseteacher.data.formats.files import is_image
 from denseteacher.data.formats.listed_images import Entry, as_side, find_listed
 from denseteacher.data.formats.objects_by_name import NamedObject, named_annotations

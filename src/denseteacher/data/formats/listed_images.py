@@ -5,7 +5,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from denseteacher.data.formats.annotations import Fault, OnFault, as_number
+from denseteacher.data.formats.coordinates import as_number
+from denseteacher.data.formats.faults import Fault, OnFault
 from denseteacher.data.formats.files import TRIED, find_image_folder, sizes_or_errors, usual_places
 from denseteacher.data.formats.image_names import ImageIndex, is_file_below, leaves_folder
 from denseteacher.errors import InputError

@@ -5,7 +5,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from denseteacher.data.choices import Format
-from denseteacher.data.formats.annotations import Annotations, Fault, OnFault, is_number, share_faults
+from denseteacher.data.formats.annotations import Annotations
+from denseteacher.data.formats.coordinates import is_number, share_faults
+from denseteacher.data.formats.faults import Fault, OnFault
 from denseteacher.data.formats.listed_images import Entry, find_listed
 from denseteacher.errors import InputError
 

@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from denseteacher.data.formats.annotations import as_number, is_number
+from denseteacher.data.formats.coordinates import as_number, is_number
 
 _MOST_RUNS = 10_000_000
 

@@ -7,8 +7,8 @@ import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from denseteacher.data.formats.annotations import Fault, OnFault, refuse
 from denseteacher.data.formats.coco import read_image_info
+from denseteacher.data.formats.faults import Fault, OnFault, refuse
 from denseteacher.data.formats.files import (
     File,
     image_named,

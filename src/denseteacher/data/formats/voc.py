@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
-from denseteacher.data.formats.annotations import Annotations, Content, Fault, OnFault, refuse, share_faults
+from denseteacher.data.formats.annotations import Annotations, Content
+from denseteacher.data.formats.coordinates import share_faults
+from denseteacher.data.formats.faults import Fault, OnFault, refuse
 from denseteacher.data.formats.files import image_named, is_file
 from denseteacher.data.formats.image_names import ImageIndex
 from denseteacher.data.formats.voc_folders import (

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
-from denseteacher.data.formats.annotations import Fault, OnFault
+from denseteacher.data.formats.faults import Fault, OnFault
 from denseteacher.data.formats.outlines import box_of_points, box_of_turned
 from denseteacher.errors import InputError
 from denseteacher.files import decode_text, read_regular

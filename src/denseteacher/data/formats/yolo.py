@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from denseteacher.data.formats.annotations import Annotations, Fault, OnFault, refuse
+from denseteacher.data.formats.annotations import Annotations
+from denseteacher.data.formats.faults import Fault, OnFault, refuse
 from denseteacher.data.formats.files import is_file, sizes_or_errors
 from denseteacher.data.formats.yolo_lines import read_objects
 from denseteacher.data.formats.yolo_places import find_images, is_yolo

@@ -5,7 +5,7 @@ import os
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from denseteacher.data.formats.annotations import Fault, OnFault
+from denseteacher.data.formats.faults import Fault, OnFault
 from denseteacher.data.formats.files import text_lines
 from denseteacher.errors import InputError
 

@@ -7,7 +7,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from denseteacher.data.formats.annotations import Fault, OnFault
+from denseteacher.data.formats.faults import Fault, OnFault
 from denseteacher.data.formats.files import (
     child_folder,
     image_named,
