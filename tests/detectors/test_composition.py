@@ -8,8 +8,18 @@ import torch
 from scipy.special import log_softmax, softmax
 from torchvision.models import detection
 
-from denseteacher.detectors import FCOS, GFL, DetectorCard, FCOSConfig, GFLConfig, RetinaNet, RetinaNetConfig
-from denseteacher.detectors import initial_weights as initial_weights_module
+from denseteacher.detectors import (
+    FCOS,
+    GFL,
+    DetectorCard,
+    FCOSConfig,
+    GFLConfig,
+    RetinaNet,
+    RetinaNetConfig,
+    adopt,
+    find_initial,
+    take_over,
+)
 from denseteacher.detectors.assigners import Assigner, ATSSAssigner, FCOSAssigner, MaxIoUAssigner
 from denseteacher.detectors.codings import DeltaCoding, DistributionCoding, LTRBCoding
 from denseteacher.errors import InputError
@@ -355,14 +365,12 @@ def test_gfl_starts_from_torchvisions_fcos(tmp_path):
     assert isinstance(theirs.head, FCOSHead)
     torch.save(theirs.state_dict(), tmp_path / "own.pth")
     wanted = GFLConfig(init=str(tmp_path / "own.pth"), quality="iou", coding={"bins": 9})
-    config, initial = initial_weights_module.adopt(
-        wanted, initial_weights_module.find_initial(wanted), {"name", "coding.bins", "quality"}
-    )
+    config, initial = adopt(wanted, find_initial(wanted), {"name", "coding.bins", "quality"})
     assert (config.name, config.backbone, config.coding.bins) == ("gfl", "resnet18.tv_in1k", 9)
     assert (config.quality, config.cls_loss, config.location_offset) == ("iou", "quality_focal", 0.5)
     ours = config.build(2)
     fresh = {key: one.clone() for key, one in ours.state_dict().items()}
-    taken = initial_weights_module.take_over(ours, initial, ["cat", "dog"])
+    taken = take_over(ours, initial, ["cat", "dog"])
     assert "start fresh" in taken.sentence()
     assert set(taken.branches) == {"box", "scales", "quality"}
     own, other = ours.state_dict(), theirs.state_dict()

@@ -5,9 +5,10 @@ from typing import Annotated
 from pydantic import Field
 
 from denseteacher.detectors.base import DenseDetector, OneStageDetector
-from denseteacher.detectors.composed import ComposedConfig, ComposedDetector, with_moved_options
+from denseteacher.detectors.composed import ComposedConfig, ComposedDetector
 from denseteacher.detectors.fcos import FCOS, FCOSConfig
 from denseteacher.detectors.gfl import GFL, GFLConfig
+from denseteacher.detectors.older_options import with_moved_options, with_old_statistics
 from denseteacher.detectors.pyramid import PyramidConfig, PyramidDetector, shape_detector
 from denseteacher.detectors.retinanet import RetinaNet, RetinaNetConfig
 
@@ -20,6 +21,7 @@ DetectorConfig = Annotated[
 """Every detector that a recipe can name."""
 
 # after what a detector's card is made of
+from denseteacher.detectors.adopted_options import adopt, with_options  # noqa: E402
 from denseteacher.detectors.files import (  # noqa: E402
     DETECTOR_FILE,
     BestScores,
@@ -28,16 +30,13 @@ from denseteacher.detectors.files import (  # noqa: E402
     load_detector,
     load_weights,
     save_detector,
-    with_old_statistics,
 )
 from denseteacher.detectors.initial_weights import (  # noqa: E402
     InitialWeights,
     TakenOver,
-    adopt,
     find_initial,
     starts_from_detector,
     take_over,
-    with_options,
 )
 from denseteacher.detectors.torchvision_weights import (  # noqa: E402
     load_torchvision_fcos,

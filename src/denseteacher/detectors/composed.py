@@ -12,6 +12,7 @@ from denseteacher.detectors.assigners import AssignerConfig, Locations, Misses, 
 from denseteacher.detectors.class_losses import JOINT_QUALITY_WEIGHT, ClassLoss, Fit, class_loss
 from denseteacher.detectors.codings import CodingConfig
 from denseteacher.detectors.head import DenseHead
+from denseteacher.detectors.older_options import with_moved_options
 from denseteacher.detectors.pyramid import PyramidConfig, PyramidDetector
 from denseteacher.ops.anchors import location_anchors
 from denseteacher.ops.assignment import BACKGROUND, Assignment, areas_inside, location_weights
@@ -21,30 +22,6 @@ from denseteacher.ops.losses import joint_log_scores, quality_loss
 from denseteacher.structures import Decoded, DenseOutput, LossDict, LossWeights, Targets, cat
 
 _PRIOR_SIDE = 8.0  # strides
-_MOVED = {
-    "center_radius": "assigner",
-    "size_factor": "assigner",
-    "foreground_iou": "assigner",
-    "background_iou": "assigner",
-    "initial_distance": "coding",
-    "box_loss": "coding",
-    "beta": "coding",
-}
-
-
-def with_moved_options(detector: Mapping[str, Any]) -> dict[str, Any]:
-    """Options of a detector in which those of its assigner and its box coding stand in these parts.
-
-    They stood beside the others before detectors had parts, and still do in older recipes and detector files. What
-    stands in a part already is left as it is.
-    """
-    options = {key: value for key, value in detector.items() if key not in _MOVED}
-    for key, part in _MOVED.items():
-        if key in detector:
-            given = options.get(part, {})
-            given = given if isinstance(given, Mapping) else given.model_dump()
-            options[part] = {key: detector[key], **given}
-    return options
 
 
 class ComposedConfig(PyramidConfig):

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from denseteacher.config import Config, MaxSide, ShortSide
 from denseteacher.detectors import DetectorConfig
-from denseteacher.detectors.pyramid import IMAGENET_MEAN, IMAGENET_STD, PyramidDetector
+from denseteacher.detectors.older_options import with_old_statistics
+from denseteacher.detectors.pyramid import PyramidDetector
 from denseteacher.detectors.weight_files import content_hash, open_weights, require_finite, require_fitting
 from denseteacher.errors import InputError
 from denseteacher.files import parse_json, write_bytes
@@ -68,14 +69,6 @@ class DetectorCard(Config):
         if isinstance(content, dict) and isinstance(content.get("detector"), dict):
             return content | {"detector": with_old_statistics(content["detector"])}
         return content
-
-
-def with_old_statistics(detector: Mapping[str, Any]) -> dict[str, Any]:
-    """The options of a detector that was described before ``mean`` and ``std`` were among them.
-
-    Whatever the backbone, it was trained with ImageNet's.
-    """
-    return {"mean": IMAGENET_MEAN, "std": IMAGENET_STD, **detector}
 
 
 def save_detector(path: Path, weights: Mapping[str, Tensor], card: DetectorCard) -> None:
