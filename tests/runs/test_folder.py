@@ -9,7 +9,8 @@ import denseteacher
 import denseteacher.recipes
 from denseteacher.errors import InputError
 from denseteacher.recipes.differences import BURN_IN_MAY_CHANGE, MAY_CHANGE, require_same_recipe
-from denseteacher.runs.folder import RunFolder, choose_folder
+from denseteacher.runs.folder import RunFolder
+from denseteacher.runs.folder_choice import choose_folder
 from denseteacher.training.trainer import Trainer
 from support.finished_runs import trained
 

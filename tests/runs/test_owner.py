@@ -9,7 +9,8 @@ import pytest
 
 from conftest import TINY
 from denseteacher.errors import InputError
-from denseteacher.runs.folder import RunFolder, choose_folder
+from denseteacher.runs.folder import RunFolder
+from denseteacher.runs.folder_choice import choose_folder
 from denseteacher.runs.owner import FolderLock, Owner
 
 SLURM = {"SLURM_JOB_ID": "17", "SLURM_RESTART_COUNT": "1"}

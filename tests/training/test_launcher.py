@@ -7,7 +7,7 @@ from denseteacher.errors import InputError
 from denseteacher.hardware import Machine
 from denseteacher.recipes import resolve
 from denseteacher.recipes.schema import load_recipe
-from denseteacher.runs.folder import goes_on_by_itself
+from denseteacher.runs.folder_choice import goes_on_by_itself
 from denseteacher.training.launcher import find_launch
 
 TORCHRUN = {"TORCHELASTIC_RUN_ID": "none", "TORCHELASTIC_USE_AGENT_STORE": "True", "LOCAL_WORLD_SIZE": "2"}

@@ -13,7 +13,8 @@ import yaml
 import denseteacher
 from denseteacher.errors import InputError
 from denseteacher.recipes.schema import load_recipe
-from denseteacher.runs.folder import RunFolder, with_detector_of
+from denseteacher.runs.build import with_detector_of
+from denseteacher.runs.folder import RunFolder
 from denseteacher.training.checkpoint import CheckpointFolder
 from support import assert_same, last_state, stop_after
 

@@ -5,14 +5,17 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 import torch
+from pydantic import TypeAdapter, ValidationError
 from torch import nn
 
 from denseteacher.data.loading.steps import StepDataset
 from denseteacher.data.open import TrainingData, Validation
 from denseteacher.data.records import Category
 from denseteacher.detectors import (
+    ComposedConfig,
     DenseDetector,
     DetectorCard,
+    DetectorConfig,
     InitialWeights,
     PyramidDetector,
     TakenOver,
@@ -20,6 +23,8 @@ from denseteacher.detectors import (
     find_initial,
     save_detector,
     take_over,
+    with_old_statistics,
+    with_options,
 )
 from denseteacher.errors import InputError, RunError
 from denseteacher.evaluation.evaluator import Evaluator
@@ -73,6 +78,27 @@ def check_unlabeled(recipe: Recipe, data: TrainingData) -> None:
             f"method {recipe.method.name!r} needs unlabeled images: give --unlabeled PATH, or a data.split that "
             "leaves some, or train with --set method.name=supervised"
         )
+
+
+def with_detector_of(recipe: Recipe, begun: RunFolder | None, by_hand: Collection[str]) -> Recipe:
+    """The recipe with the detector of the run that it goes on from, which may have come from ``detector.init``.
+
+    Args:
+        recipe: As it is now.
+        begun: The run's folder; None for a run that is new.
+        by_hand: The options of the detector that the user has set; they stay, and are compared later.
+    """
+    if begun is None or not begun.exists:
+        return recipe
+    stored = begun.recipe_content()["detector"]
+    try:
+        then: ComposedConfig = TypeAdapter(DetectorConfig).validate_python(with_old_statistics(stored))
+    except ValidationError:  # of another version, which the comparison explains
+        return recipe
+    now = recipe.detector
+    kept = {key for key in by_hand if getattr(now, key, None) != "auto"}
+    changes = {"init": then.init} if now.init == "auto" else {}
+    return recipe.model_copy(update={"detector": with_options(now, then, kept).model_copy(update=changes)})
 
 
 def find_start(recipe: Recipe, by_hand: Collection[str]) -> tuple[Recipe, InitialWeights | None, list[str]]:

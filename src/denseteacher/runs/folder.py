@@ -1,25 +1,19 @@
-"""Run folders: what their files are called, choosing one, and describing the run in it."""
+"""Run folders: what their files are called, and describing the run in one."""
 
 import platform
-import re
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import torch
-from pydantic import TypeAdapter, ValidationError
 
 from denseteacher.data.records import Category
 from denseteacher.data.safe_yaml import read_yaml
 from denseteacher.data.splits import Split, write_split_ids
 from denseteacher.detectors import (
     DETECTOR_FILE,
-    ComposedConfig,
-    DetectorConfig,
     TakenOver,
-    with_old_statistics,
-    with_options,
 )
 from denseteacher.errors import InputError
 from denseteacher.files import refusal_explained, sweep, write_json, write_text
@@ -27,7 +21,6 @@ from denseteacher.recipes.schema import Recipe, dump_recipe, load_recipe
 from denseteacher.runs.damage import damage_explained
 from denseteacher.runs.owner import FolderLock
 from denseteacher.training.checkpoint import CheckpointFolder
-from denseteacher.training.launcher import may_be_restarted
 from denseteacher.training.metrics_log import MetricsLog, read_metrics
 from denseteacher.training.run_files import BURN_IN, BurnIn, TrainingFiles
 from denseteacher.training.trackers import Trackers
@@ -264,80 +257,3 @@ class RunFolder:
 def _is_half(name: str) -> bool:
     """Whether a file of this name is a half-written one."""
     return name.startswith(".") and name.endswith(".tmp")
-
-
-def choose_folder(name: str, output: str | Path | None, *, resume: bool) -> RunFolder:
-    """The folder of a new run, which must be free, or of the one to continue, which must be there.
-
-    Args:
-        name: Name of the recipe.
-        output: What the user asked for; without it ``runs/NAME-1``, ``runs/NAME-2``, ...
-        resume: Whether to continue.
-
-    Raises:
-        InputError: If the folder is not free, or holds no run to continue.
-        RunError: If the folder can't be one, or can't be looked at.
-    """
-    if output is not None:
-        folder = RunFolder(Path(output))
-    else:
-        known = (re.fullmatch(rf"{re.escape(name)}-(\d+)", path.name) for path in Path("runs").glob("*"))
-        newest = max((int(match[1]) for match in known if match), default=0)
-        folder = RunFolder(Path("runs") / f"{name}-{newest if resume else newest + 1}")
-    with refusal_explained(folder.path, "used as a run folder"):
-        if resume and not folder.exists:
-            raise InputError(f"there is no run to resume in {folder}: give its folder with --output")
-        if not resume:
-            require_free(folder)
-    return folder
-
-
-def require_free(folder: RunFolder) -> None:
-    """Sees whether a new run may have a folder.
-
-    Raises:
-        InputError: If it may not.
-        OSError: If the folder can't be looked at.
-    """
-    if not folder.is_free:
-        raise InputError(
-            f"{folder} is not empty: continue its run with --resume, or choose another --output; nothing was changed"
-        )
-
-
-def goes_on_by_itself(output: str | Path | None) -> bool:
-    """Whether a run is to be continued unasked: its processes are restarted where one dies, and it has begun.
-
-    Args:
-        output: What the user asked for.
-
-    Raises:
-        InputError: If a restarted run could not tell which folder is its own.
-    """
-    if not may_be_restarted():
-        return False
-    if output is None:
-        raise InputError("torchrun or SLURM restarts this run, which must find its folder then: give it with --output")
-    with refusal_explained(Path(output), "used as a run folder"):
-        return RunFolder(Path(output)).exists
-
-
-def with_detector_of(recipe: Recipe, begun: RunFolder | None, by_hand: Collection[str]) -> Recipe:
-    """The recipe with the detector of the run that it goes on from, which may have come from ``detector.init``.
-
-    Args:
-        recipe: As it is now.
-        begun: The run's folder; None for a run that is new.
-        by_hand: The options of the detector that the user has set; they stay, and are compared later.
-    """
-    if begun is None or not begun.exists:
-        return recipe
-    stored = begun.recipe_content()["detector"]
-    try:
-        then: ComposedConfig = TypeAdapter(DetectorConfig).validate_python(with_old_statistics(stored))
-    except ValidationError:  # of another version, which the comparison explains
-        return recipe
-    now = recipe.detector
-    kept = {key for key in by_hand if getattr(now, key, None) != "auto"}
-    changes = {"init": then.init} if now.init == "auto" else {}
-    return recipe.model_copy(update={"detector": with_options(now, then, kept).model_copy(update=changes)})

@@ -23,9 +23,11 @@ from denseteacher.runs.build import (
     find_start,
     finish_run,
     new_student,
+    with_detector_of,
 )
 from denseteacher.runs.damage import damage_explained
-from denseteacher.runs.folder import RunFolder, choose_folder, goes_on_by_itself, require_free, with_detector_of
+from denseteacher.runs.folder import RunFolder
+from denseteacher.runs.folder_choice import choose_folder, goes_on_by_itself, require_free
 from denseteacher.runs.monitor import monitored
 from denseteacher.runs.owner import FolderLock
 from denseteacher.runs.tracking import tracked
