@@ -27,8 +27,8 @@ from denseteacher.runs.evaluate import read_detections, read_evaluation
 from denseteacher.runs.folder import RunFolder
 from denseteacher.runs.report import report_run
 from denseteacher.training.metrics_log import read_metrics
+from denseteacher.training.step_reports import StepReports
 from denseteacher.training.student_teacher import StudentTeacher
-from denseteacher.training.trainer import Trainer
 from support import TIMING, assert_same, last_state
 from support.finished_runs import with_detections
 
@@ -60,14 +60,14 @@ def state(folder):
 
 def stop_in(monkeypatch, folder, step):
     """A signal once so many steps of the half in this folder have been reported."""
-    original = Trainer._report
+    original = StepReports.after_step
 
-    def report(trainer, *arguments):
-        original(trainer, *arguments)
-        if trainer.log.path.parent.name == folder and trainer.step == step:
+    def after_step(reports, *arguments):
+        original(reports, *arguments)
+        if reports.log.path.parent.name == folder and reports.step == step:
             signal.raise_signal(signal.SIGTERM)
 
-    monkeypatch.setattr(Trainer, "_report", report)
+    monkeypatch.setattr(StepReports, "after_step", after_step)
 
 
 def test_the_baseline_is_a_supervised_run_from_the_same_burn_in(whole, coco, unlabeled, tmp_path):

@@ -123,13 +123,13 @@ def assert_same(first, second, where="state"):
 
 def stop_after(monkeypatch, step, number=signal.SIGTERM):
     """Sends this process a signal once so many steps of a run have been reported."""
-    from denseteacher.training.trainer import Trainer
+    from denseteacher.training.step_reports import StepReports
 
-    original = Trainer._report
+    original = StepReports.after_step
 
-    def report(trainer, *arguments):
-        original(trainer, *arguments)
-        if trainer.step == step:
+    def after_step(reports, *arguments):
+        original(reports, *arguments)
+        if reports.step == step:
             signal.raise_signal(number)
 
-    monkeypatch.setattr(Trainer, "_report", report)
+    monkeypatch.setattr(StepReports, "after_step", after_step)

@@ -12,16 +12,15 @@ from denseteacher.data.loading.strong_views import StepsWithStrongViews, loads_s
 from denseteacher.data.loading.workers import begin_loading, loader_deaths_awaited
 from denseteacher.errors import InputError, RunError
 from denseteacher.files import write_bytes
-from denseteacher.training.evaluations import Callbacks, Evaluations, first_line
-from denseteacher.training.finite import give_up_if_lost, require_finite
-from denseteacher.training.forecast import Forecast
+from denseteacher.training.evaluations import Callbacks, Evaluations
+from denseteacher.training.finite import require_finite
 from denseteacher.training.progress import ProgressDisplay
 from denseteacher.training.run_files import BURN_IN, BurnIn, TrainingFiles
 from denseteacher.training.schedule import ScheduleConfig
 from denseteacher.training.shortages import explain_shortage
 from denseteacher.training.signals import StopRequest
+from denseteacher.training.step_reports import StepReports
 from denseteacher.training.student_teacher import StudentTeacher
-from denseteacher.training.throughput import Throughput
 
 CheckRecipe = Callable[[str], None]
 """Is given the recipe of a checkpoint, as JSON, and raises InputError where the run can't go on with it."""
@@ -69,15 +68,10 @@ class Trainer:
         """
         self.student_teacher, self.dataset, self.runtime = student_teacher, dataset, student_teacher.runtime
         self.schedule, self.max_steps, self.workers = schedule, int(schedule.max_steps), workers
-        self.recipe, self.files, self.preview = recipe, files, callbacks.preview
-        self.log = files.log if self.runtime.is_main else None
+        self.recipe, self.files = recipe, files
+        self.reports = StepReports(student_teacher, schedule, files, callbacks.preview)
+        self.log = self.reports.log
         self.evaluations = Evaluations(student_teacher, files, callbacks)
-        self._bad_images: set[str] = set()
-        self.throughput = Throughput(student_teacher)
-        batches = student_teacher.data.labeled_batch, student_teacher.data.unlabeled_batch
-        self.forecast = Forecast(
-            student_teacher.method, max_steps=self.max_steps, labeled=batches[0], unlabeled=batches[1]
-        )
         self._passed_over: list[str] = []
         self._data_wait = 0.0
         self._saved = -1
@@ -182,14 +176,11 @@ class Trainer:
             for loaded in stream:
                 if isinstance(loaded, InputError):
                     raise loaded
-                self._tell_passed_over(display, loaded)
-                with self.throughput.step(loaded, self._data_wait):
+                self.reports.before_step(display, loaded)
+                with self.reports.throughput.step(loaded, self._data_wait):
                     self.student_teacher.train_step(loaded)
-                    values = self._values()
-                display.advance(self.step)
-                self._tell_duration(display, loaded)
-                self._report(display, loaded, values)
-                self._show(display)
+                    values = self.reports.values()
+                self.reports.after_step(display, loaded, values)
                 if self._end_step(stop, display):
                     break
 
@@ -258,58 +249,11 @@ class Trainer:
                     return
                 yield loaded
 
-    @property
-    def _is_log_step(self) -> bool:
-        return self.step % self.schedule.log_every == 0 or self.step == self.max_steps
-
     def _stops(self, asked: bool) -> bool:
         """Whether to stop. Several processes ask each other at log steps alone: that waits for the device."""
         if self.runtime.world_size == 1:
             return asked
-        return self._is_log_step and not self.runtime.all_true(not asked)
-
-    def _values(self) -> dict[str, float]:
-        """The step's numbers at every ``log_every``-th step, which waits for the device; else nothing."""
-        if not self._is_log_step:
-            return {}
-        skipped = int(self.student_teacher.nonfinite_steps)
-        values = {name: float(value) for name, value in self.student_teacher.values.items()}
-        return values | ({"skipped_steps": float(skipped)} if skipped else {})
-
-    def _report(self, display: ProgressDisplay, loaded: LoadedStep, values: dict[str, float]) -> None:
-        """Writes the numbers of a logged step."""
-        if not values:
-            return
-        give_up_if_lost(self.student_teacher, self.schedule, loaded, values, self.files)
-        if self.log is not None:
-            values |= self.throughput.read()
-            display.update(self.step, values)
-            self.log.write(self.step, values)
-            for note in self.log.notes():
-                display.message(note)
-
-    def _tell_passed_over(self, display: ProgressDisplay, loaded: LoadedStep) -> None:
-        """Says of each image once that another stands in for it."""
-        for sentence in loaded.passed_over:
-            if sentence not in self._bad_images:
-                self._bad_images.add(sentence)
-                display.message(f"left out: {sentence} (image {len(self._bad_images):,} of such)")
-
-    def _tell_duration(self, display: ProgressDisplay, loaded: LoadedStep) -> None:
-        """Says once how long a run on a CPU will take, whose steps are done when they return."""
-        if self.runtime.device.type == "cpu" and self.runtime.is_main:
-            sentence = self.forecast.after_step(loaded, self.throughput)
-            if sentence is not None:
-                display.message(sentence)
-
-    def _show(self, display: ProgressDisplay) -> None:
-        """Draws what the teacher says at every ``preview_every``-th step; a picture that fails ends no run."""
-        if self.preview is None or self.log is None or self.step % self.schedule.preview_every:
-            return
-        try:
-            self.log.show(self.step, self.preview(self.student_teacher.pseudo_labeler))
-        except Exception as error:
-            display.message(f"the preview of step {self.step} can't be made: {first_line(error)}")
+        return self.reports.is_log_step and not self.runtime.all_true(not asked)
 
     def _save(self, names: Sequence[str]) -> None:
         """Writes checkpoints of this step."""
