@@ -168,6 +168,19 @@ def _sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
+def require_empty(output: Path) -> None:
+    """Sees whether a folder may be written to.
+
+    Args:
+        output: What the user asked for with ``--output``.
+
+    Raises:
+        InputError: If it is a file, or holds something.
+    """
+    if output.exists() and (not output.is_dir() or any(output.iterdir())):
+        raise InputError(f"{output} is not empty: choose another --output; nothing was changed")
+
+
 def refuse_irregular(path: Path) -> None:
     """Refuses what would block or never end when it is read.
 

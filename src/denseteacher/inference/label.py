@@ -15,7 +15,7 @@ from denseteacher.data.images import load_image
 from denseteacher.data.records import Category, ImageRecord, LabeledImages
 from denseteacher.data.writers import write_annotations
 from denseteacher.errors import InputError
-from denseteacher.files import refusal_explained
+from denseteacher.files import refusal_explained, require_empty
 from denseteacher.inference.predictor import Predictor, predict_readable
 from denseteacher.structures import Detections
 
@@ -72,8 +72,7 @@ def label_images(
         RunError: If the disk refuses.
     """
     source, output = Path(source), Path(output)
-    if output.exists() and (not output.is_dir() or any(output.iterdir())):
-        raise InputError(f"{output} is not empty: choose another --output; nothing was changed")
+    require_empty(output)
     predictor, floors = load_with_floors(Path(detector), score, class_scores or {})
     unreadable: list[str] = []
 

@@ -19,7 +19,7 @@ from denseteacher.errors import InputError
 from denseteacher.evaluation.arrays import EvalArrays, read_arrays
 from denseteacher.evaluation.evaluator import coco_results
 from denseteacher.evaluation.label_errors import FaultKind, LabelFault, count_kinds, label_faults
-from denseteacher.files import refusal_explained, write_text
+from denseteacher.files import refusal_explained, require_empty, write_text
 from denseteacher.inference.predictor import Predictor, predict_readable
 from denseteacher.report.audit_page import AuditPage, write_audit_page
 from denseteacher.runs.evaluate import plain_cell
@@ -113,8 +113,7 @@ def audit_labels(
         RunError: If the disk refuses.
     """
     output = Path(output)
-    if output.exists() and (not output.is_dir() or any(output.iterdir())):
-        raise InputError(f"{output} is not empty: choose another --output; nothing was changed")
+    require_empty(output)
     predictor, notes = _load(Path(detector)), Notes()
     annotations = with_categories(read_annotations(labeled, on_fault=notes), predictor.categories)
     trained_on, about = _trained_on(RunFolder.of(Path(detector)), annotations)

@@ -19,7 +19,7 @@ from denseteacher.data.writers import write_annotations
 from denseteacher.detectors import PyramidDetector
 from denseteacher.errors import InputError
 from denseteacher.evaluation.arrays import Floats
-from denseteacher.files import refusal_explained, write_json, write_text
+from denseteacher.files import refusal_explained, require_empty, write_json, write_text
 from denseteacher.inference.label import all_or_nothing, as_annotations, best_boxes, load_with_floors
 from denseteacher.inference.predict import find_images
 from denseteacher.inference.predictor import Predictor, readable_batches
@@ -102,8 +102,7 @@ def suggest_images(
     output = Path(output)
     if count < 1:
         raise InputError(f"--count is the number of images to choose, 1 at least, not {count}")
-    if output.exists() and (not output.is_dir() or any(output.iterdir())):
-        raise InputError(f"{output} is not empty: choose another --output; nothing was changed")
+    require_empty(output)
     known, unreadable = _open(Path(run), score), list[str]()
     paths = [pool] if isinstance(pool, str | Path) else pool
     files = find_images([str(path) for path in paths], unreadable)

@@ -25,7 +25,7 @@ from denseteacher.data.images import image_size, read_content
 from denseteacher.data.randomness import Draw, keyed_generator
 from denseteacher.data.records import EncodedImage, ImageRecord, UnopenedImages
 from denseteacher.errors import InputError
-from denseteacher.files import refusal_explained
+from denseteacher.files import refusal_explained, require_empty
 
 if TYPE_CHECKING:
     from litdata.streaming import Cache
@@ -207,8 +207,7 @@ def write_stream(images: Sequence[ImageRecord], output: Path) -> WrittenStream:
         InputError: If LitData is not installed, the folder is not empty, or none of the images can be read.
         RunError: If the disk refuses.
     """
-    if output.exists() and (not output.is_dir() or any(output.iterdir())):
-        raise InputError(f"{output} is not empty: choose another --output; nothing was changed")
+    require_empty(output)
     try:
         from litdata.streaming import Cache
     except ImportError as error:

@@ -50,7 +50,7 @@ class ASAAssigner(Assigner):
     def assign(self, targets: Targets, locations: Locations, predictions: Predictions | None) -> Assignment:
         """See ``Assigner``; the weight of a location is the IoU of its predicted box with its own."""
         logits = None if predictions is None else predictions.logits
-        predicted = boxes_of(locations, None if predictions is None else predictions.boxes)
+        predicted = boxes_of(locations, predictions)
         count, empty = len(locations.anchors), None if logits is None else _as_background(logits)
         bargain = predicted.new_full((len(targets.boxes), count), torch.inf)  # the lowest cost of each location
         cheapest = targets.labels.new_zeros(bargain.shape)  # ... and the box that has it

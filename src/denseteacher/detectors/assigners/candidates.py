@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from denseteacher.detectors.assigners.base import Locations
+from denseteacher.detectors.assigners.base import Locations, Predictions
 from denseteacher.ops.assignment import BACKGROUND, Assignment
 from denseteacher.ops.boxes import centers, iou
 from denseteacher.structures import Targets
@@ -145,6 +145,6 @@ def logits_of(logits: Tensor, labels: Tensor) -> Tensor:
     return logits.float().transpose(1, 2).gather(1, chosen)
 
 
-def boxes_of(locations: Locations, predicted: Tensor | None) -> Tensor:
+def boxes_of(locations: Locations, predictions: Predictions | None) -> Tensor:
     """(B, N, 4) the predicted boxes, or (1, N, 4) the priors where there are none."""
-    return locations.priors[None] if predicted is None else predicted
+    return locations.priors[None] if predictions is None else predictions.boxes

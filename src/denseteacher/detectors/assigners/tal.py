@@ -46,7 +46,7 @@ class TALAssigner(Assigner):
     def assign(self, targets: Targets, locations: Locations, predictions: Predictions | None) -> Assignment:
         """See ``Assigner``; the weight of a location is t, scaled as said in ``_normalized``."""
         logits = None if predictions is None else predictions.logits
-        predicted = boxes_of(locations, None if predictions is None else predictions.boxes)
+        predicted = boxes_of(locations, predictions)
         count, kept = len(locations.anchors), []
         for some in some_boxes(targets, count):
             inside = lie_inside(locations.anchors, targets.boxes[:, some], targets.mask[:, some])
