@@ -9,13 +9,12 @@ import shlex
 import signal
 import subprocess
 import sys
-import time
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from support import stop_after
+from support import stop_after, wait_for_rows
 
 
 def sets(overrides):
@@ -303,11 +302,7 @@ def test_a_signal_to_the_whole_group_saves_and_leaves(coco, unlabeled, tiny, tmp
         list(map(str, command)), stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True, start_new_session=True
     )
     log = tmp_path / "run" / "metrics.jsonl"
-    deadline = time.monotonic() + 120
-    while not (log.exists() and log.read_text().count("\n") >= 3):
-        assert process.poll() is None, process.stderr.read()
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
+    wait_for_rows(process, log, 3, seconds=120)
     os.killpg(process.pid, signal.SIGTERM)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 1

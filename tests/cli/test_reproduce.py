@@ -6,7 +6,6 @@ import re
 import signal
 import subprocess
 import sys
-import time
 
 import pytest
 import yaml
@@ -14,6 +13,7 @@ import yaml
 from denseteacher.experiments.reproduce import make_plan, reproduce
 from denseteacher.experiments.schema import load_experiment
 from denseteacher.training.metrics_log import read_metrics
+from support import wait_for_rows
 
 
 @pytest.fixture
@@ -53,11 +53,7 @@ def test_a_table_from_a_stopped_call_to_its_files(call, coco, experiment, tmp_pa
         [sys.executable, "-m", "denseteacher.cli", *map(str, arguments)],
         stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True, start_new_session=True,
     )  # fmt: skip
-    deadline = time.monotonic() + 240  # of a machine with other work
-    while not (log.exists() and log.read_text().count("\n") >= 8):
-        assert process.poll() is None, process.stderr.read()
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
+    wait_for_rows(process, log, 8, seconds=240)
     os.kill(process.pid, signal.SIGTERM)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 1

@@ -22,6 +22,7 @@ from denseteacher.data.formats import (
 from denseteacher.data.images import decode_image, image_size
 from denseteacher.data.records import Category
 from denseteacher.errors import InputError, RunError
+from support import changed_json
 
 # what each EXIF orientation does to upright pixels when a camera stores them
 STORE = {
@@ -134,14 +135,6 @@ def test_coco_is_read_by_rising_ids_without_crowds(coco):
     assert [image.id for image in read_image_info(coco)] == [image.id for image in data.images]
 
 
-def changed(coco, folder, change):
-    content = json.loads(coco.read_text())
-    change(content)
-    path = folder / "changed.json"
-    path.write_text(json.dumps(content))
-    return path
-
-
 FAULTS = {
     "image id twice": (lambda c: c["images"][1].update(id=10), "image id 10 stands twice"),
     "category id twice": (lambda c: c["categories"][1].update(id=2), "category id 2 stands twice"),
@@ -162,13 +155,13 @@ FAULTS = {
 def test_faults_of_a_coco_file_are_named(coco, tmp_path, fault):
     change, message = FAULTS[fault]
     with pytest.raises(InputError, match=message) as caught:
-        read_labeled(AnnotationSource(changed(coco, tmp_path, change), coco.parent / "images"))
+        read_labeled(AnnotationSource(changed_json(coco, tmp_path, change), coco.parent / "images"))
     assert "changed.json" in str(caught.value)
 
 
 def test_a_pixel_of_overhang_is_cut_and_fix_cuts_and_drops(coco, tmp_path):
     images = coco.parent / "images"
-    path = changed(coco, tmp_path, lambda c: c["annotations"][0].update(bbox=[-1, 0, 10, 10]))
+    path = changed_json(coco, tmp_path, lambda c: c["annotations"][0].update(bbox=[-1, 0, 10, 10]))
     near = read_labeled(AnnotationSource(path, images))
     assert near.boxes[0][0].tolist() == [0, 0, 9, 10]
 
@@ -176,7 +169,7 @@ def test_a_pixel_of_overhang_is_cut_and_fix_cuts_and_drops(coco, tmp_path):
         content["annotations"][0].update(bbox=[-20, -20, 40, 30])
         content["annotations"][1].update(bbox=[500, 500, 4, 4])
 
-    path = changed(coco, tmp_path, break_two)
+    path = changed_json(coco, tmp_path, break_two)
     fixed = read_labeled(AnnotationSource(path, images), bad_boxes="fix")
     assert sum(map(len, fixed.boxes)) == sum(map(len, read_labeled(coco).boxes)) - 1
     assert fixed.boxes[0][0].tolist() == [0, 0, 20, 10]
@@ -187,7 +180,7 @@ def test_a_pixel_of_overhang_is_cut_and_fix_cuts_and_drops(coco, tmp_path):
     ["/etc/passwd", "../x.png", "a/../../x.png", "..\\x.png", "a\0.png", "file:///x.png", "http://h/x.png", "~/x.png"],
 )
 def test_file_names_that_leave_the_folder_are_refused(coco, tmp_path, name):
-    path = changed(coco, tmp_path, lambda c: c["images"][0].update(file_name=name))
+    path = changed_json(coco, tmp_path, lambda c: c["images"][0].update(file_name=name))
     with pytest.raises(InputError, match="leaves the image folder"):
         read_labeled(AnnotationSource(path, coco.parent / "images"))
 

@@ -16,7 +16,7 @@ from denseteacher.methods import ConsistentTeacher, UnbiasedTeacher
 from denseteacher.pseudo_labels.boxes import PseudoBoxes
 from denseteacher.pseudo_labels.score_mixture import fit_mixture, mixture_thresholds, remember_scores
 from denseteacher.recipes.schema import load_recipe
-from support import semi_batch
+from support import semi_batch, student_and_teacher
 from support.closeness import assert_close_to_scale
 
 ROOM = 100
@@ -134,9 +134,7 @@ def test_the_memory_is_a_queue_of_each_class():
 @pytest.fixture
 def pair():
     """A student, and a teacher that is sure of something."""
-    torch.manual_seed(0)
-    options = {"backbone": "test_byobnet", "levels": (3, 5), "channels": 16, "head_convs": 1}
-    student, teacher = (FCOS(num_classes=3, **options).eval() for _ in range(2))
+    student, teacher = student_and_teacher(FCOS)
     with torch.no_grad():
         teacher.head.cls.bias += 3
         teacher.head.cls.weight *= 20

@@ -10,7 +10,7 @@ from denseteacher.methods import InstantTeaching, PseudoBoxTeacher
 from denseteacher.pseudo_labels.boxes import PseudoBoxes, pseudo_boxes
 from denseteacher.pseudo_labels.rectify import rectify
 from denseteacher.structures import METHOD_RANDOM, Targets, take
-from support import image_batch, semi_batch, tensors_of
+from support import image_batch, semi_batch, student_and_teacher, tensors_of
 from support.closeness import assert_close_to_scale
 
 AFTER = 20
@@ -27,9 +27,7 @@ def numbers(count=2000, seed=0):
 @pytest.fixture(params=[FCOS, RetinaNet])
 def pair(request):
     """A student and a teacher that see different things."""
-    torch.manual_seed(0)
-    options = {"backbone": "test_byobnet", "levels": (3, 5), "channels": 16, "head_convs": 1}
-    student, teacher = (request.param(num_classes=3, **options).eval() for _ in range(2))
+    student, teacher = student_and_teacher(request.param)
     with torch.no_grad():
         for detector in (student, teacher):
             detector.head.cls.bias += 3

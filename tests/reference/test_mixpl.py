@@ -10,7 +10,7 @@ from denseteacher.detectors import FCOS, RetinaNet
 from denseteacher.methods import MixPL
 from denseteacher.pseudo_labels.image_cache import empty_cache, with_images
 from denseteacher.structures import METHOD_RANDOM, ImageBatch, Targets, chunk, take
-from support import image_batch, semi_batch
+from support import image_batch, semi_batch, student_and_teacher
 from support.closeness import assert_close_to_scale
 
 HOST = torch.device("cpu")
@@ -294,9 +294,7 @@ def test_larger_images_are_shrunk_with_their_boxes():
 
 @pytest.fixture(params=[FCOS, RetinaNet])
 def pair(request):
-    torch.manual_seed(0)
-    options = {"backbone": "test_byobnet", "levels": (3, 5), "channels": 16, "head_convs": 1}
-    student, teacher = (request.param(num_classes=3, **options).eval() for _ in range(2))
+    student, teacher = student_and_teacher(request.param)
     with torch.no_grad():
         teacher.head.cls.bias += 3
         teacher.head.cls.weight *= 2 / teacher(image_batch(5, batch=2, height=64, width=64)).logits.std()

@@ -8,7 +8,7 @@ from denseteacher import api
 from denseteacher.runs.compare import compare_runs
 from support.finished_runs import trained, with_detections
 
-playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright")
+pytest.importorskip("playwright.sync_api", reason="needs playwright")
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs chromium")
 
@@ -53,35 +53,14 @@ def pages(tmp_path_factory, coco, unlabeled):
     }
 
 
-@pytest.fixture(scope="module")
-def browser():
-    with playwright.sync_playwright() as started:
-        browser = started.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield browser
-        browser.close()
-
-
 @pytest.fixture
-def visit(browser, pages):
+def visit(visits, pages):
     """Opens a page; what it says, asks for or stumbles over must be nothing in the end."""
-    contexts, complaints, requests = [], [], []
-
-    def open_page(name, **options):
-        context = browser.new_context(**options)
-        contexts.append(context)
-        page = context.new_page()
-        page.on("console", lambda message: complaints.append(message.text))
-        page.on("pageerror", lambda error: complaints.append(str(error)))
-        page.on("request", lambda request: requests.append(request.url))
-        page.goto(pages[name].as_uri())
-        return page
-
-    yield open_page
-    for context in contexts:
-        context.close()
-    assert complaints == []
+    yield lambda name, **options: visits.open(pages[name].as_uri(), **options)
+    visits.close()
+    assert visits.complaints == []
     own = [file.as_uri() for file in pages.values()]
-    assert [url for url in requests if url not in own and not url.startswith("data:")] == []
+    assert [url for url in visits.requests if url not in own and not url.startswith("data:")] == []
 
 
 @pytest.mark.parametrize("name", ["run", "compare", "check", "suggest"])

@@ -19,35 +19,20 @@ def run(tmp_path_factory, coco, unlabeled):
     return trained(tmp_path_factory.mktemp("live") / "run", coco, unlabeled)
 
 
-@pytest.fixture(scope="module")
-def browser():
-    with playwright.sync_playwright() as started:
-        browser = started.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield browser
-        browser.close()
-
-
 @pytest.fixture
-def visit(browser):
+def visit(visits):
     """Opens a live view; what it says, asks for elsewhere or stumbles over must be nothing in the end."""
-    contexts, complaints, requests, own = [], [], [], []
+    own = []
 
     def open_page(served, **options):
         own.append(served.address)
-        context = browser.new_context(**options)
-        contexts.append(context)
-        page = context.new_page()
-        page.on("console", lambda message: complaints.append(message.text))
-        page.on("pageerror", lambda error: complaints.append(str(error)))
-        page.on("request", lambda request: requests.append(request.url))
-        page.goto(served.address)
-        return page
+        return visits.open(served.address, **options)
 
     yield open_page
-    for context in contexts:
-        context.close()
-    assert [text for text in complaints if "ERR_CONNECTION_REFUSED" not in text] == []  # of a monitor that has ended
-    assert [url for url in requests if not url.startswith((*own, "data:"))] == []
+    visits.close()
+    # of a monitor that has ended
+    assert [text for text in visits.complaints if "ERR_CONNECTION_REFUSED" not in text] == []
+    assert [url for url in visits.requests if not url.startswith((*own, "data:"))] == []
 
 
 @pytest.mark.parametrize(("width", "scheme"), [(390, "dark"), (1280, "light")])

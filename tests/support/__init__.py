@@ -1,10 +1,13 @@
 """Small things that several tests need."""
 
+import json
 import signal
+import time
 
 import numpy as np
 import torch
 
+import denseteacher
 from denseteacher.structures import (
     METHOD_RANDOM,
     DenseOutput,
@@ -54,6 +57,22 @@ def image_batch(seed, *, batch, height, width, sizes=None):
     return ImageBatch(pixels, torch.tensor(sizes if sizes is not None else [[height, width]] * batch))
 
 
+def images_on_canvas(sizes, canvas, seed=0):
+    """Random images of these heights and widths, each with black padding right and below."""
+    generator = torch.Generator().manual_seed(seed)
+    pixels = torch.zeros(len(sizes), 3, *canvas, dtype=torch.uint8)
+    for row, (height, width) in zip(pixels, sizes, strict=True):
+        row[:, :height, :width] = torch.randint(0, 256, (3, height, width), dtype=torch.uint8, generator=generator)
+    return ImageBatch(pixels, torch.tensor(sizes))
+
+
+def student_and_teacher(kind):
+    """Two small detectors of three classes that are not trained."""
+    torch.manual_seed(0)
+    options = {"backbone": "test_byobnet", "levels": (3, 5), "channels": 16, "head_convs": 1}
+    return tuple(kind(num_classes=3, **options).eval() for _ in range(2))
+
+
 def random_targets(seed, *, batch, boxes, classes, extent=96):
     """Padded ground truth; some images have fewer boxes, perhaps none."""
     rng = np.random.default_rng(seed)
@@ -95,6 +114,33 @@ def tensors_of(value):
         return [value]
     inner = value.values() if isinstance(value, dict) else value if isinstance(value, tuple) else ()
     return [tensor for one in inner for tensor in tensors_of(one)]
+
+
+def changed_json(file, folder, change):
+    """A copy of a JSON in a folder, with what ``change`` does to its content."""
+    content = json.loads(file.read_text())
+    change(content)
+    path = folder / "changed.json"
+    path.write_text(json.dumps(content))
+    return path
+
+
+def trained_below(folder, options, **data):
+    """A function that trains into a folder of this name below another one."""
+
+    def train(name, *overrides, recipe="custom", **more):
+        return denseteacher.train(recipe, output=folder / name, overrides=[*options, *overrides], **data, **more)
+
+    return train
+
+
+def wait_for_rows(process, log, rows, *, seconds):
+    """Waits until a process has logged so many rows."""
+    deadline = time.monotonic() + seconds  # of a machine with other work
+    while not (log.exists() and log.read_text().count("\n") >= rows):
+        assert process.poll() is None, process.stderr.read()
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
 
 
 def last_state(folder):

@@ -12,7 +12,7 @@ from denseteacher.errors import InputError, RunError
 from denseteacher.evaluation.evaluator import Evaluator
 from denseteacher.training.metrics_log import read_metrics
 from denseteacher.training.signals import Stopped, StopRequest
-from support import assert_same, last_state
+from support import assert_same, last_state, trained_below
 
 OPTIONS = [*TINY, "method.name=supervised", "schedule.max_steps=4", "schedule.evaluate_every=2"]
 
@@ -20,13 +20,7 @@ OPTIONS = [*TINY, "method.name=supervised", "schedule.max_steps=4", "schedule.ev
 @pytest.fixture
 def run(coco, tmp_path):
     """Trains into a folder below ``tmp_path``."""
-
-    def train(name, *overrides, **options):
-        return denseteacher.train(
-            "custom", labeled=coco, val=coco, output=tmp_path / name, overrides=[*OPTIONS, *overrides], **options
-        )
-
-    return train
+    return trained_below(tmp_path, OPTIONS, labeled=coco, val=coco)
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,7 @@ from denseteacher.runs.benchmark import Size, made_up_step, make_student_teacher
 from denseteacher.training.metrics_log import read_metrics
 from denseteacher.training.runtime import Runtime
 from denseteacher.training.student_teacher import StudentTeacher
-from support import assert_same, last_state, stop_after
+from support import assert_same, last_state, stop_after, trained_below
 
 OPTIONS = [*TINY, "method.name=supervised"]
 SIZE = Size(2, 2, 64, 96, 3)
@@ -21,13 +21,8 @@ SIZE = Size(2, 2, 64, 96, 3)
 
 @pytest.fixture
 def run(coco, tmp_path):
-
-    def train(name, *overrides, **options):
-        return denseteacher.train(
-            "custom", labeled=coco, output=tmp_path / name, overrides=[*OPTIONS, *overrides], **options
-        )
-
-    return train
+    """Trains into a folder below ``tmp_path``."""
+    return trained_below(tmp_path, OPTIONS, labeled=coco)
 
 
 def after_step(monkeypatch, step, act):

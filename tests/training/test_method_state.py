@@ -9,10 +9,9 @@ import pytest
 import torch
 from torch import distributed
 
-import denseteacher
 from denseteacher.methods import ACRST, ISMT, ConsistentTeacher, DenseTeacherPlus, DynamicThreshold, MixPL
 from denseteacher.training.checkpoint import CheckpointFolder
-from support import assert_same, last_state, semi_batch, stop_after, tensors_of
+from support import assert_same, last_state, semi_batch, stop_after, student_and_teacher, tensors_of, trained_below
 from support.closeness import assert_close_to_scale
 
 METHODS = {
@@ -28,19 +27,13 @@ METHODS = {
 @pytest.fixture
 def run(coco, unlabeled, tiny, tmp_path):
     """Trains into a folder below ``tmp_path``."""
+    train = trained_below(tmp_path, tiny, labeled=coco, unlabeled=unlabeled)
 
-    def train(name, method, *overrides, **options):
+    def train_with(name, method, *overrides, **options):
         common = [f"method.name={method}", "method.burn_in=2", "method.ramp=1", *METHODS[method]]
-        return denseteacher.train(
-            "custom",
-            labeled=coco,
-            unlabeled=unlabeled,
-            output=tmp_path / name,
-            overrides=[*tiny, *common, *overrides],
-            **options,
-        )
+        return train(name, *common, *overrides, **options)
 
-    return train
+    return train_with
 
 
 def _used(method, state):
@@ -120,9 +113,7 @@ def test_a_step_that_is_skipped_is_not_remembered(run, monkeypatch, method):
 def _pair():
     from denseteacher.detectors import FCOS
 
-    torch.manual_seed(0)
-    options = {"backbone": "test_byobnet", "levels": (3, 5), "channels": 16, "head_convs": 1}
-    student, teacher = (FCOS(num_classes=3, **options).eval() for _ in range(2))
+    student, teacher = student_and_teacher(FCOS)
     with torch.no_grad():
         teacher.head.cls.bias += 3
         teacher.head.cls.weight *= 20

@@ -15,20 +15,15 @@ from denseteacher.errors import RunError
 from denseteacher.training.metrics_log import read_metrics
 from denseteacher.training.shortages import explain_shortage
 from denseteacher.training.student_teacher import StudentTeacher
-from support import assert_same, last_state
+from support import assert_same, last_state, trained_below
 
 OPTIONS = [*TINY, "method.name=supervised", "schedule.checkpoint_every=100"]
 
 
 @pytest.fixture
 def run(coco, tmp_path):
-
-    def train(name, *overrides, **options):
-        return denseteacher.train(
-            "custom", labeled=coco, output=tmp_path / name, overrides=[*OPTIONS, *overrides], **options
-        )
-
-    return train
+    """Trains into a folder below ``tmp_path``."""
+    return trained_below(tmp_path, OPTIONS, labeled=coco)
 
 
 def caused(error, cause):

@@ -3,9 +3,8 @@
 import pytest
 import torch
 
-import denseteacher
 from denseteacher.training.student_teacher import StudentTeacher
-from support import assert_same, last_state, stop_after
+from support import assert_same, last_state, stop_after, trained_below
 
 STAC = ["method.name=stac", "method.burn_in=3", "method.ramp=2", "method.threshold=0.01"]
 BURN_IN = 3
@@ -14,18 +13,7 @@ BURN_IN = 3
 @pytest.fixture
 def run(coco, unlabeled, tiny, tmp_path):
     """Trains into a folder below ``tmp_path``."""
-
-    def train(name, *overrides, **options):
-        return denseteacher.train(
-            "custom",
-            labeled=coco,
-            unlabeled=unlabeled,
-            output=tmp_path / name,
-            overrides=[*tiny, *STAC, *overrides],
-            **options,
-        )
-
-    return train
+    return trained_below(tmp_path, [*tiny, *STAC], labeled=coco, unlabeled=unlabeled)
 
 
 def same(first, second):

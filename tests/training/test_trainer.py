@@ -10,7 +10,7 @@ from torch.utils._pytree import tree_flatten
 import denseteacher
 from denseteacher.errors import InputError, RunError
 from denseteacher.training.metrics_log import read_metrics
-from support import TIMING, assert_same, last_state, stop_after
+from support import TIMING, assert_same, last_state, stop_after, trained_below
 from support.closeness import assert_close_to_scale
 
 DENSE = ["method.burn_in=3", "method.ramp=2", "method.ratio=0.1"]
@@ -19,18 +19,7 @@ DENSE = ["method.burn_in=3", "method.ramp=2", "method.ratio=0.1"]
 @pytest.fixture
 def run(coco, unlabeled, tiny, tmp_path):
     """Trains into a folder below ``tmp_path``."""
-
-    def train(name, *overrides, **options):
-        return denseteacher.train(
-            options.pop("recipe", "custom"),
-            labeled=coco,
-            unlabeled=unlabeled,
-            output=tmp_path / name,
-            overrides=[*tiny, *DENSE, *overrides],
-            **options,
-        )
-
-    return train
+    return trained_below(tmp_path, [*tiny, *DENSE], labeled=coco, unlabeled=unlabeled)
 
 
 # before the teacher starts, at the burn-in's end, within the ramp, at a checkpoint

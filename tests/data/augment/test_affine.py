@@ -10,7 +10,7 @@ from denseteacher.data.augment.affine import AffineView, about_center, warp
 from denseteacher.data.augment.weak import Geometry, transform
 from denseteacher.ops.boxes import move_boxes, move_targets
 from denseteacher.structures import ImageBatch, Targets, to
-from support import random_targets
+from support import images_on_canvas, random_targets
 from support.closeness import assert_close_to_scale
 
 FILL = np.array([124, 116, 104])
@@ -25,14 +25,6 @@ VIEWS = {
     "all": AffineView(scale=(0.6, 1.6), flip=0.5),
 }
 SIZES = [(40, 64), (64, 50), (33, 37), (64, 96)]
-
-
-def _batch(sizes, canvas, seed=0):
-    generator = torch.Generator().manual_seed(seed)
-    pixels = torch.zeros(len(sizes), 3, *canvas, dtype=torch.uint8)
-    for row, (height, width) in zip(pixels, sizes, strict=True):
-        row[:, :height, :width] = torch.randint(0, 256, (3, height, width), dtype=torch.uint8, generator=generator)
-    return ImageBatch(pixels, torch.tensor(sizes))
 
 
 def _view(view, images, *, seed=3, step=5, samples=None):
@@ -64,7 +56,7 @@ def _warped_by_hand(image, matrix):
 
 @pytest.mark.parametrize("name", VIEWS)
 def test_pixels_agree_with_a_loop_over_them(name):
-    images = _batch(SIZES, (64, 96))
+    images = images_on_canvas(SIZES, (64, 96))
     moved, matrix = _view(VIEWS[name], images)
     assert moved.pixels.dtype == torch.uint8
     assert matrix.dtype == torch.float32
@@ -77,7 +69,7 @@ def test_pixels_agree_with_a_loop_over_them(name):
 
 
 def test_flip_is_exact_and_carries_boxes_as_the_weak_view_does():
-    images = _batch(SIZES, (64, 96))
+    images = images_on_canvas(SIZES, (64, 96))
     moved, matrix = _view(VIEWS["flip"], images)
     boxes = np.array([[3, 4, 20, 30], [0.25, 1, 7.5, 9]], dtype=np.float32)
     found = move_boxes(torch.from_numpy(boxes).expand(len(SIZES), -1, -1), matrix)
@@ -89,7 +81,7 @@ def test_flip_is_exact_and_carries_boxes_as_the_weak_view_does():
 
 @pytest.mark.parametrize(("x", "y"), [(5, 0), (-7, 3), (0, -11), (90, 90)])
 def test_a_shift_by_whole_pixels_is_exact(x, y):
-    images = _batch(SIZES, (64, 96))
+    images = images_on_canvas(SIZES, (64, 96))
     matrix = torch.eye(3).repeat(len(SIZES), 1, 1)
     matrix[:, 0, 2], matrix[:, 1, 2] = x, y
     moved = warp(images, matrix)
@@ -102,7 +94,7 @@ def test_a_shift_by_whole_pixels_is_exact(x, y):
 
 
 def test_a_quarter_turn_is_exact_and_a_zoom_agrees_with_interpolation():
-    images = _batch([(32, 32)], (32, 48))
+    images = images_on_canvas([(32, 32)], (32, 48))
     quarter, double = torch.zeros(2, 1, 2, 3)
     quarter[0, 0, 1], quarter[0, 1, 0] = -1, 1  # x to y and y to -x: clockwise, since y points down
     double[0, 0, 0] = double[0, 1, 1] = 2
@@ -117,7 +109,7 @@ def test_a_quarter_turn_is_exact_and_a_zoom_agrees_with_interpolation():
     "view", [AffineView(probability=0), AffineView(**OFF), AffineView(probability=0, scale=(2, 3))]
 )
 def test_identity_keeps_every_bit(view):
-    images = _batch(SIZES, (64, 96))
+    images = images_on_canvas(SIZES, (64, 96))
     moved, matrix = _view(view, images)
     assert torch.equal(moved.pixels, images.pixels)
     assert moved.pixels.data_ptr() != images.pixels.data_ptr()
@@ -125,7 +117,7 @@ def test_identity_keeps_every_bit(view):
 
 
 def test_images_that_drew_nothing_keep_every_bit_beside_others():
-    images = _batch([(40, 50)] * 16, (64, 64))
+    images = images_on_canvas([(40, 50)] * 16, (64, 64))
     moved, matrix = _view(AffineView(probability=0.5), images)
     still = (matrix == torch.eye(3)).flatten(1).all(1)
     assert 3 < int(still.sum()) < 13
@@ -135,7 +127,7 @@ def test_images_that_drew_nothing_keep_every_bit_beside_others():
 
 @pytest.mark.parametrize("name", VIEWS)
 def test_padding_stays_and_is_not_seen(name):
-    images = _batch(SIZES, (64, 96))
+    images = images_on_canvas(SIZES, (64, 96))
     outside = torch.ones_like(images.pixels, dtype=torch.bool)
     for row, (height, width) in zip(outside, SIZES, strict=True):
         row[:, :height, :width] = False
@@ -164,7 +156,7 @@ def test_extreme_values_neither_wrap_around_nor_drift():
 
 
 def test_an_image_does_not_depend_on_its_batch():
-    images = _batch(SIZES, (64, 96))
+    images = images_on_canvas(SIZES, (64, 96))
     samples = [7, 2, 9, 4]
     together, matrices = _view(VIEWS["all"], images, samples=samples)
     for index, sample in enumerate(samples):
@@ -176,7 +168,7 @@ def test_an_image_does_not_depend_on_its_batch():
 
 @pytest.mark.parametrize("canvas", [(64, 64), (40, 128), (96, 50)])
 def test_an_image_does_not_depend_on_its_canvas_or_memory_format(canvas):
-    small, large = _batch([(40, 50)], (40, 50)), _batch([(40, 50)], canvas)
+    small, large = images_on_canvas([(40, 50)], (40, 50)), images_on_canvas([(40, 50)], canvas)
     for step in range(10):
         expected, matrix = _view(VIEWS["all"], small, step=step)
         moved, other = _view(VIEWS["all"], large, step=step)
@@ -189,7 +181,7 @@ def test_an_image_does_not_depend_on_its_canvas_or_memory_format(canvas):
 
 
 def test_input_is_not_changed_and_sizes_are_handed_on():
-    images = _batch(SIZES, (64, 96))
+    images = images_on_canvas(SIZES, (64, 96))
     before = images.pixels.clone()
     moved, _ = _view(VIEWS["all"], images)
     assert torch.equal(images.pixels, before)
@@ -197,7 +189,7 @@ def test_input_is_not_changed_and_sizes_are_handed_on():
 
 
 def test_same_key_same_view_other_key_other_view():
-    images = _batch([(48, 48)], (64, 64))
+    images = images_on_canvas([(48, 48)], (64, 64))
     first, matrix = _view(AffineView(), images)
     again, same = _view(AffineView(), images)
     assert torch.equal(again.pixels, first.pixels)
@@ -208,7 +200,7 @@ def test_same_key_same_view_other_key_other_view():
 
 def test_known_matrix():
     """Fixes the stream: a run that is resumed with a later release must see the same views."""
-    _, matrix = _view(AffineView(), _batch([(40, 64)] * 4, (64, 64)))
+    _, matrix = _view(AffineView(), images_on_canvas([(40, 64)] * 4, (64, 64)))
     np.testing.assert_allclose(matrix[:2, 0, 2], [-0.0702, -1.5071], atol=1e-3)
     np.testing.assert_allclose(matrix[2, :2], [[1, 0.0363, -0.7260], [-0.3942, 0.9857, 12.9000]], atol=1e-3)
 
@@ -224,7 +216,7 @@ def test_nothing_is_read_back_from_the_device():
 
 
 def test_tiny_images_pass():
-    images = _batch([(1, 1), (2, 9), (3, 3)], (32, 32))
+    images = images_on_canvas([(1, 1), (2, 9), (3, 3)], (32, 32))
     for step in range(20):
         assert _view(VIEWS["all"], images, step=step)[0].pixels.shape == images.pixels.shape
 

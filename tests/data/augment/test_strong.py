@@ -24,6 +24,7 @@ from denseteacher.data.augment.strong import Erasing, StrongView
 from denseteacher.data.randomness import Draw
 from denseteacher.structures import ImageBatch
 from harness import peers
+from support import images_on_canvas
 
 OFF = {"jitter_probability": 0, "grayscale_probability": 0, "blur_probability": 0, "erasings": ()}
 ALL_ON = StrongView(
@@ -56,14 +57,6 @@ def _make_all_together(monkeypatch):
     monkeypatch.setattr(StrongView, "_one_by_one", StrongView._all_together)
 
 
-def _batch(sizes, canvas, seed=0):
-    generator = torch.Generator().manual_seed(seed)
-    pixels = torch.zeros(len(sizes), 3, *canvas, dtype=torch.uint8)
-    for row, (height, width) in zip(pixels, sizes, strict=True):
-        row[:, :height, :width] = torch.randint(0, 256, (3, height, width), dtype=torch.uint8, generator=generator)
-    return ImageBatch(pixels, torch.tensor(sizes))
-
-
 def _view(view, images, *, seed=3, step=5, samples=None, draw=Draw.LABELED_STRONG):
     samples = range(len(images.pixels)) if samples is None else samples
     return view(images, seed=seed, step=step, samples=samples, draw=draw)
@@ -89,7 +82,7 @@ def _colors(height=60, width=70, seed=0):
 
 @either_way
 def test_an_image_does_not_depend_on_its_batch():
-    images = _batch([(40, 64), (64, 50), (33, 33), (64, 64)], (64, 64))
+    images = images_on_canvas([(40, 64), (64, 50), (33, 33), (64, 64)], (64, 64))
     together = _view(ALL_ON, images, samples=[7, 2, 9, 4])
     for index, sample in enumerate([7, 2, 9, 4]):
         part = ImageBatch(images.pixels[index : index + 1], images.sizes[index : index + 1])
@@ -98,7 +91,7 @@ def test_an_image_does_not_depend_on_its_batch():
 
 @either_way
 def test_an_image_does_not_depend_on_its_canvas_or_memory_format():
-    small, large = _batch([(40, 50)], (40, 50)), _batch([(40, 50)], (64, 96))
+    small, large = images_on_canvas([(40, 50)], (40, 50)), images_on_canvas([(40, 50)], (64, 96))
     expected = _view(ALL_ON, small).pixels
     assert torch.equal(_view(ALL_ON, large).pixels[:, :, :40, :50], expected)
     reordered = ImageBatch(small.pixels.to(memory_format=torch.channels_last), small.sizes)
@@ -107,7 +100,7 @@ def test_an_image_does_not_depend_on_its_canvas_or_memory_format():
 
 @either_way
 def test_padding_is_neither_changed_nor_seen():
-    images = _batch([(40, 50), (25, 60)], (64, 64))
+    images = images_on_canvas([(40, 50), (25, 60)], (64, 64))
     seen = _view(ALL_ON, images).pixels
     dirty = ImageBatch(images.pixels.clone(), images.sizes)
     outside = torch.ones_like(dirty.pixels, dtype=torch.bool)
@@ -121,7 +114,7 @@ def test_padding_is_neither_changed_nor_seen():
 
 @either_way
 def test_input_is_not_changed_and_sizes_are_handed_on():
-    images = _batch([(40, 50), (25, 60)], (64, 64))
+    images = images_on_canvas([(40, 50), (25, 60)], (64, 64))
     before = images.pixels.clone()
     strong = _view(ALL_ON, images)
     assert torch.equal(images.pixels, before)
@@ -133,7 +126,7 @@ def test_input_is_not_changed_and_sizes_are_handed_on():
 def test_nothing_is_read_back_from_the_device(monkeypatch):
     """On a GPU each of these would wait for it."""
     _make_all_together(monkeypatch)
-    images = _batch([(40, 50), (25, 60)], (64, 64))
+    images = images_on_canvas([(40, 50), (25, 60)], (64, 64))
     expected = _view(ALL_ON, images).pixels
 
     class NoReading(torch.utils._python_dispatch.TorchDispatchMode):
@@ -154,7 +147,7 @@ def test_strips_change_as_the_whole_batch_is_changed(monkeypatch, rows):
     """Of every height: of fewer rows than a blur reaches, and more than an image has."""
     monkeypatch.setattr(strips, "_STRIP_VALUES", 3 * 50 * rows)
     sizes = [(40, 50), (25, 60), (64, 64), (2, 31)] * 8
-    images = _batch(sizes, (64, 64))
+    images = images_on_canvas(sizes, (64, 64))
     views = (StrongView(), ALL_ON)  # in the second not one image is left as it is
     alone = [_view(view, images).pixels for view in views]
     _make_all_together(monkeypatch)
@@ -163,14 +156,14 @@ def test_strips_change_as_the_whole_batch_is_changed(monkeypatch, rows):
 
 
 def test_strips_of_several_threads_change_as_those_of_one():
-    images = _batch([(300, 400)] * 2, (300, 400))
+    images = images_on_canvas([(300, 400)] * 2, (300, 400))
     expected = _view(ALL_ON, images).pixels
     torch.set_num_threads(2)
     assert torch.equal(_view(ALL_ON, images).pixels, expected)
 
 
 def test_same_key_same_bytes_other_key_other_bytes():
-    images = _batch([(48, 48)], (64, 64))
+    images = images_on_canvas([(48, 48)], (64, 64))
     first = _view(ALL_ON, images).pixels
     assert torch.equal(_view(ALL_ON, images).pixels, first)
     for other in ({"seed": 4}, {"step": 6}, {"samples": [1]}, {"draw": Draw.UNLABELED_STRONG}):
@@ -194,7 +187,7 @@ def test_same_key_same_bytes_other_key_other_bytes():
     ],
 )
 def test_identity_when_all_is_off(view):
-    images = _batch([(40, 50), (64, 64)], (64, 64))
+    images = images_on_canvas([(40, 50), (64, 64)], (64, 64))
     strong = _view(view, images)
     assert torch.equal(strong.pixels, images.pixels)
     assert strong.pixels.data_ptr() != images.pixels.data_ptr()
@@ -202,13 +195,13 @@ def test_identity_when_all_is_off(view):
 
 @either_way
 def test_tiny_images_pass():
-    images = _batch([(1, 1), (2, 9), (3, 3)], (32, 32))
+    images = images_on_canvas([(1, 1), (2, 9), (3, 3)], (32, 32))
     for step in range(20):
         assert _view(ALL_ON, images, step=step).pixels.shape == images.pixels.shape
 
 
 def test_switching_one_change_off_leaves_the_draws_of_the_others():
-    images = _batch([(48, 48)] * 16, (48, 48))
+    images = images_on_canvas([(48, 48)] * 16, (48, 48))
     erasing = (Erasing(probability=0.5, area=(0.1, 0.3), ratio=(0.5, 2)),)
     alone = _view(StrongView(**{**OFF, "erasings": erasing}), images).pixels
     both = _view(StrongView(**{**OFF, "erasings": erasing, "grayscale_probability": 1}), images).pixels
@@ -414,14 +407,14 @@ def test_amounts_are_uniform_in_their_ranges():
 
 def test_the_whole_view_jitters_as_often_as_asked():
     # through __call__, with the keyed numbers
-    images = _batch([(8, 8)] * 32, (8, 8))
+    images = images_on_canvas([(8, 8)] * 32, (8, 8))
     view = StrongView(jitter_probability=0.3, grayscale_probability=0, blur_probability=0, erasings=())
     changed = [(_view(view, images, step=step).pixels != images.pixels).flatten(1).any(1) for step in range(30)]
     assert _share_is(torch.cat(changed).double().mean().item(), 0.3, 960)
 
 
 def test_chain_applies_the_drawn_changes():
-    images = _batch([(30, 40)], (32, 64))
+    images = images_on_canvas([(30, 40)], (32, 64))
     view = StrongView(brightness=0.5, contrast=0, saturation=0, hue=0, **{**OFF, "jitter_probability": 1})
     area = images.pixels[0, :, :30, :40].double()
     changed = _view(view, images).pixels[0, :, :30, :40].double()
@@ -534,7 +527,7 @@ def test_noise_is_uniform_over_bytes_and_differs_between_images_and_rounds():
 
 @either_way
 def test_erasing_is_the_last_change():
-    images = _batch([(64, 64)], (64, 64))
+    images = images_on_canvas([(64, 64)], (64, 64))
     erasing = (Erasing(probability=1, area=(0.3, 0.3), ratio=(1, 1)),)
     gray = _view(StrongView(**{**OFF, "grayscale_probability": 1, "erasings": erasing}), images).pixels[0]
     colored = (gray[0] != gray[1]) | (gray[1] != gray[2])

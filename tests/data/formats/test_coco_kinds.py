@@ -18,6 +18,7 @@ from denseteacher.data.formats import (
 )
 from denseteacher.data.formats.outlines import box_of_ellipse, box_of_segmentation, box_of_turned
 from denseteacher.errors import InputError
+from support import changed_json
 
 
 @pytest.fixture(scope="module")
@@ -32,14 +33,6 @@ def read(path, images=None):
     boxes = {image.path.name: own.tolist() for image, own in zip(data.images, data.boxes, strict=True)}
     sizes = {image.path.name: (image.width, image.height) for image in data.images}
     return boxes, sizes, [category.name for category in data.categories], notes.sentences
-
-
-def written(sound, tmp_path, change):
-    content = json.loads(sound.read_text())
-    change(content)
-    path = tmp_path / "changed.json"
-    path.write_text(json.dumps(content))
-    return path
 
 
 def everywhere(kind, key, change):
@@ -135,7 +128,7 @@ READ = {
 @pytest.mark.parametrize("case", READ)
 def test_what_means_one_thing_is_read_so(case, sound, tmp_path):
     change, says = READ[case]
-    path = written(sound, tmp_path, change)
+    path = changed_json(sound, tmp_path, change)
     expected, found = read(sound), read(path, sound.parent / "images")
     assert found[:3] == expected[:3]
     assert says in " ".join(found[3])
@@ -186,7 +179,7 @@ REFUSED = {
 @pytest.mark.parametrize("case", REFUSED)
 def test_what_means_nothing_is_one_sentence(case, sound, tmp_path):
     change, says = REFUSED[case]
-    path = written(sound, tmp_path, change)
+    path = changed_json(sound, tmp_path, change)
     with pytest.raises(InputError, match=says) as caught:
         read_labeled(AnnotationSource(path, sound.parent / "images"), categories=read_annotations(sound).categories)
     assert str(caught.value).count("\n") == 0
@@ -224,7 +217,7 @@ def test_names_of_another_machine_mean_the_only_file_of_that_name(case, sound, t
     change = {"in capitals": str.upper, "without suffix": lambda name: name.rpartition(".")[0]}.get(
         case, lambda name: form.format(name)
     )
-    path = written(sound, tmp_path, everywhere("images", "file_name", change))
+    path = changed_json(sound, tmp_path, everywhere("images", "file_name", change))
     boxes, sizes, classes, said = read(path, sound.parent / "images")
     assert (boxes, sizes, classes) == read(sound)[:3]
     assert len(said) == 1
@@ -236,7 +229,7 @@ def test_percent_encoded_names_are_decoded(sound, tmp_path):
     images = tmp_path / "images"
     shutil.copytree(sound.parent / "images", images)
     (images / "001.png").rename(images / "my picture é.png")
-    path = written(sound, tmp_path, lambda c: c["images"][0].update(file_name="my%20picture%20%C3%A9.png"))
+    path = changed_json(sound, tmp_path, lambda c: c["images"][0].update(file_name="my%20picture%20%C3%A9.png"))
     boxes, *_, said = read(path)
     assert "my picture é.png" in boxes
     assert "'my picture é.png' is" in said[0]
@@ -247,7 +240,9 @@ def test_a_name_that_several_files_have_is_refused_unless_its_folder_says_which(
     for folder in ("a", "b"):
         shutil.copytree(sound.parent / "images", images / folder)
     for prefix, matched in (("/somewhere/", None), ("/somewhere/b/", "b"), ("B:\\x\\a\\", "a")):
-        path = written(sound, tmp_path, everywhere("images", "file_name", lambda name, prefix=prefix: prefix + name))
+        path = changed_json(
+            sound, tmp_path, everywhere("images", "file_name", lambda name, prefix=prefix: prefix + name)
+        )
         if matched is None:
             with pytest.raises(InputError, match="give its folder with --images"):
                 read(path, images)
@@ -258,7 +253,7 @@ def test_a_name_that_several_files_have_is_refused_unless_its_folder_says_which(
 
 def test_two_names_are_not_the_same_file(sound, tmp_path):
     """One of them is not here: guessing would give its boxes to another image."""
-    path = written(sound, tmp_path, lambda c: c["images"][1].update(file_name="/other/001.png"))
+    path = changed_json(sound, tmp_path, lambda c: c["images"][1].update(file_name="/other/001.png"))
     with pytest.raises(
         InputError, match=r"'/other/001\.png' .*'001\.png', which it could be, is another image already"
     ):
@@ -269,7 +264,7 @@ def test_nothing_outside_of_the_folder_is_opened(sound, tmp_path):
     secret = tmp_path / "secret.png"
     Image.new("RGB", (64, 88)).save(secret)
     for name in (str(secret), "../secret.png", f"file://{secret}"):
-        path = written(sound, tmp_path, lambda c, name=name: c["images"][0].update(file_name=name))
+        path = changed_json(sound, tmp_path, lambda c, name=name: c["images"][0].update(file_name=name))
         with pytest.raises(InputError, match="leaves the image folder"):
             read(path, sound.parent / "images")
 
@@ -296,7 +291,7 @@ CLASS_NAMES = {
 @pytest.mark.parametrize("case", CLASS_NAMES)
 def test_class_names_fit_in_a_line(case, sound, tmp_path):
     name, shown = CLASS_NAMES[case]
-    path = written(sound, tmp_path, lambda c: c["categories"][0].update(name=name))
+    path = changed_json(sound, tmp_path, lambda c: c["categories"][0].update(name=name))
     *_, classes, said = read(path, sound.parent / "images")
     assert classes[0] == shown
     assert ("is read as" in "".join(said)) == (case != "number")
@@ -304,7 +299,7 @@ def test_class_names_fit_in_a_line(case, sound, tmp_path):
 
 @pytest.mark.parametrize("name", ["[/red]", "$\\frac$", "=1+1", "日本語", "naïve", "a\u200db", "{0}", "%s"])
 def test_names_that_are_only_unusual_stay(name, sound, tmp_path):
-    path = written(sound, tmp_path, lambda c: c["categories"][0].update(name=name))
+    path = changed_json(sound, tmp_path, lambda c: c["categories"][0].update(name=name))
     assert read(path, sound.parent / "images")[2][0] == name
 
 
