@@ -57,25 +57,9 @@ def main() -> None:
     rows: list[dict[str, Any]] = []
     ratios: dict[str, float] = {}
     for detector in ("fcos", "retinanet"):
-        recipe = load_recipe("coco_standard", [*keys, f"detector.name={detector}"])
-        found = measure_step(recipe, size, classes=CLASSES, rounds=rounds)
-        steps_per_s = found.images_per_second / (size.labeled + size.unlabeled)
-        values = {
-            "steps_per_s": steps_per_s,
-            "mfu": found.mfu,
-            "peak_gib": found.peak_gib,
-            "tflop": found.tflop,
-            "hours of 180,000 steps": PUBLISHED_STEPS / steps_per_s / 3600,
-            **{f"{part} s": seconds for part, seconds in found.seconds.items()},
-            **{f"{part} share": share for part, share in found.shares.items()},
-        }
-        rows.append({"label": f"{detector}, {found.precision}", "seeds": [0], "values": _lists(values)})
-        if detector == "fcos":
-            ratios |= found.ratios | {"steps_per_s": steps_per_s, "mfu": found.mfu, "peak_gib": found.peak_gib}
-            ratios |= {"data_wait_share": found.shares["data wait"], "ema_ms": 1000 * found.seconds["EMA"]}
-        else:
-            ratios |= {f"retinanet_{name}": value for name, value in found.ratios.items()}
-            ratios |= {"retinanet_steps_per_s": steps_per_s, "retinanet_peak_gib": found.peak_gib}
+        row, own_ratios = measure_detector(detector, keys, size, rounds)
+        rows.append(row)
+        ratios |= own_ratios
         write(rows, ratios, size, on_gpu=on_gpu, rounds=rounds)
     recipe = load_recipe("coco_standard", keys)
     if on_gpu:
@@ -97,6 +81,30 @@ def main() -> None:
         rows.append({"label": label, "seeds": [0], "values": _lists(own)})
         ratios |= {name: value for name, value in measured.items() if "_over_" in name}
         write(rows, ratios, size, on_gpu=on_gpu, rounds=rounds)
+
+
+def measure_detector(
+    detector: str, keys: list[str], size: Size, rounds: int
+) -> tuple[dict[str, Any], dict[str, float]]:
+    """Measures the step of a detector: its row of the results, and its ratios."""
+    recipe = load_recipe("coco_standard", [*keys, f"detector.name={detector}"])
+    found = measure_step(recipe, size, classes=CLASSES, rounds=rounds)
+    steps_per_s = found.images_per_second / (size.labeled + size.unlabeled)
+    values = {
+        "steps_per_s": steps_per_s,
+        "mfu": found.mfu,
+        "peak_gib": found.peak_gib,
+        "tflop": found.tflop,
+        "hours of 180,000 steps": PUBLISHED_STEPS / steps_per_s / 3600,
+        **{f"{part} s": seconds for part, seconds in found.seconds.items()},
+        **{f"{part} share": share for part, share in found.shares.items()},
+    }
+    row = {"label": f"{detector}, {found.precision}", "seeds": [0], "values": _lists(values)}
+    if detector == "fcos":
+        ratios = found.ratios | {"steps_per_s": steps_per_s, "mfu": found.mfu, "peak_gib": found.peak_gib}
+        return row, ratios | {"data_wait_share": found.shares["data wait"], "ema_ms": 1000 * found.seconds["EMA"]}
+    ratios = {f"retinanet_{name}": value for name, value in found.ratios.items()}
+    return row, ratios | {"retinanet_steps_per_s": steps_per_s, "retinanet_peak_gib": found.peak_gib}
 
 
 def write(rows: list[dict[str, Any]], ratios: dict[str, float], size: Size, *, on_gpu: bool, rounds: int) -> None:
