@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 
 from denseteacher import cli
+from support.undrawn import undrawn
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 torch.set_num_threads(1)
@@ -135,3 +136,16 @@ def call(monkeypatch, capsys):
         return left.value.code or 0, out, err
 
     return run
+
+
+ABOUT_LEARNING = {"contracts", "data", "detectors", "distributed", "experiments", "inference", "recipes", "training"}
+
+
+@pytest.fixture(autouse=True, scope="module")
+def without_drawings(request):
+    """Trains without reports and figures in tests on what is learned, not on what is drawn of it."""
+    if ABOUT_LEARNING.isdisjoint(request.path.relative_to(request.config.rootpath / "tests").parts):
+        yield
+    else:
+        with undrawn():
+            yield
