@@ -41,7 +41,7 @@ def test_the_student_repeats_the_teachers_distributions_in_the_region(group_size
     losses = method.student_task(detector, teacher, None, unlabeled, None).loss(student)
     wanted, own = chances(teacher.deltas), chances(student.deltas)
     divergence = (wanted * np.log(wanted / own)).sum(-1).mean(-1)
-    selected = method.pseudo_labels(teacher).selected.numpy()
+    selected = method.pseudo_labels(detector, teacher).selected.numpy()
     size = group_size or 4
     groups = [slice(first, first + size) for first in range(0, 4, size)]
     means = [divergence[group][selected[group]].mean() for group in groups]

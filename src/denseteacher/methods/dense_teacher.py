@@ -35,6 +35,9 @@ class DenseTeacher(MeanTeacher):
     The class loss is the quality focal loss over all locations against the teacher's scores, which are kept
     in the richest ``ratio`` of the locations and 0 elsewhere (paper, eqs. 2 to 4); boxes and quality are
     learned in the selected region alone. The unlabeled losses begin after the burn-in and ramp up linearly.
+
+    On a detector whose class and quality are trained as one (``detector.cls_loss: joint``) that score is the product of
+    both, and the class loss trains the product, as on labeled images. That is not published with Dense Teacher.
     """
 
     name: Literal["dense_teacher"] = "dense_teacher"
@@ -116,7 +119,7 @@ class DenseTeacher(MeanTeacher):
 
     def show(self, detector: DenseDetector, teacher_output: DenseOutput, weak: ImageBatch) -> Shown:
         """See ``Method``: the highest score of a dense pseudo-label, all images in one group."""
-        labels = self.model_copy(update={"group_size": None}).pseudo_labels(teacher_output, weak.sizes)
+        labels = self.model_copy(update={"group_size": None}).pseudo_labels(detector, teacher_output, weak.sizes)
         return Shown(region=labels.targets.amax(-1))
 
     def legend(self) -> str:
@@ -128,17 +131,20 @@ class DenseTeacher(MeanTeacher):
             "slider to see which."
         )
 
-    def pseudo_labels(self, teacher_output: DenseOutput, sizes: Tensor | None = None) -> DensePseudoLabels:
+    def pseudo_labels(
+        self, detector: DenseDetector, teacher_output: DenseOutput, sizes: Tensor | None = None
+    ) -> DensePseudoLabels:
         """The teacher's predictions as this method's training targets, hard negatives included.
 
         Args:
+            detector: Whose predictions they are.
             teacher_output: Predictions on B images.
             sizes: (B, 2) their heights and widths, for ``group_canvas``; without them all share one canvas.
         """
         if isinstance(self.ratio, str):
             raise ValueError("ratio is still 'auto': give a share, or train through a recipe, which sets it")
         return dense_pseudo_labels(
-            teacher_output,
+            teacher_output._replace(logits=detector.class_logits(teacher_output)),
             ratio=1.0 if self.region == "all" else self.ratio,
             group_size=self.group_size,
             count_padding=self.count_padding,
@@ -161,7 +167,7 @@ class DenseTeacher(MeanTeacher):
     ) -> DenseTargets:
         """What the teacher's output teaches on the strong views."""
         sizes = unlabeled.weak.sizes
-        labels = self.pseudo_labels(teacher_output, sizes)
+        labels = self.pseudo_labels(detector, teacher_output, sizes)
         ignored = ~on_group_canvas(teacher_output, sizes, self.group_size) if self.group_canvas else None
         if self.needs_hidden_labels:
             hidden = unlabeled.hidden_targets
@@ -180,7 +186,7 @@ class DenseTeacher(MeanTeacher):
         labels = targets.labels
         metrics = {
             "pseudo/locations": labels.selected.sum() / labels.selected.shape[0],
-            "pseudo/score": labels.normalizer.sum() / labels.selected.sum(),
+            "pseudo/score": labels.normalizer.sum() / labels.selected.sum().clamp(min=1),
         }
         images, parts = self._mixed(detector, targets, unlabeled)
         return StudentTask(images, partial(self._part_losses, detector, parts), metrics)
@@ -209,7 +215,7 @@ class DenseTeacher(MeanTeacher):
 
     def _losses(self, detector: DenseDetector, targets: DenseTargets, output: DenseOutput) -> LossDict:
         labels = targets.labels
-        entropy = quality_focal_loss(output.logits, labels.targets, gamma=self.gamma)
+        entropy = quality_focal_loss(detector.class_logits(output), labels.targets, gamma=self.gamma)
         if targets.ignored is not None:
             entropy = entropy.masked_fill(targets.ignored[..., None], 0)
         groups = labels.normalizer.shape[0]

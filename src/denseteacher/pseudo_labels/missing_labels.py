@@ -28,7 +28,7 @@ def unlabeled_objects(detector: DenseDetector, output: DenseOutput, targets: Tar
     Returns:
         (B, N) bool.
     """
-    sure = output.logits.sigmoid().amax(-1) > sure_score[:, None]
+    sure = detector.class_logits(output).sigmoid().amax(-1) > sure_score[:, None]
     overlap = pairwise_iou(detector.decode_boxes(output), targets.boxes)
     covered = ((overlap >= _SAME_OBJECT) & targets.mask[:, None]).any(2)
     return sure & ~covered & output.valid
