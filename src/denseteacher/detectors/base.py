@@ -47,8 +47,11 @@ class DenseDetector(Protocol):
         """(B, N, 4) the boxes of ``decode`` alone, for losses that need no scores."""
 
     def class_logits(self, output: DenseOutput) -> Tensor:
-        """(B, N, K) logits of the scores that the class loss trains: those of the classes alone, ``output.logits``, or
-        of class and quality where the two are trained as one. Gradients flow through."""
+        """(B, N, K) logits of the scores that the class loss trains; gradients flow through.
+
+        They are those of the classes alone, ``output.logits``, or of the product with the quality where the two are
+        trained as one.
+        """
 
     def box_uncertainty(self, output: DenseOutput) -> Tensor | None:
         """(B, N) in [0, 1] how unsure the predicted boxes are; None where the coding can't say."""

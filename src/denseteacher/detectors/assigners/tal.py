@@ -15,9 +15,8 @@ from denseteacher.detectors.assigners.candidates import (
     lie_inside,
     logits_of,
     overlaps_own,
-    some_boxes,
 )
-from denseteacher.ops.assignment import Assignment
+from denseteacher.ops.assignment import Assignment, some_boxes
 from denseteacher.ops.boxes import pairwise_iou
 from denseteacher.structures import Targets
 
@@ -48,7 +47,7 @@ class TALAssigner(Assigner):
         logits = None if predictions is None else predictions.logits
         predicted = boxes_of(locations, None if predictions is None else predictions.boxes)
         count, kept = len(locations.anchors), []
-        for some in some_boxes(targets, count):
+        for some in some_boxes(targets.mask, count):
             inside = lie_inside(locations.anchors, targets.boxes[:, some], targets.mask[:, some])
             overlap = pairwise_iou(targets.boxes[:, some], predicted)
             alignment = overlap.pow(self.beta)
