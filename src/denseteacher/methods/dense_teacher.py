@@ -71,7 +71,8 @@ class DenseTeacher(MeanTeacher):
     is of its box, which a detector of distributions says (GFL); on others it is the score."""
     distribution_weight: float = Field(0.0, ge=0)
     """Weight of a loss by which the student repeats the teacher's distributions of boxes too, on a detector that has
-    them (GFL): their Kullback-Leibler divergence in the region. Not published with Dense Teacher."""
+    them (GFL, or ``detector.coding.name: distribution``): their Kullback-Leibler divergence in the region. Not
+    published with Dense Teacher."""
     gamma: float = Field(2.0, ge=0)
     """Power of the distance between teacher and student that weights the class loss of a location."""
     group_size: int | None = Field(None, gt=0)
@@ -97,6 +98,11 @@ class DenseTeacher(MeanTeacher):
     def needs_hidden_labels(self) -> bool:
         """See ``Method``."""
         return self.region in ("suppress", "ignore")
+
+    @property
+    def needs_distributions(self) -> bool:
+        """See ``Method``."""
+        return self.distribution_weight > 0
 
     @property
     def measures_ratio(self) -> bool:
