@@ -84,7 +84,7 @@ def overview(run: Run) -> Figure:
     """The whole data flow on one unlabeled image."""
     weak, strong = view_pair(run, step=run.recipe.schedule.max_steps, image=run.image)
     output = run.teacher.detector(weak)
-    labels = run.method.pseudo_labels(output)
+    labels = run.method.pseudo_labels(run.teacher.detector, output)
     answer = run.student.detector(strong)
     figure, axes = plt.subplots(2, 3, figsize=(8.6, 5.7), layout="constrained", gridspec_kw={"wspace": 0.2})
     show(axes[0, 0], weak, "weak view")
@@ -139,7 +139,7 @@ def pseudo_labels(run: Run) -> Figure:
     """What dense pseudo-labels keep of one image, and what boxes above a threshold do."""
     weak, _ = view_pair(run, step=2002, image=run.image)
     output = run.teacher.detector(weak)
-    kept = run.method.pseudo_labels(output).targets[0].amax(-1)
+    kept = run.method.pseudo_labels(run.teacher.detector, output).targets[0].amax(-1)
     found = run.teacher.detector.detect(output, weak.sizes)[0]
     figure, axes = plt.subplots(2, 3, figsize=(7.8, 5.8), layout="constrained")
     show(axes[0, 0], weak, "weak view")

@@ -128,6 +128,25 @@ def test_supervised_needs_less_memory(tiny):
     assert sizes[1] < 0.8 * sizes[0]
 
 
+@pytest.mark.parametrize(
+    ("method", "more"),
+    [
+        ("dense_teacher", "method.half_view=true"),
+        ("dense_teacher_plus", "method.mix=mosaic"),
+        ("unbiased_teacher", "method.half_view=true"),
+    ],
+)
+def test_more_views_need_more_memory(tiny, method, more):
+    sizes = []
+    for options in ([], [more]):
+        recipe = load_recipe(
+            "custom",
+            [*tiny, f"method.name={method}", "detector.finer_level=true", "data.unlabeled_batch=8", *options],
+        )
+        sizes.append(step_memory(recipe, shape_detector(recipe.detector, 3), (96, 96), 5).parts[1])
+    assert 1.05 * sizes[0] < sizes[1] < 2 * sizes[0]
+
+
 def test_the_worst_canvas_holds_the_widest_and_the_tallest_view():
     images = [ImageRecord(1, None, 640, 480), ImageRecord(2, None, 300, 900)]
     assert worst_canvas(WeakView(short_side=(400, 800), max_side=1333), images) == (1344, 1088)

@@ -28,6 +28,9 @@ BUILD = {
     "fcos": lambda **options: FCOS(**TINY, levels=(4, 6), head_convs=1, **options),
     "retinanet": lambda **options: RetinaNet(**TINY, levels=(4, 5), head_convs=0, anchor_scale=2.0, **options),
     "gfl": lambda **options: GFL(**TINY, levels=(4, 5), head_convs=0, coding={"bins": 6}, **options),
+    "aligned": lambda **options: FCOS(
+        **TINY, levels=(4, 6), head_convs=1, align="fam3d", cls_loss="joint", finer_level=True, **options
+    ),
 }
 
 
@@ -49,6 +52,10 @@ def build(name, seed=0, **options):
         detector.head.cls.weight *= scale
         detector.head.cls.bias.fill_(-1)
         detector.head.box.weight *= 30
+        if detector.head.align is not None:
+            for shift in (detector.head.align.levels, detector.head.align.places):
+                shift.weight.normal_()
+            detector.head.quality.bias.fill_(3)  # scores are products
     return detector
 
 

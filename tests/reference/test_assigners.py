@@ -10,9 +10,11 @@ from denseteacher.detectors.assigners import candidates
 from denseteacher.detectors.assigners.asa import ASAAssigner
 from denseteacher.detectors.assigners.atss import ATSSAssigner
 from denseteacher.detectors.assigners.base import Locations, Predictions
+from denseteacher.detectors.assigners.fcos import FCOSAssigner
+from denseteacher.detectors.assigners.max_iou import MaxIoUAssigner
 from denseteacher.detectors.assigners.tal import TALAssigner
 from denseteacher.ops.anchors import box_anchors, location_anchors
-from denseteacher.ops.assignment import BACKGROUND, IGNORED, with_regions
+from denseteacher.ops.assignment import BACKGROUND, IGNORED, areas_inside, centers_inside, with_regions
 from denseteacher.structures import Targets
 from support import random_targets
 from support.pretended_cuda import pretended_cuda
@@ -199,16 +201,28 @@ def test_random_images(assigner, kind, seeds, looking):
 
 
 @pytest.mark.parametrize("some", [1, 1000, 4000])
-@pytest.mark.parametrize("assigner", ASSIGNERS, ids=by_name)
+@pytest.mark.parametrize("assigner", [*ASSIGNERS, FCOSAssigner(), MaxIoUAssigner()], ids=by_name)
 def test_a_few_boxes_at_once_are_the_same_as_all(assigner, some, monkeypatch):
     locations = locations_of("squares")
     targets = random_targets(7, batch=3, boxes=9, classes=CLASSES)
+    targets = targets._replace(boxes=torch.cat((targets.boxes[:, :8], targets.boxes[:, :1]), 1))  # equally good ones
     predictions = predictions_for(7, locations, targets)
     expected = assigner.assign(targets, locations, predictions)
-    monkeypatch.setattr(candidates, "_AT_ONCE", some)
+    fitting = assigner.fitting(targets, locations)
+    monkeypatch.setattr("denseteacher.ops.assignment._AT_ONCE", some)
     monkeypatch.setattr("denseteacher.detectors.assigners.asa._AT_ONCE", some)
     for one, other in zip(assigner.assign(targets, locations, predictions), expected, strict=True):
         assert one is other is None or torch.equal(one, other)
+    assert torch.equal(assigner.fitting(targets, locations), fitting)
+
+
+@pytest.mark.parametrize("covered", [centers_inside, areas_inside])
+def test_what_a_few_regions_at_once_cover_is_the_same_as_of_all(covered, monkeypatch):
+    anchors, targets = locations_of("squares").anchors, random_targets(8, batch=3, boxes=9, classes=CLASSES)
+    expected = covered(anchors, targets.boxes, targets.mask)
+    assert expected.any()
+    monkeypatch.setattr("denseteacher.ops.assignment._AT_ONCE", 1000)
+    assert torch.equal(covered(anchors, targets.boxes, targets.mask), expected)
 
 
 def targets_of(boxes, labels):

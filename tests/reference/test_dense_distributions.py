@@ -5,8 +5,10 @@ import pytest
 import torch
 
 from denseteacher.detectors import FCOS, GFL
+from denseteacher.errors import InputError
 from denseteacher.methods import DenseTeacher, DenseTeacherPlus
 from denseteacher.ops.losses import giou_loss
+from denseteacher.recipes.schema import load_recipe
 from support import random_targets, semi_batch
 from support.closeness import assert_close_to_scale
 
@@ -41,7 +43,7 @@ def test_the_student_repeats_the_teachers_distributions_in_the_region(group_size
     losses = method.student_task(detector, teacher, None, unlabeled, None).loss(student)
     wanted, own = chances(teacher.deltas), chances(student.deltas)
     divergence = (wanted * np.log(wanted / own)).sum(-1).mean(-1)
-    selected = method.pseudo_labels(teacher).selected.numpy()
+    selected = method.pseudo_labels(detector, teacher).selected.numpy()
     size = group_size or 4
     groups = [slice(first, first + size) for first in range(0, 4, size)]
     means = [divergence[group][selected[group]].mean() for group in groups]
@@ -86,3 +88,11 @@ def test_mixed_and_pasted_images_have_distributions_too(mix):
     assert losses["distribution"] > 0
     gradients = torch.autograd.grad(losses["distribution"], list(detector.head.box.parameters()))
     assert all(each.abs().sum() > 0 for each in gradients)
+
+
+def test_a_recipe_says_that_a_detector_has_no_distributions_to_repeat():
+    wanted = r"method\.distribution_weight .* coding 'ltrb' .* detector\.name to gfl or detector\.coding\.name to dist"
+    with pytest.raises(InputError, match=wanted):
+        load_recipe("digits", ["method.distribution_weight=1"])
+    for detector in ("detector.name=gfl", "detector.coding.name=distribution"):
+        assert load_recipe("digits", ["method.distribution_weight=1", detector]).method.needs_distributions

@@ -20,6 +20,9 @@ class Detector:
     def foreground(self, targets, anchors, output=None):
         return self.mask
 
+    def class_logits(self, output):
+        return output.logits
+
     def decode_boxes(self, output):
         return output.anchors + output.deltas
 
@@ -92,3 +95,12 @@ def test_without_hidden_labels_the_analysis_is_refused(scene):
     blind = batch._replace(unlabeled=batch.unlabeled._replace(hidden_targets=None))
     with pytest.raises(ValueError, match="needs the hidden labels"):
         _losses((detector, teacher_output, student, blind), "suppress")
+
+
+@pytest.mark.parametrize("region", ["suppress", "ignore"])
+def test_where_all_is_hard_nothing_is_not_a_number(scene, region):
+    detector, teacher_output, student, batch = scene
+    method = DenseTeacher(ratio=0.3, region=region)
+    task = method.student_task(Detector(torch.zeros_like(detector.mask)), teacher_output, *batch, None)
+    assert task.metrics["pseudo/locations"] == 0
+    assert all(value.isfinite() for value in (*task.metrics.values(), *task.loss(student).values()))

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from denseteacher.detectors import FCOS, RetinaNet
+from denseteacher.ops.postprocess import non_maximum_suppression
 from support import image_batch
 from support.closeness import assert_close_to_scale
 
@@ -79,3 +80,27 @@ def test_the_order_and_the_count_decide_something_here(detector, other):
     for image in range(2):
         ours, others = _detect(detector, output, image), _detect(detector, output, image, **{other: True})
         assert [one[:2] for one in ours] != [one[:2] for one in others]
+
+
+def test_a_class_never_suppresses_another_one():
+    """Boxes reach over the image's edges: one in the upper left corner, others everywhere."""
+    boxes = torch.tensor([[400.0, 400, 500, 500], [-99, -99, 2, 2], [-98, -99, 3, 3], [-600, -10, -480, 90]])
+    scores, labels = torch.tensor([0.9, 0.8, 0.7, 0.6]), torch.tensor([0, 1, 1, 2])
+    options = {"size": (500, 500), "iou_threshold": 0.5, "max_detections": 10}
+    found = non_maximum_suppression(boxes, scores, labels, **options)
+    assert_close_to_scale(found.scores, [0.9, 0.8])  # the third is the second's, the last is outside
+    assert found.boxes.tolist() == [[400, 400, 500, 500], [0, 0, 2, 2]]
+    rng = torch.Generator().manual_seed(0)
+    for classes in (2, 20):
+        corners = torch.rand((200, 2), generator=rng) * 500 - 100
+        boxes = torch.cat((corners, corners + torch.rand((200, 2), generator=rng) * 200 + 5), 1)
+        scores, labels = torch.rand(200, generator=rng), torch.randint(classes, (200,), generator=rng)
+        options["max_detections"] = 1000
+        together = non_maximum_suppression(boxes, scores, labels, **options)
+        alone = [
+            non_maximum_suppression(boxes[labels == one], scores[labels == one], labels[labels == one], **options)
+            for one in range(classes)
+        ]
+        order = torch.cat([one.scores for one in alone]).argsort(descending=True)
+        for one, other in zip(together, map(torch.cat, zip(*alone, strict=True)), strict=True):
+            assert torch.equal(one, other[order])

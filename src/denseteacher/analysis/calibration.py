@@ -55,7 +55,7 @@ def calibrate(outputs: DetectorOutputs) -> dict[str, Reliability]:
     for batch in outputs:
         truth = outputs.assign(batch, batch.objects)
         counted = known_locations(batch, truth) & (truth.labels != UNTRAINED)
-        score, label = batch.output.logits.sigmoid().max(-1)
+        score, label = outputs.detector.class_logits(batch.output).sigmoid().max(-1)
         locations.append(reliability(score[counted], (label == truth.labels)[counted]))
         found = outputs.pseudo_boxes(batch, floor)
         hits = match_boxes(found, batch.objects, batch.ignored)

@@ -80,7 +80,7 @@ def learning_rule(detector: Path, ratio: float | None) -> DenseTeacher:
 
 def select_region(outputs: DetectorOutputs, batch: OutputBatch, rule: DenseTeacher) -> Selection:
     """The learning region of a batch."""
-    labels = rule.pseudo_labels(batch.output)
+    labels = rule.pseudo_labels(outputs.detector, batch.output)
     truth = outputs.assign(batch, batch.objects)
     known = known_locations(batch, truth)
     foreground, background = (truth.labels >= 0) & known, (truth.labels == BACKGROUND) & known

@@ -75,6 +75,8 @@ def worst_canvas(weak: WeakView, images: Sequence[ImageRecord]) -> tuple[int, in
 def step_memory(recipe: Recipe, student: PyramidDetector, canvas: tuple[int, int], boxes: int) -> StepMemory:
     """Counts what a step allocates; methods other than Dense Teacher and Supervised count as Dense Teacher.
 
+    Half-size views and the mosaics of Dense Teacher are counted.
+
     Args:
         recipe: The recipe.
         student: As ``shape_detector`` gives it.
@@ -85,8 +87,7 @@ def step_memory(recipe: Recipe, student: PyramidDetector, canvas: tuple[int, int
     processes = recipe.runtime.devices * recipe.runtime.nodes
     batches = recipe.data.labeled_batch // processes, recipe.data.unlabeled_batch // processes
     most = math.gcd(*batches)
-    method = Supervised() if recipe.method.burn_in_steps is None else _STAND_IN
-
+    method = _stand_in(recipe.method)
     batch = _batch(*batches, canvas, boxes)
 
     def step(parts: int) -> int:
@@ -100,6 +101,14 @@ def step_memory(recipe: Recipe, student: PyramidDetector, canvas: tuple[int, int
     slope = (largest - smallest) / (1 - 1 / most) if most > 1 else 0.0
     parts = [number for number in range(1, most + 1) if most % number == 0]
     return StepMemory(canvas, fixed, {one: fixed + round(largest - slope * (1 - 1 / one)) for one in parts})
+
+
+def _stand_in(method: Method) -> Method:
+    """A method without a state that shows the student as many images."""
+    if method.burn_in_steps is None:
+        return Supervised()
+    mix = method.mix if isinstance(method, DenseTeacher) else "none"
+    return _STAND_IN.model_copy(update={"half_view": method.needs_finer_level, "mix": mix})
 
 
 def _bytes(tensor: Tensor) -> int:

@@ -46,6 +46,13 @@ class DenseDetector(Protocol):
     def decode_boxes(self, output: DenseOutput) -> Tensor:
         """(B, N, 4) the boxes of ``decode`` alone, for losses that need no scores."""
 
+    def class_logits(self, output: DenseOutput) -> Tensor:
+        """(B, N, K) logits of the scores that the class loss trains; gradients flow through.
+
+        They are those of the classes alone, ``output.logits``, or of the product with the quality where the two are
+        trained as one.
+        """
+
     def box_uncertainty(self, output: DenseOutput) -> Tensor | None:
         """(B, N) in [0, 1] how unsure the predicted boxes are; None where the coding can't say."""
 
@@ -186,6 +193,10 @@ class OneStageDetector(nn.Module, ABC):
     def fitting(self, targets: Targets, anchors: Tensor) -> Tensor:
         """(B, N) bool, which anchors fit a box by themselves: without those that are trained lest it have none."""
         return self.foreground(targets, anchors)
+
+    def class_logits(self, output: DenseOutput) -> Tensor:
+        """See ``DenseDetector``: those of the classes alone."""
+        return output.logits
 
     def class_scores(self, output: DenseOutput) -> Tensor:
         """(B, N, K) in [0, 1] the scores by which candidates are chosen: those of the classes alone, as published."""

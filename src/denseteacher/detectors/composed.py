@@ -168,7 +168,7 @@ class ComposedDetector(PyramidDetector):
         if output is None or not assigner.looks:
             return assigner.assign(targets, locations, None)
         with torch.no_grad():
-            predictions = Predictions(self._class_logits(output).detach(), self.decode_boxes(output))
+            predictions = Predictions(self.class_logits(output).detach(), self.decode_boxes(output))
         views = len(output.logits) // len(targets.mask)
         return assigner.assign(cat(*[targets] * views), locations, predictions)
 
@@ -187,6 +187,13 @@ class ComposedDetector(PyramidDetector):
     def box_divergence(self, output: DenseOutput, wanted: Tensor) -> Tensor | None:
         """See ``DenseDetector``."""
         return self.config.coding.divergence(output.deltas, wanted)
+
+    def class_logits(self, output: DenseOutput) -> Tensor:
+        """See ``DenseDetector``."""
+        if self.config.cls_loss != "joint" or output.quality is None:
+            return output.logits
+        positive, negative = joint_log_scores(output.logits, output.quality)
+        return positive - negative
 
     def class_scores(self, output: DenseOutput) -> Tensor:
         """See ``OneStageDetector``: the final ones where class and quality were trained as one."""
@@ -264,13 +271,6 @@ class ComposedDetector(PyramidDetector):
         if config.quality == "centerness" or config.cls_loss == "joint":
             centerness = _centerness(boxes, output.anchors)
         return Fit(giou, iou.detach(), centerness)
-
-    def _class_logits(self, output: DenseOutput) -> Tensor:
-        """(B, N, K) logits of the class scores that an assigner looks at."""
-        if self.config.cls_loss != "joint" or output.quality is None:
-            return output.logits
-        positive, negative = joint_log_scores(output.logits, output.quality)
-        return positive - negative
 
 
 def _on_views(assignment: Assignment, images: int) -> Assignment:

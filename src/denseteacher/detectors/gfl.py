@@ -11,7 +11,11 @@ from denseteacher.detectors.composed import ComposedConfig, ComposedDetector
 
 
 class GFLConfig(ComposedConfig):
-    """Distributions of distances, class scores that say how well the box fits, and hence not a quality branch."""
+    """Distributions of distances, class scores that say how well the box fits, and hence not a quality branch.
+
+    Losses, weights, bins and assigner are the published ones. Locations lie in the middle of their cells; the published
+    code has them at the upper left corner, which is ``location_offset: 0``.
+    """
 
     name: Literal["gfl"] = "gfl"
     coding: CodingConfig = DistributionCoding()

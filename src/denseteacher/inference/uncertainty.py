@@ -59,12 +59,14 @@ class ImageAssessor:
         batch = pad_batch([self.teacher.view.apply(one) for one in pixels])
         images = to(batch, device)
         output = detector(images)
-        columns: dict[str, list[float]] = {"entropy": region_entropy(output, self.ratio).tolist()}
+        scored = output._replace(logits=detector.class_logits(output))
+        columns: dict[str, list[float]] = {"entropy": region_entropy(scored, self.ratio).tolist()}
         if self.mirror:
             other = mirror_back(detector, detector(mirror_images(images)), images)
-            columns["mirror"] = disagreement(output, other.logits, self.ratio, valid=other.valid).tolist()
+            columns["mirror"] = disagreement(scored, other.logits, self.ratio, valid=other.valid).tolist()
         if self.student is not None:
-            columns["student"] = disagreement(output, self.student.detector(images).logits, self.ratio).tolist()
+            student = self.student.detector
+            columns["student"] = disagreement(scored, student.class_logits(student(images)), self.ratio).tolist()
         found = in_file_pixels(detector.detect(output, batch.sizes), batch.sizes, [array.shape[:2] for array in arrays])
         unknown = [None] * len(arrays)
         rows = zip(*(columns.get(name, unknown) for name in ImageDoubts._fields[:-1]), found, strict=True)

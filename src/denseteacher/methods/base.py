@@ -114,6 +114,11 @@ class Method(Config):
         return False
 
     @property
+    def needs_distributions(self) -> bool:
+        """Whether the student learns distributions of boxes, which not all codings have (``has_distributions``)."""
+        return False
+
+    @property
     def measures_ratio(self) -> bool:
         """Whether the share of locations to select is still to be measured (``with_ratio``)."""
         return False

@@ -74,9 +74,10 @@ class CSD(SemiSupervised):
         _, plain, mirror = chunk(output, [labeled, seen, seen])
         mirrored = mirror_back(student, mirror, images)
 
-        kept = mirrored.valid & (plain.logits.detach().sigmoid().amax(-1) > self.threshold)
+        logits = student.class_logits(plain)
+        kept = mirrored.valid & (logits.detach().sigmoid().amax(-1) > self.threshold)
         count = mean_over_processes(kept.sum().float()).clamp(min=1)
-        divergence = symmetric_divergence(plain.logits, mirrored.logits)
+        divergence = symmetric_divergence(logits, mirrored.logits)
         consistency = {"cls": (divergence * kept).sum() / count}
         if self.box:
             difference = box_difference(student.decode_boxes(plain), mirrored.boxes, self.variances)

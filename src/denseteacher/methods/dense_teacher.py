@@ -35,6 +35,9 @@ class DenseTeacher(MeanTeacher):
     The class loss is the quality focal loss over all locations against the teacher's scores, which are kept
     in the richest ``ratio`` of the locations and 0 elsewhere (paper, eqs. 2 to 4); boxes and quality are
     learned in the selected region alone. The unlabeled losses begin after the burn-in and ramp up linearly.
+
+    On a detector whose class and quality are trained as one (``detector.cls_loss: joint``) that score is the product of
+    both, and the class loss trains the product, as on labeled images. That is not published with Dense Teacher.
     """
 
     name: Literal["dense_teacher"] = "dense_teacher"
@@ -68,7 +71,8 @@ class DenseTeacher(MeanTeacher):
     is of its box, which a detector of distributions says (GFL); on others it is the score."""
     distribution_weight: float = Field(0.0, ge=0)
     """Weight of a loss by which the student repeats the teacher's distributions of boxes too, on a detector that has
-    them (GFL): their Kullback-Leibler divergence in the region. Not published with Dense Teacher."""
+    them (GFL, or ``detector.coding.name: distribution``): their Kullback-Leibler divergence in the region. Not
+    published with Dense Teacher."""
     gamma: float = Field(2.0, ge=0)
     """Power of the distance between teacher and student that weights the class loss of a location."""
     group_size: int | None = Field(None, gt=0)
@@ -96,6 +100,11 @@ class DenseTeacher(MeanTeacher):
         return self.region in ("suppress", "ignore")
 
     @property
+    def needs_distributions(self) -> bool:
+        """See ``Method``."""
+        return self.distribution_weight > 0
+
+    @property
     def measures_ratio(self) -> bool:
         """See ``Method``."""
         return self.ratio == "auto"
@@ -116,7 +125,7 @@ class DenseTeacher(MeanTeacher):
 
     def show(self, detector: DenseDetector, teacher_output: DenseOutput, weak: ImageBatch) -> Shown:
         """See ``Method``: the highest score of a dense pseudo-label, all images in one group."""
-        labels = self.model_copy(update={"group_size": None}).pseudo_labels(teacher_output, weak.sizes)
+        labels = self.model_copy(update={"group_size": None}).pseudo_labels(detector, teacher_output, weak.sizes)
         return Shown(region=labels.targets.amax(-1))
 
     def legend(self) -> str:
@@ -128,17 +137,20 @@ class DenseTeacher(MeanTeacher):
             "slider to see which."
         )
 
-    def pseudo_labels(self, teacher_output: DenseOutput, sizes: Tensor | None = None) -> DensePseudoLabels:
+    def pseudo_labels(
+        self, detector: DenseDetector, teacher_output: DenseOutput, sizes: Tensor | None = None
+    ) -> DensePseudoLabels:
         """The teacher's predictions as this method's training targets, hard negatives included.
 
         Args:
+            detector: Whose predictions they are.
             teacher_output: Predictions on B images.
             sizes: (B, 2) their heights and widths, for ``group_canvas``; without them all share one canvas.
         """
         if isinstance(self.ratio, str):
             raise ValueError("ratio is still 'auto': give a share, or train through a recipe, which sets it")
         return dense_pseudo_labels(
-            teacher_output,
+            teacher_output._replace(logits=detector.class_logits(teacher_output)),
             ratio=1.0 if self.region == "all" else self.ratio,
             group_size=self.group_size,
             count_padding=self.count_padding,
@@ -161,7 +173,7 @@ class DenseTeacher(MeanTeacher):
     ) -> DenseTargets:
         """What the teacher's output teaches on the strong views."""
         sizes = unlabeled.weak.sizes
-        labels = self.pseudo_labels(teacher_output, sizes)
+        labels = self.pseudo_labels(detector, teacher_output, sizes)
         ignored = ~on_group_canvas(teacher_output, sizes, self.group_size) if self.group_canvas else None
         if self.needs_hidden_labels:
             hidden = unlabeled.hidden_targets
@@ -180,7 +192,7 @@ class DenseTeacher(MeanTeacher):
         labels = targets.labels
         metrics = {
             "pseudo/locations": labels.selected.sum() / labels.selected.shape[0],
-            "pseudo/score": labels.normalizer.sum() / labels.selected.sum(),
+            "pseudo/score": labels.normalizer.sum() / labels.selected.sum().clamp(min=1),
         }
         images, parts = self._mixed(detector, targets, unlabeled)
         return StudentTask(images, partial(self._part_losses, detector, parts), metrics)
@@ -209,7 +221,7 @@ class DenseTeacher(MeanTeacher):
 
     def _losses(self, detector: DenseDetector, targets: DenseTargets, output: DenseOutput) -> LossDict:
         labels = targets.labels
-        entropy = quality_focal_loss(output.logits, labels.targets, gamma=self.gamma)
+        entropy = quality_focal_loss(detector.class_logits(output), labels.targets, gamma=self.gamma)
         if targets.ignored is not None:
             entropy = entropy.masked_fill(targets.ignored[..., None], 0)
         groups = labels.normalizer.shape[0]

@@ -108,7 +108,7 @@ class HumbleTeacher(MeanTeacher):
         weight = belief.scores.amax(-1) * chosen
         count, total = mean_over_processes(torch.stack([chosen.sum().float(), weight.sum()])).unbind()
         count = count.clamp(min=1)
-        divergence = bernoulli_divergence(output.logits, belief.scores).sum(-1)
+        divergence = bernoulli_divergence(detector.class_logits(output), belief.scores).sum(-1)
         losses: LossDict = {"cls": self.cls_weight * (divergence * chosen).sum() / count}
         if not self.box:
             return losses

@@ -76,7 +76,7 @@ class SoftTeacher(PseudoBoxTeacher):
         spread = relative_spread(found, decoded.boxes, decoded.scores, unlabeled.weak.sizes)
         sure = found.only(found.scores > self.threshold).targets
         reliable = found.only((found.scores > self.candidate_threshold) & (spread < self.box_spread)).targets
-        background = (1 - teacher_output.logits.sigmoid().amax(-1)) * sure.mask.any(1, keepdim=True)
+        background = (1 - detector.class_logits(teacher_output).sigmoid().amax(-1)) * sure.mask.any(1, keepdim=True)
         metrics = {"pseudo/boxes": boxes_per_image(sure), "pseudo/reliable_boxes": boxes_per_image(reliable)}
         return StudentTask(unlabeled.strong, partial(self._losses, detector, sure, reliable, background), metrics)
 

@@ -1,5 +1,6 @@
 """What assigners say, and what is the same for all of them: weights, regions to ignore, what lies in a box."""
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
@@ -11,6 +12,8 @@ from denseteacher.structures import LossWeights, Targets
 BACKGROUND = -1
 IGNORED = -2
 """A location that is neither foreground nor background: not trained."""
+_AT_ONCE = 2**23
+"""Pairs of a box and a location that are looked at in one go, in all images together."""
 
 
 class Assignment(NamedTuple):
@@ -59,6 +62,21 @@ def leave_out(assignment: Assignment, covered: Tensor) -> Assignment:
     return assignment._replace(labels=assignment.labels.masked_fill(left_out, IGNORED))
 
 
+def some_boxes(mask: Tensor, count: int) -> Iterator[slice]:
+    """Which of the G padded boxes of all images to compare with locations at once, in order.
+
+    Tensors over all boxes and all locations would grow with the most crowded image.
+
+    Args:
+        mask: (B, G) bool, that of the boxes.
+        count: N, the locations that each box is compared with.
+    """
+    batch, room = mask.shape
+    step = max(1, _AT_ONCE // (batch * count))
+    for start in range(0, room, step):
+        yield slice(start, start + step)
+
+
 def centers_inside(anchors: Tensor, boxes: Tensor, mask: Tensor) -> Tensor:
     """(B, N) bool, which anchors have their center strictly inside one of an image's boxes.
 
@@ -67,10 +85,13 @@ def centers_inside(anchors: Tensor, boxes: Tensor, mask: Tensor) -> Tensor:
         boxes: (B, G, 4) xyxy.
         mask: (B, G) bool, which of them count.
     """
-    left, top, right, bottom = boxes[:, None].unbind(-1)  # (B, 1, G) each
     x, y = centers(anchors)[:, None].unbind(-1)  # (N, 1) each
-    inside = (x > left) & (x < right) & (y > top) & (y < bottom)
-    return (inside & mask[:, None]).any(2)
+    found = mask.new_zeros(len(mask), len(anchors))
+    for some in some_boxes(mask, len(anchors)):
+        left, top, right, bottom = boxes[:, None, some].unbind(-1)  # (B, 1, g) each
+        inside = (x > left) & (x < right) & (y > top) & (y < bottom)
+        found |= (inside & mask[:, None, some]).any(2)
+    return found
 
 
 def areas_inside(anchors: Tensor, boxes: Tensor, mask: Tensor, *, least: float = 0.5) -> Tensor:
@@ -82,9 +103,12 @@ def areas_inside(anchors: Tensor, boxes: Tensor, mask: Tensor, *, least: float =
         mask: (B, G) bool, which of them count.
         least: The share.
     """
-    left, top, right, bottom = boxes[:, None].unbind(-1)  # (B, 1, G) each
     x1, y1, x2, y2 = anchors[:, None].unbind(-1)  # (N, 1) each
-    width = (torch.minimum(x2, right) - torch.maximum(x1, left)).clamp(min=0)
-    height = (torch.minimum(y2, bottom) - torch.maximum(y1, top)).clamp(min=0)
-    inside = width * height >= least * areas(anchors)[:, None]
-    return (inside & mask[:, None]).any(2)
+    found = mask.new_zeros(len(mask), len(anchors))
+    for some in some_boxes(mask, len(anchors)):
+        left, top, right, bottom = boxes[:, None, some].unbind(-1)  # (B, 1, g) each
+        width = (torch.minimum(x2, right) - torch.maximum(x1, left)).clamp(min=0)
+        height = (torch.minimum(y2, bottom) - torch.maximum(y1, top)).clamp(min=0)
+        inside = width * height >= least * areas(anchors)[:, None]
+        found |= (inside & mask[:, None, some]).any(2)
+    return found

@@ -57,7 +57,9 @@ def non_maximum_suppression(
         iou_threshold: Of two boxes of a class that overlap more, the lower-scored one goes.
         max_detections: Most detections kept.
     """
-    keep = batched_nms(boxes, scores, labels, iou_threshold)[:max_detections]
+    # torchvision keeps classes apart by moving them, which does for boxes from 0 on alone
+    before = boxes.amin().clamp(max=0) if len(boxes) else 0
+    keep = batched_nms(boxes - before, scores, labels, iou_threshold)[:max_detections]
     boxes = clip_boxes(boxes[keep], *size)
     keep, boxes = (rows[not_empty(boxes)] for rows in (keep, boxes))
     return Detections(boxes, scores[keep], labels[keep])

@@ -18,7 +18,7 @@ class Mirrored(NamedTuple):
     """What a detector says of mirror images, mapped back: row n is about what location n of the image shows."""
 
     logits: Tensor
-    """(B, N, K) class logits."""
+    """(B, N, K) class logits, see ``DenseDetector.class_logits``."""
     boxes: Tensor
     """(B, N, 4) fp32 xyxy pixels of the image, not of its mirror image."""
     quality: Tensor | None
@@ -71,7 +71,7 @@ def mirror_back(detector: DenseDetector, output: DenseOutput, images: ImageBatch
     partner, inside = partners(output.anchors, images.sizes, detector.shapes((height, width)), detector.strides)
     boxes = mirror_boxes(detector.decode_boxes(output), images.sizes[:, 1])
     return Mirrored(
-        _rows(output.logits, partner),
+        _rows(detector.class_logits(output), partner),
         _rows(boxes, partner),
         None if output.quality is None else output.quality.gather(1, partner),
         inside & output.valid & output.valid.gather(1, partner),
@@ -81,7 +81,7 @@ def mirror_back(detector: DenseDetector, output: DenseOutput, images: ImageBatch
 def belief_of(detector: DenseDetector, output: DenseOutput) -> Belief:
     """Raw predictions as probabilities and boxes."""
     decoded = detector.decode(output)
-    return Belief(output.logits.sigmoid(), decoded.boxes, decoded.quality, decoded.valid)
+    return Belief(detector.class_logits(output).sigmoid(), decoded.boxes, decoded.quality, decoded.valid)
 
 
 def mirror_ensemble(detector: DenseDetector, plain: DenseOutput, mirrored: DenseOutput, images: ImageBatch) -> Belief:

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from denseteacher.detectors.base import DenseDetector
+from denseteacher.ops.assignment import some_boxes
 from denseteacher.ops.boxes import pairwise_iou
 from denseteacher.structures import DenseOutput, ImageBatch, LabeledBatch, LossDict, LossWeights, Targets, cat, chunk
 
@@ -28,9 +29,11 @@ def unlabeled_objects(detector: DenseDetector, output: DenseOutput, targets: Tar
     Returns:
         (B, N) bool.
     """
-    sure = output.logits.sigmoid().amax(-1) > sure_score[:, None]
-    overlap = pairwise_iou(detector.decode_boxes(output), targets.boxes)
-    covered = ((overlap >= _SAME_OBJECT) & targets.mask[:, None]).any(2)
+    sure = detector.class_logits(output).sigmoid().amax(-1) > sure_score[:, None]
+    boxes, covered = detector.decode_boxes(output), torch.zeros_like(sure)
+    for some in some_boxes(targets.mask, boxes.shape[1]):
+        overlap = pairwise_iou(boxes, targets.boxes[:, some])
+        covered |= ((overlap >= _SAME_OBJECT) & targets.mask[:, None, some]).any(2)
     return sure & ~covered & output.valid
 
 

@@ -137,6 +137,7 @@ def _check_recipe(recipe: Recipe) -> None:
     _check_batches(recipe)
     _check_labels_can_follow(recipe)
     _check_half_views(recipe)
+    _check_distributions(recipe)
     _check_teacher_is_ready(recipe)
     _check_burn_in_ends(recipe)
 
@@ -179,6 +180,15 @@ def _check_half_views(recipe: Recipe) -> None:
         raise ValueError(
             "method.half_view needs a pyramid level that the detector does not have: add it with "
             "detector.finer_level=true"
+        )
+
+
+def _check_distributions(recipe: Recipe) -> None:
+    coding = recipe.detector.coding
+    if recipe.method.needs_distributions and not coding.has_distributions:
+        raise ValueError(
+            f"method.distribution_weight is for boxes that are distributions, and those of coding {coding.name!r} are "
+            "none: set detector.name to gfl or detector.coding.name to distribution, or leave the weight at 0"
         )
 
 

@@ -75,7 +75,7 @@ def unlabeled_examples(
     weak = to(views.unlabeled.weak, device)
     output = teacher(weak)
     detections = teacher.detect(output, weak.sizes)
-    richness = output.logits.sigmoid().amax(-1)
+    richness = teacher.class_logits(output).sigmoid().amax(-1)
     region, kept = method.show(teacher, output, weak)
     canvas = cast(tuple[int, int], tuple(weak.pixels.shape[-2:]))
     grid = output.anchors, teacher.shapes(canvas), teacher.strides

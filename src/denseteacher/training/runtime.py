@@ -240,6 +240,10 @@ class RuntimeDetector:
         """See ``DenseDetector``."""
         return self.detector.decode_boxes(output)
 
+    def class_logits(self, output: DenseOutput) -> Tensor:
+        """See ``DenseDetector``."""
+        return self.detector.class_logits(output)
+
     def box_uncertainty(self, output: DenseOutput) -> Tensor | None:
         """See ``DenseDetector``."""
         return self.detector.box_uncertainty(output)

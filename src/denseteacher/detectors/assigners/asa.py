@@ -16,9 +16,8 @@ from denseteacher.detectors.assigners.candidates import (
     logits_of,
     lowest,
     overlaps_own,
-    some_boxes,
 )
-from denseteacher.ops.assignment import Assignment
+from denseteacher.ops.assignment import Assignment, some_boxes
 from denseteacher.ops.boxes import centers, pairwise_iou
 from denseteacher.ops.losses import sigmoid_focal_loss
 from denseteacher.structures import Targets
@@ -55,7 +54,7 @@ class ASAAssigner(Assigner):
         bargain = predicted.new_full((len(targets.boxes), count), torch.inf)  # the lowest cost of each location
         cheapest = targets.labels.new_zeros(bargain.shape)  # ... and the box that has it
         kept = []
-        for some in some_boxes(targets, count):
+        for some in some_boxes(targets.mask, count):
             inside = lie_inside(locations.anchors, targets.boxes[:, some], targets.mask[:, some])
             overlap = pairwise_iou(targets.boxes[:, some], predicted).masked_fill(~inside, 0)
             cost = self._localization(overlap, locations, targets.boxes[:, some])

@@ -8,8 +8,8 @@ from pydantic import Field
 from torch import Tensor
 
 from denseteacher.detectors.assigners.base import Assigner, Locations, Predictions
-from denseteacher.detectors.assigners.candidates import assigned, best_box, lowest, some_boxes
-from denseteacher.ops.assignment import Assignment
+from denseteacher.detectors.assigners.candidates import assigned, best_box, lowest
+from denseteacher.ops.assignment import Assignment, some_boxes
 from denseteacher.ops.boxes import centers, iou
 from denseteacher.structures import Targets
 
@@ -50,7 +50,7 @@ class ATSSAssigner(Assigner):
         for rows, among in _by_level(locations.levels):
             x, y = points[rows].unbind(-1)
             level = []
-            for some in some_boxes(targets, len(rows)):
+            for some in some_boxes(targets.mask, len(rows)):
                 middle_x, middle_y = middles[:, some].unbind(-1)  # (B, g, 1) each
                 distance = (x - middle_x).square_() + (y - middle_y).square_()
                 distance = distance.masked_fill_(~among, torch.inf)

@@ -4,8 +4,6 @@ Tensors over all boxes and all locations would grow with the most crowded image.
 and what is kept of each box is its candidates, C of them whatever the image.
 """
 
-from collections.abc import Iterator
-
 import torch
 from torch import Tensor
 
@@ -14,23 +12,8 @@ from denseteacher.ops.assignment import BACKGROUND, Assignment
 from denseteacher.ops.boxes import centers, iou
 from denseteacher.structures import Targets
 
-_AT_ONCE = 2**22
-"""Pairs of a box and a location that are looked at in one go, in all images together."""
 _PLACE = 2**32 - 1
 """Bits of a key that say where the value is."""
-
-
-def some_boxes(targets: Targets, count: int) -> Iterator[slice]:
-    """Which of the G padded boxes of all images to rank at once, in order.
-
-    Args:
-        targets: Ground truth of B images.
-        count: N, the locations that each box is compared with.
-    """
-    batch, room = targets.mask.shape
-    step = max(1, _AT_ONCE // (batch * count))
-    for start in range(0, room, step):
-        yield slice(start, start + step)
 
 
 def lie_inside(anchors: Tensor, boxes: Tensor, mask: Tensor) -> Tensor:

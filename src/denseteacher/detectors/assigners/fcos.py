@@ -4,9 +4,10 @@ from typing import Literal
 
 import torch
 from pydantic import Field
+from torch import Tensor
 
 from denseteacher.detectors.assigners.base import Assigner, Locations, Predictions
-from denseteacher.ops.assignment import BACKGROUND, Assignment
+from denseteacher.ops.assignment import BACKGROUND, Assignment, some_boxes
 from denseteacher.ops.boxes import areas, centers
 from denseteacher.structures import Targets
 
@@ -29,13 +30,28 @@ class FCOSAssigner(Assigner):
 
     def assign(self, targets: Targets, locations: Locations, predictions: Predictions | None) -> Assignment:
         """See ``Assigner``; predictions are not looked at."""
+        mask, count = targets.mask, len(locations.anchors)
+        least = targets.boxes.new_full((len(mask), count), torch.inf)  # the least area of each location's boxes
+        best = targets.labels.new_zeros(len(mask), count)  # ... and the box that has it
+        for some in some_boxes(mask, count):
+            cost = areas(targets.boxes[:, some])[:, None].expand(-1, count, -1)
+            cost = cost.masked_fill(~(self._fits(locations, targets.boxes[:, some]) & mask[:, None, some]), torch.inf)
+            index = cost.argmin(dim=2)  # (B, N); argmin returns the first of equals
+            low = cost.gather(2, index[..., None])[..., 0]
+            best = torch.where(low < least, index + some.start, best)
+            least = torch.minimum(low, least)
+        labels = targets.labels.gather(1, best).masked_fill(~least.isfinite(), BACKGROUND)
+        return Assignment(labels, targets.boxes.gather(1, best[..., None].expand(-1, -1, 4)), best)
+
+    def _fits(self, locations: Locations, boxes: Tensor) -> Tensor:
+        """(B, N, g) bool, which locations lie in the central region of a box and on a level for its size."""
         stride = locations.strides[:, None]  # (N, 1)
-        left, top, right, bottom = targets.boxes[:, None].unbind(-1)  # (B, 1, G) each
+        left, top, right, bottom = boxes[:, None].unbind(-1)  # (B, 1, g) each
         place = centers(locations.anchors)[:, None].unbind(-1)
         reaches, depths = [], []
         # axis by axis: an operation along two numbers in memory would be many times slower
         for location, lower, upper in zip(place, (left, top), (right, bottom), strict=True):
-            before, behind = location - lower, upper - location  # (B, N, G)
+            before, behind = location - lower, upper - location  # (B, N, g)
             reaches.append(torch.maximum(before, behind))
             if self.center_radius > 0:
                 middle, radius = (lower + upper) / 2, self.center_radius * stride
@@ -47,11 +63,4 @@ class FCOSAssigner(Assigner):
         finest, coarsest = stride.amin(), stride.amax()
         least = torch.where(stride > finest, self.size_factor / 2 * stride, torch.zeros_like(stride))
         most = torch.where(stride < coarsest, self.size_factor * stride, torch.full_like(stride, torch.inf))
-        in_range = (reach >= least) & (reach <= most)
-
-        cost = areas(targets.boxes)[:, None, :].expand_as(reach)
-        cost = cost.masked_fill(~(inside & in_range & targets.mask[:, None, :]), torch.inf)
-        best = cost.argmin(dim=2)  # (B, N); argmin returns the first of equals
-        foreground = cost.gather(2, best[..., None])[..., 0].isfinite()
-        labels = targets.labels.gather(1, best).masked_fill(~foreground, BACKGROUND)
-        return Assignment(labels, targets.boxes.gather(1, best[..., None].expand(-1, -1, 4)), best)
+        return inside & (reach >= least) & (reach <= most)

@@ -8,7 +8,7 @@ from torch import Tensor
 from torchvision.ops import box_iou
 
 from denseteacher.detectors.assigners.base import Assigner, Locations, Misses, Predictions
-from denseteacher.ops.assignment import BACKGROUND, IGNORED, Assignment
+from denseteacher.ops.assignment import BACKGROUND, IGNORED, Assignment, some_boxes
 from denseteacher.structures import Targets
 
 
@@ -45,10 +45,17 @@ class MaxIoUAssigner(Assigner):
 
     def assign(self, targets: Targets, locations: Locations, predictions: Predictions | None) -> Assignment:
         """See ``Assigner``; predictions are not looked at."""
-        overlap = _overlaps(targets, locations).masked_fill(~targets.mask[..., None], -1.0)
-        best, index = overlap.max(dim=1)  # (B, N)
-        most = overlap.amax(dim=2, keepdim=True)
-        rescued = ((overlap == most) & (most > 0)).any(dim=1)
+        shape = len(targets.mask), len(locations.priors)
+        best = targets.boxes.new_full(shape, -torch.inf)  # the largest IoU of each anchor
+        index = targets.labels.new_zeros(shape)  # ... and the box that it has it with
+        rescued = targets.mask.new_zeros(shape)
+        for some in some_boxes(targets.mask, shape[1]):
+            overlap = _overlaps(targets, some, locations).masked_fill(~targets.mask[:, some, None], -1.0)
+            high, box = overlap.max(dim=1)  # (B, N)
+            index = torch.where(high > best, box + some.start, index)
+            best = torch.maximum(high, best)
+            most = overlap.amax(dim=2, keepdim=True)
+            rescued |= ((overlap == most) & (most > 0)).any(dim=1)
         labels = targets.labels.gather(1, index)
         labels = labels.masked_fill(best < self.foreground_iou, IGNORED)
         labels = labels.masked_fill(best < self.background_iou, BACKGROUND)
@@ -57,11 +64,15 @@ class MaxIoUAssigner(Assigner):
 
     def fitting(self, targets: Targets, locations: Locations) -> Tensor:
         """See ``Assigner``: anchors that overlap a box too much to be background."""
-        fits = _overlaps(targets, locations) >= self.background_iou
-        return (fits & targets.mask[..., None]).any(1)
+        found = targets.mask.new_zeros(len(targets.mask), len(locations.priors))
+        for some in some_boxes(targets.mask, len(locations.priors)):
+            fits = _overlaps(targets, some, locations) >= self.background_iou
+            found |= (fits & targets.mask[:, some, None]).any(1)
+        return found
 
 
-def _overlaps(targets: Targets, locations: Locations) -> Tensor:
-    """(B, G, N) IoU of the boxes with the priors."""
-    overlap: Tensor = box_iou(targets.boxes.flatten(0, 1), locations.priors)
-    return overlap.view(*targets.mask.shape, -1)
+def _overlaps(targets: Targets, some: slice, locations: Locations) -> Tensor:
+    """(B, g, N) IoU of some of the boxes with the priors."""
+    boxes = targets.boxes[:, some]
+    overlap: Tensor = box_iou(boxes.flatten(0, 1), locations.priors)
+    return overlap.view(*boxes.shape[:2], -1)

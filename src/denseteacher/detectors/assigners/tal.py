@@ -15,9 +15,8 @@ from denseteacher.detectors.assigners.candidates import (
     lie_inside,
     logits_of,
     overlaps_own,
-    some_boxes,
 )
-from denseteacher.ops.assignment import Assignment
+from denseteacher.ops.assignment import Assignment, some_boxes
 from denseteacher.ops.boxes import pairwise_iou
 from denseteacher.structures import Targets
 
@@ -29,6 +28,10 @@ class TALAssigner(Assigner):
     of its predicted box. Of the locations strictly inside a box the ``top_k`` with the highest t, if above 0, are its
     foreground; a location wanted by several boxes goes to the one that its predicted box overlaps most. TOOD's code
     drops those outside of the box after it has taken the ``top_k``; here, as in PP-YOLOE, they do not take part.
+
+    Scaled to the box's largest IoU, t is what a location counts in the box loss. It is the target of its class score
+    too where the class loss has soft ones (``cls_loss: quality_focal``, as in TOOD, or ``joint``); ``focal`` has hard
+    labels.
     """
 
     looks = True
@@ -48,7 +51,7 @@ class TALAssigner(Assigner):
         logits = None if predictions is None else predictions.logits
         predicted = boxes_of(locations, predictions)
         count, kept = len(locations.anchors), []
-        for some in some_boxes(targets, count):
+        for some in some_boxes(targets.mask, count):
             inside = lie_inside(locations.anchors, targets.boxes[:, some], targets.mask[:, some])
             overlap = pairwise_iou(targets.boxes[:, some], predicted)
             alignment = overlap.pow(self.beta)

@@ -30,6 +30,11 @@ class Coding(Config, ABC):
         return 0.0
 
     @property
+    def has_distributions(self) -> bool:
+        """Whether the numbers are distributions, which have a ``divergence``."""
+        return type(self).divergence is not Coding.divergence
+
+    @property
     def compares_boxes(self) -> bool:
         """Whether ``loss`` looks at the GIoU."""
         return True
