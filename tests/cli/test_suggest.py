@@ -8,6 +8,7 @@ import shutil
 import numpy as np
 import pytest
 from PIL import Image
+from torchvision.ops import nms
 
 import denseteacher
 from conftest import paint, write_coco
@@ -70,7 +71,9 @@ def test_the_page_needs_nothing_from_outside(run, pool, tmp_path):
         assert pick.record.path.name in page
         assert all(html.escape(reason.text).replace("&#x27;", "&#39;") in page for reason in pick.reasons)
         assert pick.novelty in page
-    assert page.count('<g class="box detection">') == sum(min(30, len(pick.draft.scores)) for pick in found.picks) > 0
+    surest = [nms(pick.draft.boxes, pick.draft.scores, 0.5) for pick in found.picks]
+    assert sum(map(len, surest)) < sum(len(pick.draft.scores) for pick in found.picks)  # one of them at a place
+    assert page.count('<g class="box detection">') == sum(min(30, len(kept)) for kept in surest) > 0
     assert not (tmp_path / "out" / "drafts").exists()
 
 

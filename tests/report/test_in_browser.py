@@ -10,6 +10,7 @@ from support.finished_runs import trained, with_detections
 
 pytest.importorskip("playwright.sync_api", reason="needs playwright")
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
+PAGES = ["run", "compare", "check", "suggest", "audit"]
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs chromium")
 
 _CONTRAST = """() => {
@@ -23,8 +24,8 @@ _CONTRAST = """() => {
     return color === "rgba(0, 0, 0, 0)" && one.parentElement ? behind(one.parentElement) : color;
   };
   const found = {};
-  for (const name of ["h1", ".summary", ".note", "dt", "dd", "td", "th", ".up", ".down", "figcaption", "pre", "a",
-                      "summary", ".chart text[style*=currentColor]", ".legend"]) {
+  for (const name of ["h1", ".summary", ".note", "dt", "dd", "td", "th", ".warning", ".up", ".down", "figcaption",
+                      "pre", "a", "summary", ".chart text[style*=currentColor]", ".legend"]) {
     for (const one of document.querySelectorAll(name)) {
       const style = getComputedStyle(one);
       const pair = [light(one.ownerSVGElement ? style.fill : style.color), light(behind(one))].sort((a, b) => a - b);
@@ -50,6 +51,7 @@ def pages(tmp_path_factory, coco, unlabeled):
         "compare": folder / "compare.html",
         "check": folder / "check.html",
         "suggest": api.suggest(runs[1], unlabeled, output=folder / "next", count=3, score=0.0).page,
+        "audit": api.audit(runs[1] / "detector.safetensors", coco, output=folder / "audit", score=0.0, top=9).page,
     }
 
 
@@ -63,7 +65,7 @@ def visit(visits, pages):
     assert [url for url in visits.requests if url not in own and not url.startswith("data:")] == []
 
 
-@pytest.mark.parametrize("name", ["run", "compare", "check", "suggest"])
+@pytest.mark.parametrize("name", PAGES)
 @pytest.mark.parametrize("width", [390, 1280])
 def test_a_page_fits_its_window(visit, name, width):
     page = visit(name, viewport={"width": width, "height": 800})
@@ -77,16 +79,34 @@ def test_a_page_fits_its_window(visit, name, width):
     assert min(sizes) >= 12  # px
 
 
-@pytest.mark.parametrize("name", ["run", "compare", "check", "suggest"])
+@pytest.mark.parametrize("name", PAGES)
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_text_stands_out_from_its_background(visit, name, scheme):
     page = visit(name, color_scheme=scheme)
     dark = page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(20, 24, 29)"
     assert dark == (scheme == "dark")
     contrast = page.evaluate(_CONTRAST)
-    assert name == "suggest" or {".chart text[style*=currentColor]", "td"} <= contrast.keys()
+    assert name in ("suggest", "audit") or ".chart text[style*=currentColor]" in contrast
+    assert name == "suggest" or "td" in contrast
     assert name == "check" or "figcaption" in contrast
     assert {place: ratio for place, ratio in contrast.items() if ratio < 4.5} == {}  # WCAG AA
+
+
+@pytest.mark.parametrize("width", [390, 1280])
+def test_labels_in_doubt_are_told_apart(visit, width):
+    page = visit("audit", viewport={"width": width, "height": 800})
+    figures = page.locator("#findings figure")
+    assert figures.count() == 9
+    assert page.locator("#findings .box.wrong, #findings .box.right").count() >= 9
+    for figure in figures.all():
+        caption, picture = figure.locator("figcaption").bounding_box(), figure.locator(".frame").bounding_box()
+        assert caption["y"] >= picture["y"] + picture["height"] - 1  # px
+        whole = figure.bounding_box()
+        assert whole["y"] + whole["height"] - caption["y"] - caption["height"] < 4  # a card ends with its text
+    dash = "(all) => new Set(all.map((one) => getComputedStyle(one).strokeDasharray)).size"
+    kinds = page.locator("#findings .box.wrong rect"), page.locator("#findings .box.truth rect")
+    assert all(kind.count() for kind in kinds)
+    assert page.locator("#findings .box.wrong rect, #findings .box.truth rect").evaluate_all(dash) == 2
 
 
 def test_the_score_slider_decides_what_is_found(visit):

@@ -5,24 +5,29 @@ import json
 import re
 import shutil
 import xml.etree.ElementTree as ET
+from typing import get_args
 
 import numpy as np
 import pytest
 import torch
+from matplotlib.colors import to_rgb
 from PIL import Image
 
 import denseteacher
 from conftest import TINY
 from denseteacher.detectors import FCOS, RetinaNet
 from denseteacher.evaluation.summary import ClassScore, RunEvaluation
+from denseteacher.methods import MethodConfig
 from denseteacher.report.charts import loss_charts, optimizer_charts, pseudo_label_charts
 from denseteacher.report.curves import ShownRun
 from denseteacher.report.gallery import PageBox, page_picture
+from denseteacher.report.label_charts import few_to_many
 from denseteacher.report.page import class_table
 from denseteacher.runs.evaluate import read_evaluation
 from denseteacher.runs.folder import RunFolder
 from denseteacher.training.metrics_log import metric_series, smooth
 from denseteacher.visualization.heatmap import score_map
+from support import semi_batch
 from support.finished_runs import trained, with_detections
 
 
@@ -174,6 +179,37 @@ def test_charts_take_whatever_a_method_watches():
     assert [len(chart.lines) for chart in both] == [2, 0]  # a single line needs no legend
     for chart in (*loss_charts(one), *both):
         ET.fromstring(chart.svg)
+
+
+def test_a_text_ends_in_its_picture():
+    boxes = [PageBox(x, 30, 40, 40, text, "detection", 1.0) for x in (-5, 10, 195) for text in ("cat", "cell 0.93")]
+    picture = page_picture("", Image.new("RGB", (200, 100)), boxes)
+    assert [box.text for box in picture.boxes] == [box.text for box in boxes]
+    for box in picture.boxes:
+        assert 0 < box.place[0] <= 200 - 0.6 * picture.text_size * len(box.text)
+    assert len({box.place for box in picture.boxes}) == len(boxes)
+    long = page_picture("", Image.new("RGB", (200, 100)), [boxes[0]._replace(text="of a long name" * 9)])
+    assert long.boxes[0].place[0] > 0  # its beginning is what can be read
+
+
+@pytest.mark.parametrize("config", get_args(get_args(MethodConfig)[0]))
+def test_what_methods_watch_has_a_title(config):
+    torch.manual_seed(0)
+    detector = FCOS(num_classes=3, backbone="test_byobnet", levels=(3, 5), channels=16, head_convs=1)
+    given = {name: value for name, value in {"burn_in": 0, "ratio": 0.1}.items() if name in config.model_fields}
+    watched = config(**given).losses(detector, detector, semi_batch(), 20).metrics
+    rows = [{"step": step, **dict.fromkeys(watched, 1.0)} for step in (1, 2)]
+    charts = pseudo_label_charts([ShownRun("one", rows)])
+    assert len(charts) == sum(not name.startswith("labeled/") for name in watched)
+    assert [chart.title for chart in charts if "/" in chart.title] == []
+
+
+@pytest.mark.parametrize("card", ["#ffffff", "#1d2329"])  # --card of page.css
+def test_few_and_many_stand_out_from_light_and_dark_cards(card):
+    colors = np.vstack([few_to_many()(np.linspace(0, 1, 256))[:, :3], to_rgb(card)])
+    light = np.where(colors <= 0.03928, colors / 12.92, ((colors + 0.055) / 1.055) ** 2.4) @ [0.2126, 0.7152, 0.0722]
+    pairs = np.sort(np.stack([light[:-1], np.full(256, light[-1])]), axis=0) + 0.05
+    assert (pairs[1] / pairs[0]).min() >= 3  # WCAG 1.4.11
 
 
 def test_curves_take_their_rows_from_the_log():

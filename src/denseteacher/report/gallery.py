@@ -24,6 +24,7 @@ from denseteacher.visualization.heatmap import heat_layer
 _MOST_BOXES = 30
 _LARGEST = 720  # px
 _TEXT = 1 / 20  # of a picture's width
+_LETTER = 0.6  # of the text's size; most are narrower
 _MOST_LINES = 6
 
 
@@ -83,7 +84,7 @@ def page_picture(
         box._replace(x=box.x * factor, y=box.y * factor, width=box.width * factor, height=box.height * factor)
         for box in boxes
     ]
-    placed = _with_places(scaled, shown.width * _TEXT)
+    placed = _with_places(scaled, shown.width)
     return Picture(caption, _jpeg(shown), *shown.size, placed, None if layer is None else _png(layer))
 
 
@@ -167,11 +168,18 @@ def _box(corners: Floats, text: str, kind: str, score: float) -> PageBox:
     return PageBox(left, top, right - left, bottom - top, text, kind, float(score))
 
 
-def _with_places(boxes: Sequence[PageBox], size: float) -> list[PageBox]:
-    """Puts each text above its box, or further down where another one stands; the first boxes choose first."""
+def _with_places(boxes: Sequence[PageBox], width: int) -> list[PageBox]:
+    """Puts each text above its box, or further down where another one stands; the first boxes choose first.
+
+    Args:
+        boxes: In a picture, the most important first.
+        width: Of the picture, beyond which no text goes that fits in it.
+    """
     placed: list[PageBox] = []
+    size = width * _TEXT
     for box in boxes:
-        left, base = max(box.x, 0) + size / 5, box.y - size / 5
+        left = max(min(box.x + size / 5, width - _LETTER * size * len(box.text)), size / 5)
+        base = box.y - size / 5
         base = base if base > size else box.y + 1.1 * size
         for _ in range(_MOST_LINES):
             if not any(_collide(left, base, box.text, other, size) for other in placed):
@@ -182,7 +190,7 @@ def _with_places(boxes: Sequence[PageBox], size: float) -> list[PageBox]:
 
 
 def _collide(left: float, base: float, text: str, other: PageBox, size: float) -> bool:
-    (other_left, other_base), width = other.place, 0.6 * size  # of a letter
+    (other_left, other_base), width = other.place, _LETTER * size
     overlap = left < other_left + width * len(other.text) and other_left < left + width * len(text)
     return overlap and abs(base - other_base) < size
 

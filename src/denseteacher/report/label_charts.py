@@ -12,11 +12,14 @@ from denseteacher.visualization.figure import BLUE, Chart, as_svg, new_figure, p
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.colors import Colormap
     from matplotlib.figure import Figure
 
 _MOST_CLASSES = 20
 _CELLS = 32
 _SIDE = 3.9  # inches of a panel
+_FEW_TO_MANY = ("#2e8be0", "#a86cd0", "#d9569a", "#e8601f")
+"""Colors that stand out from the cards of light and dark pages alike, at 3 : 1 or more."""
 
 Draw = Callable[["Axes", LabeledImages, Objects], None]
 
@@ -82,13 +85,21 @@ def _draw_boxes_an_image(axes: "Axes", labeled: LabeledImages, objects: Objects)
     axes.set_axisbelow(True)
 
 
+def few_to_many() -> "Colormap":
+    """Colors of a cell by how many boxes are in it."""
+    from matplotlib.colors import LinearSegmentedColormap
+
+    return LinearSegmentedColormap.from_list("few to many", _FEW_TO_MANY)
+
+
 def _draw_cells(axes: "Axes", points: Floats) -> None:
     """Counts of (n, 2) points in the unit square, in colors for light and dark pages; empty cells are not drawn."""
     cells = (points * _CELLS).astype(np.int64).clip(0, _CELLS - 1)
     counts = np.zeros((_CELLS, _CELLS))  # rows up the second coordinate
     np.add.at(counts, (cells[:, 1], cells[:, 0]), 1)
     shown = np.where(counts > 0, np.sqrt(counts), np.nan)  # few beside many still show
-    axes.imshow(shown, origin="lower", extent=(0, 1, 0, 1), cmap="cool", interpolation="nearest")
+    colors = few_to_many()
+    axes.imshow(shown, origin="lower", extent=(0, 1, 0, 1), cmap=colors, interpolation="nearest")
 
 
 _PANELS: dict[str, Draw] = {

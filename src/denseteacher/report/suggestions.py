@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from PIL import Image
+from torchvision.ops import nms
 
 from denseteacher.data.images import load_image
 from denseteacher.errors import InputError
@@ -11,8 +12,10 @@ from denseteacher.files import write_text
 from denseteacher.inference.suggest import Pick
 from denseteacher.report.gallery import Picture, page_picture, unjudged_boxes
 from denseteacher.report.page import render_page
+from denseteacher.structures import Detections
 
 _THUMBNAIL = 480  # px
+_SAME_PLACE = 0.5  # IoU
 _MEANINGS = (
     (
         "Teacher and student differ",
@@ -66,9 +69,11 @@ def write_suggestions(
 
 
 def _picture(pick: Pick, names: Sequence[str]) -> Picture:
-    """The image with its draft; an empty one where it can't be read any more."""
+    """The image with its draft, of boxes on one place the surest; an empty one where it can't be read any more."""
     try:
         image = Image.fromarray(load_image(pick.record).permute(1, 2, 0).contiguous().numpy())
     except InputError:
         image = Image.new("RGB", (pick.record.width, pick.record.height))
-    return page_picture(pick.record.path.name, image, unjudged_boxes(pick.draft, names), largest=_THUMBNAIL)
+    surest = nms(pick.draft.boxes, pick.draft.scores, _SAME_PLACE)
+    shown = Detections(*(field[surest] for field in pick.draft))
+    return page_picture(pick.record.path.name, image, unjudged_boxes(shown, names), largest=_THUMBNAIL)

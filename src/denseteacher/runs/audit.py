@@ -50,14 +50,14 @@ class LabelInDoubt(NamedTuple):
     def sentence(self) -> str:
         """What it is, in words."""
         file = Path(self.image).name
-        seen = "" if self.detected is None else f"{self.detected} {self.detection_score:.2f}"
+        seen = "" if self.detected is None else f"'{self.detected}' (score {self.detection_score:.2f})"
         said = {
             "missed": f"no label for {seen}",
-            "phantom": f"nothing is seen at {self.label}",
-            "other class": f"{self.label} looks like {seen}",
-            "loose box": f"the box of {self.label} does not fit {seen}",
+            "phantom": f"nothing is seen at '{self.label}'",
+            "other class": f"'{self.label}' looks like {seen}",
+            "loose box": f"the box of '{self.label}' does not fit {seen}",
         }[self.kind]
-        return f"{self.kind} {self.score:.2f}: {said} ({file})"
+        return f"{self.kind} {self.score:.2f}: {said} in {file}"
 
 
 class AuditOutcome(NamedTuple):
