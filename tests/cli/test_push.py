@@ -68,10 +68,17 @@ def test_the_page_says_what_it_is_and_where_nothing_lies(pushed, run, coco):
     (result,) = metadata["model-index"][0]["results"]
     found = {one["type"]: one["value"] for one in result["metrics"]}
     assert found["AP"] == round(evaluation["metrics"]["AP"], 2)
+    assert "3 kinds of objects: FCOS on test\\_byobnet" in page
     assert "12 labeled and 6 unlabeled images" in page
+    assert f"| labeled images | 12, of {coco.name} |" in page
+    assert "| unlabeled images | 6, of unlabeled |" in page
+    assert f"| validation images | 12, of {coco.name} |" in page
+    assert "| recipe | `custom`" in page
     assert all(f"| {name} |" in page for name in ("red", "green", "blue"))
     assert 'denseteacher.load("hf://alice/cells")' in page
     assert "zhou2022dense" in page
+    best = evaluation["best"]
+    assert best is None or f"Scores above {best['score']:.2f} give the best F1" in page
     recipe = files["recipe.yaml"].decode()
     assert yaml.safe_load(recipe)["data"]["labeled"] == coco.name
     for text in (page, recipe):

@@ -1,6 +1,10 @@
 """What a package needs besides its code: one version, marks of types, metadata that parse, pages that are reached."""
 
+import os
 import re
+import shutil
+import subprocess
+import sys
 import tomllib
 from pathlib import Path
 
@@ -21,6 +25,66 @@ def test_the_version_stands_in_one_place():
     assert re.findall(r'^__version__ = "(.+)"$', source, re.M) == [denseteacher.__version__]
     assert f"## {denseteacher.__version__}" in (ROOT / "CHANGELOG.md").read_text()
     assert "version" not in yaml.safe_load((ROOT / "CITATION.cff").read_text())
+
+
+def test_the_version_is_said(call):
+    assert call("--version")[:2] == (0, f"dense-teacher {denseteacher.__version__}\n")
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory):
+    """The source archive, and the wheel that is built from it, unpacked: their folders."""
+    pytest.importorskip("hatchling", reason="needs hatchling")
+    folder = tmp_path_factory.mktemp("built")
+
+    def build(kind, source):
+        script = f"import hatchling.build; hatchling.build.build_{kind}({str(folder)!r})"
+        subprocess.run([sys.executable, "-c", script], cwd=source, check=True)
+        (archive,) = folder.glob("*.tar.gz" if kind == "sdist" else "*.whl")
+        shutil.unpack_archive(archive, folder / kind, "gztar" if kind == "sdist" else "zip")
+        return folder / kind
+
+    (source,) = build("sdist", ROOT).iterdir()
+    return source, build("wheel", source)
+
+
+def files_of(folder):
+    return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_archives_hold_the_package_and_nothing_else(built):
+    source, wheel = built
+    package = {f"denseteacher/{name}" for name in files_of(ROOT / "src" / "denseteacher") if not name.endswith(".pyc")}
+    assert "denseteacher/py.typed" in package
+    about = {"METADATA", "WHEEL", "RECORD", "entry_points.txt", "licenses/LICENSE", "licenses/NOTICE"}
+    named = f"dense_teacher-{denseteacher.__version__}.dist-info"
+    assert files_of(wheel) == package | {f"{named}/{name}" for name in about}
+    beside = {
+        "README.md",
+        "CHANGELOG.md",
+        "LICENSE",
+        "NOTICE",
+        "CITATION.cff",
+        "pyproject.toml",
+        "PKG-INFO",
+        ".gitignore",
+    }
+    assert files_of(source) == {f"src/{name}" for name in package} | beside
+
+
+def test_the_wheel_works_where_there_is_no_checkout(built, tmp_path):
+    _, wheel = built
+    environment = os.environ | {"PYTHONPATH": str(wheel), "OMP_NUM_THREADS": "1", "COLUMNS": "80"}
+    for arguments, said in {
+        ("-c", "import denseteacher; print(denseteacher.__file__)"): str(wheel),
+        ("-m", "denseteacher", "--help"): "semi-supervised object detection",
+        ("-m", "denseteacher", "demo", "--help"): "--steps",
+        ("-m", "denseteacher", "doctor"): "precision",
+    }.items():
+        command = [sys.executable, *arguments]
+        done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        assert said.lower() in done.stdout.lower()
 
 
 def test_types_are_marked():
@@ -102,3 +166,20 @@ def test_completion_of_the_shell_is_offered(call, monkeypatch):
     code, out, _ = call("--show-completion")
     assert code == 0
     assert "_DENSETEACHER_COMPLETE=complete_bash" in out
+
+
+@pytest.mark.parametrize(
+    ("typed", "words"),
+    [
+        ("denseteacher aud", ["audit"]),
+        ("denseteacher train custom --mon", ["--monitor"]),
+        ("denseteacher label run pool --to ", ["coco", "yolo", "voc", "label-studio"]),
+    ],
+)
+def test_the_shell_completes_commands_options_and_values(call, monkeypatch, typed, words):
+    monkeypatch.setenv("_DENSETEACHER_COMPLETE", "complete_bash")
+    monkeypatch.setenv("COMP_WORDS", typed)
+    monkeypatch.setenv("COMP_CWORD", str(typed.count(" ")))
+    code, out, _ = call()
+    assert code == 0
+    assert out.split() == words

@@ -168,6 +168,34 @@ def test_a_damaged_id_begins_a_new_run(client, tmp_path):
     assert json.loads((tmp_path / "tracking" / "wandb.json").read_text())["id"] == client.CALLS[0][1]["id"]
 
 
+@pytest.mark.parametrize("allowed", [True, False])
+def test_mlflow_in_a_file_store(monkeypatch, tmp_path, allowed):
+    """The client refuses stores of files unless it is told to take them; a run goes on either way."""
+    pytest.importorskip("mlflow", minversion="3.7", reason='the extra "mlflow" is not installed')
+    store = tmp_path / "store"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", store.as_uri())
+    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", str(allowed).lower())
+    log = log_of(tmp_path, names=["mlflow"])
+    (note,) = log.begin()
+    log.write(1, {"loss": 2.0})
+    log.show(1, Image.new("RGB", (4, 2)))
+    log.write(2, {"teacher/AP": 10.0})
+    (tmp_path / "report.html").write_text("page")
+    notes = log.trackers.close("finished", [tmp_path / "report.html"])
+    assert [row["step"] for row in read_metrics(tmp_path / "metrics.jsonl")] == [1, 2]
+    if not allowed:
+        assert "MLFLOW_ALLOW_FILE_STORE" in note
+        assert "training goes on" in note
+        return
+    assert store.as_uri() in note
+    assert notes == []
+    (run,) = [path.parent for path in store.glob("*/*/meta.yaml") if "run_id" in path.read_text()]
+    assert (run / "metrics" / "loss").read_text().split()[1:] == ["2.0", "1"]
+    assert (run / "metrics" / "teacher" / "AP").read_text().split()[1:] == ["10.0", "2"]
+    assert (run / "params" / "optim.lr").read_text() == "0.1"
+    assert {"report.html"} < {path.name for path in (run / "artifacts").rglob("*")}
+
+
 def test_a_missing_client_is_one_sentence(monkeypatch):
     monkeypatch.setattr(trackers, "find_spec", lambda name: None)
     with pytest.raises(InputError, match=r'runtime.log=mlflow .*pip install "dense-teacher\[mlflow\]"'):

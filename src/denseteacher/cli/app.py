@@ -6,6 +6,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from denseteacher import __version__
 from denseteacher.data.choices import Format
 
 _ORDER = (
@@ -42,6 +43,22 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Semi-supervised object detection: a few labeled images and many unlabeled ones in, a detector out.",
 )
+
+
+def _say_version(asked: bool) -> None:
+    if asked:
+        print(f"dense-teacher {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _before_any_command(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_say_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    pass
+
 
 Root = Annotated[
     Path | None,

@@ -22,6 +22,7 @@ _PAPER = """```bibtex
   year      = {2022}
 }
 ```"""
+_HEADS = {"fcos": "FCOS", "retinanet": "RetinaNet", "gfl": "GFL"}
 _MARKS = re.compile(r"([\\`*_{}\[\]<>#|~$])")
 
 
@@ -64,16 +65,18 @@ def model_card(
         license: SPDX name of the weights' license, where the owner has said one.
     """
     labeled, unlabeled = sizes
-    network = f"{recipe.detector.name.upper()} on {recipe.detector.backbone}"
+    validation = None if evaluation is None else evaluation.images
+    network = f"{_HEADS[recipe.detector.name]} on {recipe.detector.backbone}"
     parts = [
         f"---\n{yaml.safe_dump(_metadata(place, evaluation, license), sort_keys=False)}---",
         f"# {place.repo.rpartition('/')[2]}",
-        f"A {network} that detects {len(card.categories):,} kinds of objects, trained with denseteacher on "
+        f"Detects {len(card.categories):,} kinds of objects: {network}, trained with denseteacher on "
         f"{labeled:,} labeled and {unlabeled:,} unlabeled images by the method `{recipe.method.name}`.",
         _usage(place),
         _results(evaluation, gain),
         _classes(card, evaluation),
-        _training(card, recipe, sizes),
+        _data(recipe, labeled, unlabeled, validation),
+        _training(card, recipe),
         f"## License\n\n{_license(license)}",
         f"## Citation\n\n{_PAPER}",
     ]
@@ -133,6 +136,12 @@ def _results(evaluation: RunEvaluation | None, gain: UnlabeledGain | None) -> st
         f"## Results\n\nOn {evaluation.images:,} validation images of the owner, in percent, by COCO's protocol:\n\n"
         f"| metric | |\n|---|---:|\n{table}"
     )
+    if (best := evaluation.best) is not None:
+        text += (
+            f"\n\nScores above {best.score:.2f} give the best F1 of all classes together at IoU 0.5: {best.f1:.2f}, "
+            f"with precision {best.precision:.2f} and recall {best.recall:.2f}. `denseteacher predict --score auto` "
+            "takes the best score of each class."
+        )
     return text if gain is None else f"{text}\n\n{gain.sentence} {gain.certainty}"
 
 
@@ -143,15 +152,34 @@ def _classes(card: DetectorCard, evaluation: RunEvaluation | None) -> str:
         one = scores.get(name)
         value = None if one is None else one.scores.get("AP")
         objects = "" if one is None else f"{one.objects:,}"
-        rows.append(f"| {_escaped(name)} | {objects} | {'' if value is None else f'{value:.1f}'} |")
-    return "\n".join(["## Classes\n", "| class | validation objects | AP |", "|---|---:|---:|", *rows])
+        best = "" if one is None or one.best is None else f"{one.best.score:.2f}"
+        rows.append(f"| {_escaped(name)} | {objects} | {'' if value is None else f'{value:.1f}'} | {best} |")
+    return "\n".join(
+        ["## Classes\n", "| class | validation objects | AP | best score |", "|---|---:|---:|---:|", *rows]
+    )
 
 
-def _training(card: DetectorCard, recipe: Recipe, sizes: tuple[int, int]) -> str:
+def _data(recipe: Recipe, labeled: int, unlabeled: int, validation: int | None) -> str:
+    """How many images of what: the names of files and folders, not where they lie."""
+    data = _without_folders(recipe.data.model_dump(mode="json"))
+    pool = data["unlabeled"] if isinstance(data["unlabeled"], list) else [data["unlabeled"]]
+    cut = "" if data["split"] == "none" else f"; cut by the split {_escaped(data['split'])}, fold {data['fold']}"
+    facts = {
+        "labeled images": f"{labeled:,}{_named(data['builtin'] or data['labeled'] or data['root'])}{cut}",
+        "unlabeled images": f"{unlabeled:,}{_named(*(one['path'] if isinstance(one, dict) else one for one in pool))}",
+        "validation images": "none" if validation is None else f"{validation:,}{_named(data['val'])}",
+    }
+    return "\n".join(["## Data\n", "| | |", "|---|---|", *(f"| {name} | {fact} |" for name, fact in facts.items())])
+
+
+def _named(*names: str | None) -> str:
+    shown = dict.fromkeys(_escaped(name) for name in names if name is not None)
+    return f", of {', '.join(shown)}" if shown else ""
+
+
+def _training(card: DetectorCard, recipe: Recipe) -> str:
     facts: Mapping[str, object] = {
         "recipe": f"`{recipe.name}` (`recipe.yaml` here: all values; paths without their folders)",
-        "labeled images": f"{sizes[0]:,}",
-        "unlabeled images": f"{sizes[1]:,}",
         "method": f"`{recipe.method.name}`",
         "steps": f"{recipe.schedule.max_steps:,}; the weights are those of the teacher after "
         f"{card.trained.get('step', '?')}",

@@ -93,7 +93,7 @@ class Sender:
     def _fail(self, error: Exception) -> None:
         """Tells of the first failure."""
         if not self._has_failed:
-            said = next(iter(str(error).splitlines()), "")[:300]
+            said = next(iter(str(error).splitlines()), "")[:600]
             self._notes.append(
                 f"{self._name} failed ({type(error).__name__}: {said}); training goes on, and the run folder has all"
             )
