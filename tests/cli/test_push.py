@@ -57,7 +57,7 @@ def test_what_was_pushed_comes_back_the_same(pushed, run, coco, call, tmp_path):
     assert code == 0, err
 
 
-def test_the_page_says_what_it_is_and_where_nothing_lies(pushed, run, coco):
+def test_the_page_says_what_it_is_and_where_nothing_lies(pushed, run, coco, unlabeled):
     files = pushed.files("alice/cells")
     assert set(files) == {"README.md", "recipe.yaml", "detector.safetensors"}
     page = files["README.md"].decode()
@@ -68,10 +68,10 @@ def test_the_page_says_what_it_is_and_where_nothing_lies(pushed, run, coco):
     (result,) = metadata["model-index"][0]["results"]
     found = {one["type"]: one["value"] for one in result["metrics"]}
     assert found["AP"] == round(evaluation["metrics"]["AP"], 2)
-    assert "3 kinds of objects: FCOS on test\\_byobnet" in page
+    assert "3 kinds of objects: FCOS on test_byobnet" in page
     assert "12 labeled and 6 unlabeled images" in page
     assert f"| labeled images | 12, of {coco.name} |" in page
-    assert "| unlabeled images | 6, of unlabeled |" in page
+    assert f"| unlabeled images | 6, of {unlabeled.name} |" in page
     assert f"| validation images | 12, of {coco.name} |" in page
     assert "| recipe | `custom`" in page
     assert all(f"| {name} |" in page for name in ("red", "green", "blue"))
