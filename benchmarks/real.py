@@ -1,4 +1,4 @@
-"""The paper's comparison on photographs: Table 1 on two small published data sets, and ``custom_small`` as it comes.
+"""The paper's comparison on photographs: Table 1 on two small published data sets.
 
     python benchmarks/convert_weights.py pkgs --output weights        (see there)
     python benchmarks/real.py masks bccd --weights weights/mobilenetv2_100.safetensors [--seeds 1 2 3] [--jobs 2]

@@ -8,10 +8,9 @@ import pytest
 
 @contextmanager
 def undrawn() -> Iterator[None]:
-    """Leaves out reports, figures and the count of operations; other tests look at them."""
+    """Leaves out reports and figures; other tests look at them."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("denseteacher.runs.build.draw_labels", lambda *_: None)
         patch.setattr("denseteacher.runs.build.report_run", lambda *_: None)
         patch.setattr("denseteacher.runs.report.write_figures", lambda *_: None)
-        patch.setattr("denseteacher.training.throughput.Throughput.flops", None)
         yield

@@ -1,5 +1,6 @@
 """Too little memory, too few files, a loader process that dies: one sentence each, and the run is saved."""
 
+import itertools
 import os
 import resource
 import signal
@@ -59,6 +60,31 @@ def test_a_shortage_says_what_there_was_too_little_of(error, says):
 @pytest.mark.parametrize("error", [ValueError("memory"), RuntimeError("size mismatch"), KeyError(24), OSError(2, "x")])
 def test_other_errors_are_none(error):
     assert explain_shortage(error) is None
+
+
+@pytest.mark.parametrize(
+    ("error", "says"),
+    [
+        (ConnectionResetError(104, "Connection reset by peer"), "a loader process died"),
+        (FileNotFoundError(2, "No such file or directory"), "a loader process died"),
+        (EOFError(), "a loader process died"),
+        (OSError(24, "Too many open files"), "ulimit -n 4096"),
+    ],
+)
+def test_a_batch_that_breaks_off_says_so(run, monkeypatch, tmp_path, error, says):
+    """As where a loader process is killed while it hands over a batch, which a test can't time."""
+    from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
+
+    original, number = _MultiProcessingDataLoaderIter._try_get_data, itertools.count()
+
+    def broken(iterator, *arguments, **named):
+        if next(number) == 3:
+            raise error
+        return original(iterator, *arguments, **named)
+
+    monkeypatch.setattr(_MultiProcessingDataLoaderIter, "_try_get_data", broken)
+    with pytest.raises(RunError, match=rf"after step \d {'.*' + says}.*the run is saved at step \d"):
+        run("run", "runtime.workers=1")
 
 
 @pytest.mark.parametrize("step", [0, 3])

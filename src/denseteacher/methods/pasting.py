@@ -22,6 +22,8 @@ from denseteacher.pseudo_labels.class_statistics import accumulate_mass, even_ma
 from denseteacher.structures import ImageBatch, MethodState, Targets, UnlabeledBatch
 
 MOST_PASTES = 50
+MOST_CROPS = 4096
+"""Kept in all, whatever the number of classes: with the default side 113 MB."""
 
 
 class PastingTeacher(MeanTeacher):
@@ -31,7 +33,8 @@ class PastingTeacher(MeanTeacher):
     """
 
     crops: int = Field(16, gt=0)
-    """Crops kept of a class. With the default side 80 classes take 35 MB."""
+    """Crops kept of a class, or fewer where classes are so many that 4,096 crops would not do. With the default side 80
+    classes take 35 MB."""
     crop_side: int = Field(96, gt=0)
     """Crops are stored with this height and width in pixels; larger objects come back blurred."""
     crops_per_step: int = Field(32, gt=0)
@@ -61,7 +64,8 @@ class PastingTeacher(MeanTeacher):
         """See ``Method``: all classes occur alike, and the bank is empty; nothing where nothing is pasted."""
         if self.pastes == 0:
             return {}
-        return {"mass": even_mass(classes)} | empty_bank(classes, self.crops, self.crop_side)
+        room = max(1, min(self.crops, MOST_CROPS // classes))
+        return {"mass": even_mass(classes)} | empty_bank(classes, room, self.crop_side)
 
     def paste(self, unlabeled: UnlabeledBatch, targets: Targets, state: MethodState) -> Collage:
         """The strong views with objects of the bank in them, and the boxes of both.

@@ -3,13 +3,13 @@
 import json
 import time
 from collections.abc import Callable, Generator, Sequence
-from contextlib import closing, suppress
+from contextlib import closing, nullcontext, suppress
 from traceback import clear_frames
 from typing import Any, NamedTuple
 
 from denseteacher.data.loading.steps import LoadedStep, StepDataset, step_loader
 from denseteacher.data.loading.strong_views import StepsWithStrongViews, loads_strong_views
-from denseteacher.data.loading.workers import begin_loading, loader_deaths_awaited
+from denseteacher.data.loading.workers import begin_loading, handover, loader_deaths_awaited
 from denseteacher.errors import InputError, RunError
 from denseteacher.files import write_bytes
 from denseteacher.training.evaluations import Callbacks, Evaluations
@@ -243,7 +243,8 @@ class Trainer:
         with loader_deaths_awaited():
             while True:
                 start = time.perf_counter()
-                loaded = next(loader, None)
+                with handover() if self.workers else nullcontext():
+                    loaded = next(loader, None)
                 self._data_wait = time.perf_counter() - start
                 if loaded is None:
                     return

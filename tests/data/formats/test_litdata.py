@@ -51,7 +51,7 @@ def stream(folder, tmp_path_factory):
     """The same images in some thirty chunks."""
     output = tmp_path_factory.mktemp("stream") / "out"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(streams, "_CHUNK_BYTES", 15_000)
+        patch.setattr(streams, "_CHUNK_BYTES", 12_000)
         assert write_stream(read_unlabeled(folder), output) == (IMAGES, [])
     return output
 

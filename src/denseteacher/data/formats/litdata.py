@@ -136,9 +136,17 @@ class StreamedImages(UnopenedImages):
 
     def _item(self, position: int) -> Any:
         cache, chunk = self._cache(), int(np.searchsorted(self._ends, position, side="right"))
-        while is_url(self.source) and not self._download(chunk, cache._reader.config):
+        index = _chunked(position, chunk)
+        if not is_url(self.source):
+            return cache[index]
+        reader = cache._reader
+        while not self._download(chunk, reader.config):
             time.sleep(_POLL)
-        return cache[_chunked(position, chunk)]
+        # cache[index] reads the range of bytes of one item, which there is not in the chunks of Arrow rows that LitData
+        # writes wherever pyarrow is installed
+        file, begin, size = reader.config[index]
+        loader: Any = reader._item_loader
+        return loader.load_item_from_chunk(position, chunk, file, begin, size)
 
     def _cache(self) -> "Cache":
         """LitData's reader of this process: files and connections can't be shared with another."""

@@ -66,6 +66,19 @@ def loader_deaths_awaited() -> Iterator[None]:
         signal.signal(signal.SIGCHLD, previous if previous is not None else signal.SIG_DFL)
 
 
+@contextmanager
+def handover() -> Iterator[None]:
+    """Says what it means that a batch breaks off while a loader process hands it over: the process is gone.
+
+    Raises:
+        RuntimeError: In place of an error of the connection to it.
+    """
+    try:
+        yield
+    except (OSError, EOFError) as error:
+        raise RuntimeError("a DataLoader worker was gone before its batch was taken over") from error
+
+
 def ignore_signals(_: int) -> None:
     """A signal to the whole process group must not take the loader from under the run's last step.
 
