@@ -80,6 +80,12 @@ def test_without_an_object_nothing_changes():
     assert not found.true.any()
 
 
+@pytest.mark.parametrize(("classes", "room"), [(3, 32), (128, 32), (365, 11), (1203, 3), (9000, 1)])
+def test_the_bank_is_bounded_where_classes_are_many(classes, room):
+    state = DenseTeacherPlus(burn_in=0, crop_side=8, ratio=0.2).initial_state(classes=classes, unlabeled=4)
+    assert {value.shape[:2] for value in state.values() if value.ndim > 1} == {(classes, room)}
+
+
 def test_pasting_nothing_is_dense_teacher():
     batch = semi_batch(3, labeled=3, unlabeled=4, side=SIDE, classes=CLASSES)
     detector, *_ = teacher_of(FCOS, 1)

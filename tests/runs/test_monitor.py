@@ -253,7 +253,7 @@ def test_a_client_that_says_nothing_holds_up_nobody(served):
 
 def test_what_it_says_of_a_finished_run(run, served):
     found = state(served)
-    assert found["title"] == "custom: dense_teacher"
+    assert found["title"] == "custom: dense_teacher_plus"
     assert found["status"] == "Finished: step 8 of 8."
     assert found["burn_in"] == 2
     assert found["report"] == "report.html"
