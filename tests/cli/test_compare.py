@@ -29,7 +29,7 @@ def test_two_runs_side_by_side(call, runs, tmp_path):
     assert _row(out, "labeled images") == ["12", "12"]
     assert _row(out, "unlabeled images") == ["6", "6"]
     assert _row(out, "optim.lr")[1] == "0.02"
-    assert _row(out, "method.name") == ["supervised", "dense_teacher"]
+    assert _row(out, "method.name") == ["supervised", "dense_teacher_plus"]
     assert "schedule.log_every" not in out
     page = (tmp_path / "page.html").read_text(encoding="utf-8")
     for text in (

@@ -39,6 +39,8 @@ def squares(tmp_path_factory):
     return folder / "squares.json"
 
 
+OBJECTS_BY_CLASS = 4
+"""The objects of each of the three classes, and the images, by which Dense Teacher+ knows how often a class occurs."""
 WORKER = Path(__file__).with_name("worker.py")
 OPTIONS = [
     *TINY,
@@ -118,10 +120,10 @@ def assert_same_run(first, second, share):
 
 
 def collectives(folder):
-    """Sizes of what the processes exchanged in one step, in order."""
+    """Sizes of what the processes added up in one step, in order; what they gather are Dense Teacher+'s crops."""
     found = json.loads((folder / "collectives.json").read_text())
-    assert {name for name, _ in found} <= {"gloo:all_reduce"}
-    return [int(np.prod(shapes[0])) for _, shapes in found]
+    assert {name for name, _ in found} == {"gloo:all_reduce", "gloo:all_gather"}
+    return [int(np.prod(shapes[0])) for name, shapes in found if name == "gloo:all_reduce"]
 
 
 def trained_numbers(folder):
@@ -141,7 +143,7 @@ def test_a_baseline_follows_in_the_same_processes(one, two):
 
 def test_a_step_exchanges_its_gradients_once_and_one_normalizer(two):
     # Dense Teacher's own normalizers are those of groups of images, which no other process has a part in
-    assert collectives(two) == [1, trained_numbers(two)]
+    assert collectives(two) == [OBJECTS_BY_CLASS, 1, trained_numbers(two)]
 
 
 def test_srun_starts_processes_and_accumulation_exchanges_gradients_once(one, squares, tmp_path):
@@ -158,7 +160,7 @@ def test_srun_starts_processes_and_accumulation_exchanges_gradients_once(one, sq
     # or gloo's threads may abort a process that is done: "terminate called without an active exception"
     assert all("in a group at exit: False" in out for out in outputs)
     assert_same_run(one, tmp_path / "run", 1e-5)
-    assert collectives(tmp_path / "run") == [1, trained_numbers(tmp_path / "run")]
+    assert collectives(tmp_path / "run") == [OBJECTS_BY_CLASS, 1, trained_numbers(tmp_path / "run")]
 
 
 def test_torchrun_goes_on_from_the_last_checkpoint_when_a_process_dies(two, squares, tmp_path):
