@@ -28,8 +28,8 @@ class DenseTeacherPlus(PastingTeacher, DenseTeacher):
 
     name: Literal["dense_teacher_plus"] = "dense_teacher_plus"  # type: ignore[assignment]
     crops: int = Field(32, gt=0)
-    """Crops kept of a class, or fewer where classes are so many that 4,096 crops would not do. With the default side 80
-    classes take 71 MB."""
+    """Crops kept of a class; fewer where there are many classes, so that all have 4,096 at most. With the default
+    side 80 classes take 71 MB."""
     pastes: int = Field(6, ge=0, le=MOST_PASTES)
     """Most objects pasted into an image; every number up to this is as likely."""
 

@@ -33,8 +33,8 @@ class PastingTeacher(MeanTeacher):
     """
 
     crops: int = Field(16, gt=0)
-    """Crops kept of a class, or fewer where classes are so many that 4,096 crops would not do. With the default side 80
-    classes take 35 MB."""
+    """Crops kept of a class; fewer where there are many classes, so that all have 4,096 at most. With the default
+    side 80 classes take 35 MB."""
     crop_side: int = Field(96, gt=0)
     """Crops are stored with this height and width in pixels; larger objects come back blurred."""
     crops_per_step: int = Field(32, gt=0)

@@ -15,6 +15,8 @@ class Coding(Config, ABC):
     """Options that must be those of the weights."""
     scaled: ClassVar[bool] = False
     """Whether each level has a factor of its own for the numbers (FCOS)."""
+    has_distributions: ClassVar[bool] = False
+    """Whether the numbers are distributions, which have a ``divergence``."""
 
     name: str
     """Which coding it is."""
@@ -28,11 +30,6 @@ class Coding(Config, ABC):
     def initial_bias(self) -> float:
         """What an untrained branch says everywhere."""
         return 0.0
-
-    @property
-    def has_distributions(self) -> bool:
-        """Whether the numbers are distributions, which have a ``divergence``."""
-        return type(self).divergence is not Coding.divergence
 
     @property
     def compares_boxes(self) -> bool:

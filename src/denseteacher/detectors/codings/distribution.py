@@ -17,6 +17,7 @@ class DistributionCoding(Coding):
 
     architecture: ClassVar[tuple[str, ...]] = ("name", "bins")
     scaled: ClassVar[bool] = True
+    has_distributions: ClassVar[bool] = True
 
     name: Literal["distribution"] = "distribution"
     bins: int = Field(17, gt=1, le=256)
