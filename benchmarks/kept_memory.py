@@ -63,7 +63,7 @@ def one(name: str, *, keep: bool, steps: int) -> dict[str, Any]:
     if not keep:
         runtime.keep_freed_memory = lambda: None
     keys = ["runtime.threads=1", "runtime.precision=fp32", "runtime.device=cpu", "detector.pretrained=false"]
-    recipe = load_recipe(name, [*keys, "detector.init=backbone"])
+    recipe = load_recipe(name, [*keys, "detector.init=backbone", "method.name=dense_teacher"])
     student_teacher = make_student_teacher(recipe, runtime.Runtime(recipe.runtime), SIZES[name][0], 10)
     loaded = [made_up_step(size, 10) for size in SIZES[name]]
     times = []

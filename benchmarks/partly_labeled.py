@@ -2,7 +2,7 @@
 
     python benchmarks/partly_labeled.py --weights weights/mobilenetv2_100.safetensors [--seeds 1 2 3] [--steps 1200]
 
-Three rows of ``custom_small`` on the photographs of ``masks`` (see ``real.py``): all labels, a third of the boxes
+Three rows of the recipe ``masks`` (see ``real.py``): all labels, a third of the boxes
 removed at random, and the same boxes removed with ``data.labels_complete: false``. The labels of the validation images
 stay complete. A seed is a split, a draw of the removed boxes and a run. Trains what is missing (a call that was stopped
 goes on) and writes ``results/partly_labeled.json`` after every run.

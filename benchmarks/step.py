@@ -7,7 +7,7 @@ thread; on a GPU it is the published 16 + 16 images at 800 x 1344 in bf16, and 3
 too. Writes ``results/step_cpu.json`` or ``results/step_gpu.json``.
 
 With ``--small`` steps of small networks on one thread of a CPU, where what a step does besides its networks shows
-most: the recipes ``digits`` and ``custom_small``. Writes ``results/step_small_cpu.json``.
+most: Dense Teacher by ``digits`` and ``custom_small``. Writes ``results/step_small_cpu.json``.
 """
 
 import argparse
@@ -123,7 +123,7 @@ def measure_small(rounds: int) -> None:
     rows, ratios = [], {}
     keys = ["runtime.threads=1", "runtime.precision=fp32", "runtime.device=cpu", "detector.pretrained=false"]
     for label, size in SMALL.items():
-        recipe = load_recipe(label, [*keys, "detector.init=backbone"])
+        recipe = load_recipe(label, [*keys, "detector.init=backbone", "method.name=dense_teacher"])
         found = measure_step(recipe, size, classes=10, rounds=rounds)
         values = {f"{part} ms": 1000 * seconds for part, seconds in found.seconds.items()}
         values |= {f"{part} share": share for part, share in found.shares.items()}
