@@ -15,6 +15,9 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import NamedTuple, Self
 
+import denseteacher
+
+PACKAGE = Path(denseteacher.__file__).parent
 HELD, REFUSED, FAILED = "held", "refused", "failed"
 """Verdicts: there is a right result; there is a sentence in its place; neither."""
 
@@ -152,6 +155,6 @@ def _judged(kind: Kind, seed: int, number: int, parent: str) -> tuple[str, str]:
 
 def described(error: BaseException) -> str:
     """An exception in a line, with the last line of the package that it went through."""
-    own = [frame for frame in traceback.extract_tb(error.__traceback__) if "/denseteacher/" in frame.filename]
-    where = f" in {own[-1].filename.rpartition('/denseteacher/')[2]}:{own[-1].lineno}" if own else ""
+    own = [frame for frame in traceback.extract_tb(error.__traceback__) if Path(frame.filename).is_relative_to(PACKAGE)]
+    where = f" in {Path(own[-1].filename).relative_to(PACKAGE)}:{own[-1].lineno}" if own else ""
     return f"{type(error).__name__}{where}: {error}"[:1000]
