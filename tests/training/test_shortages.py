@@ -6,6 +6,7 @@ import resource
 import signal
 import subprocess
 import sys
+from multiprocessing import active_children
 
 import pytest
 import torch
@@ -57,6 +58,15 @@ def test_a_shortage_says_what_there_was_too_little_of(error, says):
     assert says in explain_shortage(error)
 
 
+def test_a_single_value_a_channel_has_no_statistics(coco, unlabeled, tmp_path):
+    views = ["augment.weak.sampling=choice", "augment.weak.short_side=[64]", "augment.weak.max_side=64"]
+    views += ["method.half_view=true", "detector.finer_level=true"]  # of which a view is a pixel at stride 32
+    batches = ["data.labeled_batch=1", "data.unlabeled_batch=1", "method.name=dense_teacher", "method.burn_in=2"]
+    train = trained_below(tmp_path, [*TINY, *views, *batches], labeled=coco, unlabeled=unlabeled)
+    with pytest.raises(RunError, match=r"after step \d batch normalization had a single value .*is saved at step \d"):
+        train("run")
+
+
 @pytest.mark.parametrize("error", [ValueError("memory"), RuntimeError("size mismatch"), KeyError(24), OSError(2, "x")])
 def test_other_errors_are_none(error):
     assert explain_shortage(error) is None
@@ -85,6 +95,7 @@ def test_a_batch_that_breaks_off_says_so(run, monkeypatch, tmp_path, error, says
     monkeypatch.setattr(_MultiProcessingDataLoaderIter, "_try_get_data", broken)
     with pytest.raises(RunError, match=rf"after step \d {'.*' + says}.*the run is saved at step \d"):
         run("run", "runtime.workers=1")
+    assert not active_children()  # it would be waited for at the end of this process
 
 
 @pytest.mark.parametrize("step", [0, 3])

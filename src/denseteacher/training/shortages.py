@@ -1,14 +1,16 @@
-"""What a machine had too little of: memory, open files, processes. Errors of many places in one sentence each."""
+"""What a step had too little of: memory, open files, processes, values. Errors of many places in one sentence each."""
 
 import errno
 import re
 from collections.abc import Iterator
+from traceback import clear_frames
 
 _WORKER = re.compile(r"DataLoader worker|worker process|killed by signal", re.I)
 _MEMORY = re.compile(r"out of memory|allocate memory|not enough memory|std::bad_alloc", re.I)
 _SHARED = re.compile(r"shared memory|/torch_\d+|\bshm\b|bus error", re.I)
 _FILES = re.compile(r"too many open files|ancdata", re.I)
 _PROCESSES = re.compile(r"can't start new thread|resource temporarily unavailable", re.I)
+_VALUES = re.compile(r"more than 1 value per channel when training")
 _CODES = {errno.ENOMEM: "memory", errno.EMFILE: "files", errno.ENFILE: "files", errno.EAGAIN: "processes"}
 _SENTENCES = {
     "memory": (
@@ -24,6 +26,11 @@ _SENTENCES = {
     "worker": (
         "a loader process died{detail}, as where the system takes one away because memory runs out, or a batch can't "
         "be sent because too many files are open: lower runtime.workers, or allow more memory or files (ulimit -n)"
+    ),
+    "values": (
+        "batch normalization had a single value a channel, which has no statistics: more images a step "
+        "(data.labeled_batch, data.unlabeled_batch) or larger ones (augment.weak.short_side) have more, and "
+        "detector.freeze_batch_norm=true needs none"
     ),
 }
 
@@ -41,6 +48,15 @@ def explain_shortage(error: BaseException) -> str | None:
     return _SENTENCES[kind].format(detail=f" ({said[0]})" if said else "")
 
 
+def let_go(error: BaseException) -> None:
+    """Lets go of what an error and what it came from hold on to: it may be what there is too little of.
+
+    A loader's iterator is part of it, and only without one do its processes leave.
+    """
+    for one in _chain(error):
+        clear_frames(one.__traceback__)
+
+
 def _chain(error: BaseException | None) -> Iterator[BaseException]:
     """The cause first, since what was raised because of it says less."""
     if error is not None:
@@ -53,6 +69,8 @@ def _kind(error: BaseException) -> str | None:
         return "memory"
     if isinstance(error, OSError) and error.errno in _CODES:
         return _CODES[error.errno]
+    if isinstance(error, ValueError):
+        return "values" if _VALUES.search(str(error)) else None
     if not isinstance(error, RuntimeError | OSError):
         return None
     patterns = {"files": _FILES, "memory": _MEMORY, "shared": _SHARED, "processes": _PROCESSES, "worker": _WORKER}

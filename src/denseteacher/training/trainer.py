@@ -4,7 +4,6 @@ import json
 import time
 from collections.abc import Callable, Generator, Sequence
 from contextlib import closing, nullcontext, suppress
-from traceback import clear_frames
 from typing import Any, NamedTuple
 
 from denseteacher.data.loading.steps import LoadedStep, StepDataset, step_loader
@@ -17,7 +16,7 @@ from denseteacher.training.finite import require_finite
 from denseteacher.training.progress import ProgressDisplay
 from denseteacher.training.run_files import BURN_IN, BurnIn, TrainingFiles
 from denseteacher.training.schedule import ScheduleConfig
-from denseteacher.training.shortages import explain_shortage
+from denseteacher.training.shortages import explain_shortage, let_go
 from denseteacher.training.signals import StopRequest
 from denseteacher.training.step_reports import StepReports
 from denseteacher.training.student_teacher import StudentTeacher
@@ -216,8 +215,8 @@ class Trainer:
             RunError: In place of an error that says what the machine had too little of.
         """
         shortage = explain_shortage(error)
-        if shortage is not None:  # what the error holds on to may be what there is too little of
-            clear_frames(error.__traceback__)
+        if shortage is not None:
+            let_go(error)
         whole = self.student_teacher.is_whole and self.runtime.world_size == 1  # others are in the middle of a step
         if whole and self.step > self._saved:
             with suppress(Exception):
