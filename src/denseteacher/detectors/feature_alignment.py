@@ -15,7 +15,8 @@ class FeatureAlignment(nn.Module):
     coarser level, then taken from somewhere beside the location. Both shifts start near 0, where boxes stay what
     they are. 152 thousand parameters with two towers of four convolutions of 256 channels.
 
-    As in the published code, a side that is taken from outside of the map is 0 there.
+    As in the published code, a side that is taken from outside of the map is 0 there. Ours: a side that comes to lie
+    beyond its opposite one changes places with it, so that no box is turned inside out.
     """
 
     def __init__(self, channels: int) -> None:
@@ -75,7 +76,7 @@ class FeatureAlignment(nn.Module):
             sides = own * (1 - shift.abs())
             sides = sides + (-shift).clamp(min=0) * _resized(boxes[finer], own)
             sides = sides + shift.clamp(min=0) * _resized(boxes[coarser], own)
-            aligned.append(_moved(sides, self.places(seen).float()))
+            aligned.append(_in_order(_moved(sides, self.places(seen).float())))
         return aligned
 
 
@@ -122,3 +123,9 @@ def _moved(sides: Tensor, offsets: Tensor) -> Tensor:
         sides.reshape(batch * count, 1, height, width), grid, mode="bilinear", padding_mode="zeros", align_corners=False
     )
     return moved.view(batch, count, height, width)
+
+
+def _in_order(boxes: Tensor) -> Tensor:
+    """(B, 4, h, w) boxes, the upper left corner first."""
+    first, second = boxes.chunk(2, 1)
+    return torch.cat((torch.minimum(first, second), torch.maximum(first, second)), 1)
