@@ -65,8 +65,9 @@ def maximum(targets: DenseTargets, partners: Tensor) -> DenseTargets:
     if quality is not None:
         quality = torch.where(other_is_richer, quality[partners], quality)
     ignored = targets.ignored
-    if ignored is not None:  # what one of them teaches is learned
-        ignored = ignored & ignored[partners]
+    if ignored is not None:  # what one of them teaches is learned, and background only where both show it
+        taught = own.selected & ~ignored
+        ignored = (ignored | ignored[partners]) & ~(taught | taught[partners])
     true, deltas = targets.true, targets.deltas
     if true is not None:
         true = torch.where(other_is_richer, true[partners], true)
