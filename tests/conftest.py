@@ -141,6 +141,14 @@ def call(monkeypatch, capsys):
     return run
 
 
+@pytest.fixture(autouse=True, scope="session")
+def no_power_cuts():
+    """Leaves out that the disk is waited for after every file; no test cuts the power, tests/test_files.py counts."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda _: None)
+        yield
+
+
 ABOUT_LEARNING = {"detectors", "distributed", "experiments", "training"}
 
 

@@ -118,8 +118,8 @@ from denseteacher.training.runtime import Runtime, RuntimeConfig
 torch.set_num_threads(1)
 if {runs}:
     Runtime(RuntimeConfig(device="cpu", precision="fp32"))
-for count in range(60):
-    if count == 50:  # the heap has found its shape by then: a freed block may first be taken by something smaller
+for count in range(30):
+    if count == 25:  # the heap has found its shape by then: a freed block may first be taken by something smaller
         before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
     torch.ones(2**24)  # 64 MB
 print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)

@@ -1,5 +1,7 @@
 """Every experiment is valid, every row of it trains, and the published numbers are the paper's."""
 
+import re
+
 import pytest
 import yaml
 
@@ -87,8 +89,10 @@ def test_every_distinct_row_trains(coco, tiny, tmp_path, monkeypatch):
     for cell in found:
         recipe = cell.recipe
         assert recipe.schedule.max_steps == 3
-        rows[repr((recipe.method, recipe.detector, recipe.augment.affine, recipe.data.hidden_labels))] = recipe
-    assert len(rows) > 25
+        parts = repr((recipe.method, recipe.detector, recipe.augment.affine, recipe.data.hidden_labels))
+        # rows whose numbers differ, and none is 0, go the same ways
+        rows[re.sub(r"\d+(\.\d*)?(e-?\d+)?", lambda number: str(float(number[0]) != 0), parts)] = recipe
+    assert len(rows) > 80
     for number, recipe in enumerate(rows.values()):
         file = tmp_path / f"{number}.yaml"
         file.write_text(dump_recipe(recipe))
