@@ -128,7 +128,7 @@ def write(
     rows = [row for row in table["rows"] if row["seeds"]]
     for row in rows:
         if row["label"] in times:
-            row["values"][TIME] = [times[row["label"]]] * len(row["seeds"])
+            row["values"][TIME] = [times[row["label"]]]  # a median of all rounds
         print(f"{row['label']:34} {mean(row['values']['AP']):5.1f}  {row['values']['AP']}  {times.get(row['label'])}")
     about = {"title": table["title"], "metrics": [*table["metrics"], TIME], "note": table["note"]}
     about |= {"data": ABOUT[arguments.name], "overrides": arguments.overrides}
