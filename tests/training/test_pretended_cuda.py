@@ -76,8 +76,17 @@ def waits_of_a_step(method, detector, *overrides, prepare=lambda student_teacher
     return student_teacher, set(gpu.waits)
 
 
-@pytest.mark.parametrize("detector", ["fcos", "retinanet", "gfl"])
-@pytest.mark.parametrize("method", list(WAITS))
+AS_UNBIASED_TEACHER = {"dynamic_threshold", "stac", "acrst", "instant_teaching", "mixpl", "ismt"}
+"""Methods that ask nothing of a detector but what Unbiased Teacher asks: one of the detectors shows it."""
+PAIRS = [
+    (method, detector)
+    for method in WAITS
+    for detector in ("fcos", "retinanet", "gfl")
+    if detector == "fcos" or method not in AS_UNBIASED_TEACHER
+]
+
+
+@pytest.mark.parametrize(("method", "detector"), PAIRS)
 def test_a_step_is_on_one_device_and_waits_only_where_it_must(method, detector):
     overrides = ["method.mix_probability=1"] if method == "instant_teaching" else []
     student_teacher, waits = waits_of_a_step(method, detector, "runtime.precision=bf16", *overrides)
