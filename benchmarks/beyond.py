@@ -48,7 +48,7 @@ def main() -> None:
     parser.add_argument("name", choices=list(ABOUT))
     parser.add_argument("--folds", type=int, nargs="+", default=[1, 2, 3], help="each is a split and a seed")
     parser.add_argument("--jobs", type=int, default=2, help="runs at a time, one thread each")
-    parser.add_argument("--row", dest="rows", action="append", default=[], help="train only rows with this text")
+    parser.add_argument("--row", dest="rows", action="append", default=[], help="only rows with this text")
     parser.add_argument("--weights", type=Path, help="ImageNet weights of the photographs' backbone")
     parser.add_argument("--data", type=Path, default=DATA, help="folder that holds masks/ and bccd/")
     parser.add_argument("--output", type=Path, default=Path("runs/beyond"))
@@ -64,7 +64,8 @@ def main() -> None:
     measured = arguments.output / f"{arguments.name}_steps.json"
     if arguments.time:
         measured.parent.mkdir(parents=True, exist_ok=True)
-        measured.write_text(json.dumps(step_times(arguments, overrides)))
+        before = json.loads(measured.read_text()) if measured.is_file() else {}
+        measured.write_text(json.dumps(before | step_times(arguments, overrides)))
         return
     swept = arguments.output / f"{arguments.name}_sweep.json"
     if arguments.sweep:
@@ -143,6 +144,8 @@ def step_times(arguments: argparse.Namespace, overrides: list[str]) -> dict[str,
     with tempfile.TemporaryDirectory() as temporary:
         for number in range(arguments.time):
             for index, cell in enumerate(cells(load_experiment("beyond"), arguments.name, overrides)):
+                if arguments.rows and not any(text.lower() in cell.row.label.lower() for text in arguments.rows):
+                    continue
                 recipe = Path(temporary) / f"{index}.yaml"
                 recipe.write_text(dump_recipe(cell.recipe))
                 folder = RunFolder(Path(temporary) / f"{index}-{number}")
