@@ -25,7 +25,7 @@ from denseteacher.visualization.heatmap import heat_overlay
 from result_file import RESULTS
 
 ROOT = Path(__file__).parent.parent
-DOCUMENTS = (ROOT / "README.md", ROOT / "docs" / "results.md", ROOT / "docs" / "many-gpus.md")
+DOCUMENTS = (ROOT / "README.md", *(ROOT / "docs" / f"{name}.md" for name in ("results", "many-gpus", "labeling-loop")))
 PICTURE = ROOT / "docs" / "images" / "dense_label.jpg"
 _SIDE, _CAPTION = 300, 28  # px
 

@@ -154,7 +154,7 @@ def write(arguments: argparse.Namespace) -> None:
             if shared and any(drawn[seed] for seed in shared):
                 ratio = mean(picked[seed] for seed in shared) / mean(drawn[seed] for seed in shared)
                 ratios[f"suggested over random, round {number}{suffix}"] = round(ratio, 4)
-    details = {"data": {"digits": "the built-in benchmark, 4,200 images", "masks": SOURCES["masks"]}}
+    details = {"data": f"Digits small, 4,200 images; {SOURCES['masks']}"}
     path = write_result("suggest", rows, ratios, metrics=list(METRICS), **details)
     print(path, {row["label"]: row["values"]["AP"] for row in rows})
 
