@@ -13,6 +13,7 @@ import torch
 
 import denseteacher
 from conftest import TINY
+from denseteacher.data.loading.steps import StepDataset
 from denseteacher.errors import RunError
 from denseteacher.training.metrics_log import read_metrics
 from denseteacher.training.shortages import explain_shortage
@@ -96,6 +97,20 @@ def test_a_batch_that_breaks_off_says_so(run, monkeypatch, tmp_path, error, says
     with pytest.raises(RunError, match=rf"after step \d {'.*' + says}.*the run is saved at step \d"):
         run("run", "runtime.workers=1")
     assert not active_children()  # it would be waited for at the end of this process
+
+
+def test_an_error_that_nobody_foresaw_leaves_no_loader_process(run, monkeypatch):
+    original = StepDataset.__getitem__
+
+    def odd(dataset, number):
+        if number == 3:
+            raise KeyError("odd")
+        return original(dataset, number)
+
+    monkeypatch.setattr(StepDataset, "__getitem__", odd)
+    with pytest.raises(KeyError, match="odd"):
+        run("run", "runtime.workers=1")
+    assert not active_children()
 
 
 @pytest.mark.parametrize("step", [0, 3])

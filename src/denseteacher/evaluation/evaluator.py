@@ -10,7 +10,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from denseteacher.data.augment.weak import EvalView, pad_batch
 from denseteacher.data.images import load_image
-from denseteacher.data.loading.workers import begin_loading, begin_worker
+from denseteacher.data.loading.workers import begin_worker, loading
 from denseteacher.data.open import Validation
 from denseteacher.data.records import Category, ImageRecord
 from denseteacher.detectors import DenseDetector
@@ -61,16 +61,13 @@ def detect_images(
         pin_memory=device.type == "cuda",
         worker_init_fn=begin_worker,
     )
-    stream = begin_loading(loader)
-    try:
+    with loading(loader) as stream:
         for records in batches:
             batch = next(stream)
             if isinstance(batch, InputError):
                 raise batch
             file_sizes = [(record.height, record.width) for record in records]
             yield from zip(records, detect_batch(detector, batch, file_sizes, device), strict=True)
-    finally:
-        del stream  # ends the workers even where a traceback keeps this frame alive
 
 
 @torch.no_grad()

@@ -49,10 +49,7 @@ def explain_shortage(error: BaseException) -> str | None:
 
 
 def let_go(error: BaseException) -> None:
-    """Lets go of what an error and what it came from hold on to: it may be what there is too little of.
-
-    A loader's iterator is part of it, and only without one do its processes leave.
-    """
+    """Lets go of what an error and what it came from hold on to: it may be what there is too little of."""
     for one in _chain(error):
         clear_frames(one.__traceback__)
 

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from denseteacher.data.loading.steps import LoadedStep, StepDataset, step_loader
 from denseteacher.data.loading.strong_views import StepsWithStrongViews, loads_strong_views
-from denseteacher.data.loading.workers import begin_loading, handover, loader_deaths_awaited
+from denseteacher.data.loading.workers import handover, loader_deaths_awaited, loading
 from denseteacher.errors import InputError, RunError
 from denseteacher.files import write_bytes
 from denseteacher.training.evaluations import Callbacks, Evaluations
@@ -231,19 +231,17 @@ class Trainer:
         if self.step >= self.max_steps:
             return
         loads = loads_strong_views(self.runtime.device, self.workers)
-        loader = begin_loading(
-            step_loader(
-                StepsWithStrongViews(self.dataset) if loads else self.dataset,
-                range(self.step, self.max_steps),
-                workers=self.workers,
-                pin_memory=self.runtime.device.type == "cuda",
-            )
+        loader = step_loader(
+            StepsWithStrongViews(self.dataset) if loads else self.dataset,
+            range(self.step, self.max_steps),
+            workers=self.workers,
+            pin_memory=self.runtime.device.type == "cuda",
         )
-        with loader_deaths_awaited():
+        with loading(loader) as stream, loader_deaths_awaited():
             while True:
                 start = time.perf_counter()
                 with handover() if self.workers else nullcontext():
-                    loaded = next(loader, None)
+                    loaded = next(stream, None)
                 self._data_wait = time.perf_counter() - start
                 if loaded is None:
                     return

@@ -11,14 +11,19 @@ from multiprocessing.queues import Queue
 from typing import TypeVar
 
 from torch.utils.data import DataLoader
+from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
 T = TypeVar("T")
 _FILES_A_WORKER = 6
 """Descriptors that the main process needs to start a loader process: those of its pipes."""
 
 
-def begin_loading(loader: DataLoader[T]) -> Iterator[T]:
-    """Starts the loader processes, all or none of them.
+@contextmanager
+def loading(loader: DataLoader[T]) -> Iterator[Iterator[T]]:
+    """Has loader processes while it is entered, all or none of them.
+
+    They end with it, whoever still holds the iterator: the traceback of an error does, and since they ignore signals,
+    the main process would wait for them without end.
 
     Raises:
         OSError: If the machine has too little for them.
@@ -31,11 +36,16 @@ def begin_loading(loader: DataLoader[T]) -> Iterator[T]:
             os.close(file)
     before = set(active_children())
     try:
-        return iter(loader)
+        stream = iter(loader)
     except BaseException:
         for child in set(active_children()) - before:
             child.kill()  # it ignores other signals, and nobody will tell it to leave
         raise
+    try:
+        yield stream
+    finally:
+        if isinstance(stream, _MultiProcessingDataLoaderIter):
+            stream._shutdown_workers()  # what torch does once nobody holds it
 
 
 def begin_worker(number: int) -> None:
@@ -82,8 +92,7 @@ def handover() -> Iterator[None]:
 def ignore_signals(_: int) -> None:
     """A signal to the whole process group must not take the loader from under the run's last step.
 
-    Whoever iterates must therefore let go of the iterator in the end: then the workers leave by themselves,
-    as they do when the main process dies.
+    ``loading`` tells the workers to leave in the end; when the main process dies, they do so by themselves.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
