@@ -22,8 +22,8 @@ from typing import Any
 import torch
 import yaml
 
-from denseteacher.experiments.reproduce import reproduce
-from denseteacher.experiments.schema import cells, load_experiment
+from denseteacher.experiments.reproduce import make_plan, reproduce
+from denseteacher.experiments.schema import load_experiment
 from denseteacher.experiments.table import content
 from denseteacher.recipes.schema import dump_recipe
 from denseteacher.runs.folder import RunFolder
@@ -55,6 +55,7 @@ def main() -> None:
     parser.add_argument("--sweep", action="store_true", help=f"try thresholds on fold {SWEEP_FOLD} instead")
     parser.add_argument("--time", type=int, default=0, metavar="N", help="measure steps in N rounds instead")
     parser.add_argument("--set", dest="overrides", action="append", default=[], metavar="KEY=VALUE")
+    parser.add_argument("--result", help="name of the results file; NAME_beyond if not given")
     arguments = parser.parse_args()
     overrides = list(arguments.overrides)
     if arguments.weights is not None:
@@ -134,18 +135,19 @@ def write(
     about = {"title": table["title"], "metrics": [*table["metrics"], TIME], "note": table["note"]}
     about |= {"data": ABOUT[arguments.name], "overrides": arguments.overrides}
     about |= {f"thresholds, AP on fold {SWEEP_FOLD}": sweep} if sweep else {}
-    print(write_result(f"{arguments.name}_beyond", rows, gains(rows), **about))
+    print(write_result(arguments.result or f"{arguments.name}_beyond", rows, gains(rows), **about))
 
 
 def step_times(arguments: argparse.Namespace, overrides: list[str]) -> dict[str, float]:
-    """Median milliseconds of a step of each row, measured in turns."""
+    """Median milliseconds of a step of each chosen row, measured in turns."""
     torch.set_num_threads(1)
+    plan = make_plan("beyond", profile=arguments.name, folds=[1], rows=arguments.rows, overrides=overrides)
+    of_chosen_rows = {run.name for run in plan.runs}
+    chosen = [cell for cell, runs in plan.cells if runs[0].name in of_chosen_rows]
     found: dict[str, list[float]] = {}
     with tempfile.TemporaryDirectory() as temporary:
         for number in range(arguments.time):
-            for index, cell in enumerate(cells(load_experiment("beyond"), arguments.name, overrides)):
-                if arguments.rows and not any(text.lower() in cell.row.label.lower() for text in arguments.rows):
-                    continue
+            for index, cell in enumerate(chosen):
                 recipe = Path(temporary) / f"{index}.yaml"
                 recipe.write_text(dump_recipe(cell.recipe))
                 folder = RunFolder(Path(temporary) / f"{index}-{number}")

@@ -3,7 +3,7 @@
 python benchmarks/documents.py [--run DEMO_FOLDER/dense_teacher] [--image 2]
 
 A table stands between ``<!-- results:NAME -->`` and ``<!-- /results -->``; one of a file's ratios between
-``<!-- results:NAME:ratios -->`` and the same end.
+``<!-- results:NAME:ratios -->`` and the same end, and one of a few rows after ``<!-- results:NAME: ROW; ROW -->``.
 """
 
 import argparse
@@ -43,11 +43,17 @@ def main() -> None:
 
         def filled(match: re.Match[str], folder: Path = document.parent) -> str:
             file = RESULTS / f"{match[2]}.json"
-            shown = ratios if match[3] else table
-            return match[1] + (shown(file, folder) if file.is_file() else "not measured yet\n") + match[4]
+            if not file.is_file():
+                return f"{match[1]}not measured yet\n{match[4]}"
+            if match[3] == "ratios":
+                return match[1] + ratios(file, folder) + match[4]
+            return match[1] + table(file, folder, match[3].split("; ") if match[3] else []) + match[4]
 
         text = re.sub(
-            r"(<!-- results:(\w+)(:ratios)? -->\n).*?(<!-- /results -->)", filled, document.read_text(), flags=re.S
+            r"(<!-- results:(\w+)(?:: ?([^\n]+))? -->\n).*?(<!-- /results -->)",
+            filled,
+            document.read_text(),
+            flags=re.S,
         )
         document.write_text(text)
 
@@ -60,10 +66,16 @@ def ratios(file: Path, folder: Path) -> str:
     return "\n".join([*lines, source(file, folder, result)])
 
 
-def table(file: Path, folder: Path) -> str:
-    """A results file as Markdown, with its link as seen from a document in ``folder``."""
+def table(file: Path, folder: Path, labels: list[str]) -> str:
+    """A results file, or its rows with these labels, as Markdown, with its link as seen from a document in ``folder``.
+
+    Raises:
+        SystemExit: The file has no such row.
+    """
     result = json.loads(file.read_text())
-    rows = result["rows"]
+    rows = [row for row in result["rows"] if not labels or row["label"] in labels]
+    if missing := set(labels) - {row["label"] for row in rows}:
+        raise SystemExit(f"{file.name} has no row {min(missing)!r}")
     known = {name for row in rows for name, values in row["values"].items() if set(values) - {None}}
     metrics = [metric for metric in result.get("metrics", ("AP", "AP50", "AP75")) if metric in known]
     published = any(row.get("published") for row in rows)
