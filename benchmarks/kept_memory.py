@@ -19,13 +19,13 @@ from denseteacher.recipes.schema import load_recipe
 from denseteacher.runs.benchmark import Size, made_up_step, make_student_teacher
 from denseteacher.training import runtime
 from result_file import write_result
+from step import DENSE_TEACHER_ON_FCOS
 
 SIZES = {
     "digits": [Size(8, 8, 96, 96), Size(8, 8, 64, 96), Size(8, 8, 96, 64)],
     "custom_small": [Size(2, 4, 256, 352), Size(2, 4, 352, 256), Size(2, 4, 288, 384), Size(2, 4, 192, 320)],
 }
 """Canvases of the steps by recipe, which follow one another as in a run."""
-FCOS = ["detector.name=fcos", "detector.init=backbone", "method.name=dense_teacher"]
 _WARM = 8
 
 
@@ -64,7 +64,7 @@ def one(name: str, *, keep: bool, steps: int) -> dict[str, Any]:
     if not keep:
         runtime.keep_freed_memory = lambda: None
     keys = ["runtime.threads=1", "runtime.precision=fp32", "runtime.device=cpu", "detector.pretrained=false"]
-    recipe = load_recipe(name, [*keys, *FCOS])
+    recipe = load_recipe(name, [*keys, *DENSE_TEACHER_ON_FCOS])
     student_teacher = make_student_teacher(recipe, runtime.Runtime(recipe.runtime), SIZES[name][0], 10)
     loaded = [made_up_step(size, 10) for size in SIZES[name]]
     times = []

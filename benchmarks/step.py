@@ -34,7 +34,7 @@ CLASSES = 80
 PUBLISHED_STEPS = 180_000
 SMALL = {"digits": Size(8, 8, 96, 96, 8), "custom_small": Size(2, 4, 256, 352, 8)}
 """Sizes of a step by recipe."""
-FCOS = ["detector.name=fcos", "detector.init=backbone", "method.name=dense_teacher"]
+DENSE_TEACHER_ON_FCOS = ["detector.name=fcos", "detector.init=backbone", "method.name=dense_teacher"]
 
 
 def main() -> None:
@@ -124,7 +124,7 @@ def measure_small(rounds: int) -> None:
     rows, ratios = [], {}
     keys = ["runtime.threads=1", "runtime.precision=fp32", "runtime.device=cpu", "detector.pretrained=false"]
     for label, size in SMALL.items():
-        recipe = load_recipe(label, [*keys, *FCOS])
+        recipe = load_recipe(label, [*keys, *DENSE_TEACHER_ON_FCOS])
         found = measure_step(recipe, size, classes=10, rounds=rounds)
         values = {f"{part} ms": 1000 * seconds for part, seconds in found.seconds.items()}
         values |= {f"{part} share": share for part, share in found.shares.items()}

@@ -45,7 +45,11 @@ class Coding(Config, ABC):
         """(..., N, 4) xyxy pixels from (..., N, D) numbers and (N, 4) anchors; gradients flow through."""
 
     def encode(self, boxes: Tensor, anchors: Tensor) -> Tensor:
-        """The inverse of ``decode``, of a coding with four numbers a box; gradients flow through."""
+        """Inverts ``decode``; gradients flow through.
+
+        Raises:
+            NotImplementedError: The coding has more than four numbers a box, and so no inverse.
+        """
         raise NotImplementedError
 
     @abstractmethod
